@@ -1,0 +1,75 @@
+"""Documents into their daily indices, each exactly once.
+
+Belongs here: bulk `create` with the event's id, and what an id that is taken means.
+Does not belong here: making documents (`documents.py`), retries of busy servers (`store.py`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+from kp_platform.flows import Flow
+from kp_platform.pipeline.documents import DeadLetter, Document
+from kp_platform.pipeline.store import DocumentStore, ItemResult, create, send
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of documents: `indexed` now, `already_there` from an earlier read of the same
+    offset, `duplicates` of an event that stands at another offset, or `dead`."""
+
+    indexed: int = 0
+    already_there: int = 0
+    duplicates: int = 0
+    dead: list[DeadLetter] = field(default_factory=list)
+
+    def add(self, other: "Outcome") -> None:
+        self.indexed += other.indexed
+        self.already_there += other.already_there
+        self.duplicates += other.duplicates
+        self.dead += other.dead
+
+
+def index_documents(store: DocumentStore, flow: Flow, documents: Sequence[Document]) -> Outcome:
+    """Create the documents; raises what `store.send` raises."""
+    results = send(store, [create(doc.index, doc.id, doc.body) for doc in documents])
+    outcome = Outcome()
+    taken: list[Document] = []
+    for document, result in zip(documents, results, strict=True):
+        if result.written:
+            outcome.indexed += 1
+        elif result.conflict:
+            taken.append(document)
+        else:
+            outcome.dead.append(_rejected(document, result))
+    if taken:
+        outcome.add(_compare_with_stored(store, flow, taken))
+    return outcome
+
+
+def _compare_with_stored(
+    store: DocumentStore, flow: Flow, documents: Sequence[Document]
+) -> Outcome:
+    """The first message with an id wins; another with other content is a dead letter."""
+    stored = store.get([(document.index, document.id) for document in documents])
+    outcome = Outcome()
+    for document in documents:
+        ours = orjson.loads(document.body)
+        theirs = stored[document.index, document.id].source
+        if all(ours[name] == theirs[name] for name in ("topic", "partition", "offset")):
+            outcome.already_there += 1
+        elif all(ours[name] == theirs[name] for name in flow.fields):
+            outcome.duplicates += 1
+        else:
+            place = f"{theirs['topic']} {theirs['partition']}:{theirs['offset']}"
+            outcome.dead.append(_dead(document, "conflict", f"the id has other content at {place}"))
+    return outcome
+
+
+def _rejected(document: Document, result: ItemResult) -> DeadLetter:
+    return _dead(document, result.error or f"status_{result.status}", result.reason)
+
+
+def _dead(document: Document, reason: str, detail: str) -> DeadLetter:
+    return DeadLetter(document.partition, document.offset, document.timestamp, reason, detail)

@@ -1,0 +1,96 @@
+"""What is kept of messages that cannot be indexed, and of offsets that were never read.
+
+Belongs here: dead letters (`kp.dead`) with their raw bytes and a reason, gaps (`kp.gaps`) with
+exact offsets. Does not belong here: deciding that a message is bad (`documents.py`, `bulk.py`).
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from kp_platform.flows import Flow
+from kp_platform.pipeline.documents import DeadLetter
+from kp_platform.pipeline.errors import SliceError
+from kp_platform.pipeline.offsets import OffsetRange, TopicState
+from kp_platform.pipeline.store import DocumentStore, create, put, send
+
+DEAD_INDEX = "kp.dead"
+GAP_INDEX = "kp.gaps"
+
+
+@dataclass(frozen=True, slots=True)
+class RawMessage:
+    """A message as its bytes lie in the topic; `value` is None for a tombstone."""
+
+    key: bytes | None
+    value: bytes | None
+
+
+def bury(
+    store: DocumentStore,
+    flow: Flow,
+    state: TopicState,
+    letters: Sequence[DeadLetter],
+    raw: Mapping[tuple[int, int], RawMessage],
+    now: str,
+) -> None:
+    """Store dead letters; one that is there already stays as it is. `raw` is keyed by
+    (partition, offset). Raises SliceError when one could not be stored."""
+    operations = []
+    for letter in letters:
+        message = raw[letter.partition, letter.offset]
+        body = {
+            "@timestamp": now,
+            "flow": flow.name,
+            "topic": flow.topic,
+            "topic_id": state.topic_id,
+            "partition": letter.partition,
+            "offset": letter.offset,
+            "event_timestamp": letter.timestamp,
+            "reason": letter.reason,
+            "detail": letter.detail[:1000],
+            "key": _base64(message.key),
+            "value": _base64(message.value),
+        }
+        identity = f"{flow.name}:{state.topic_id}:{letter.partition}:{letter.offset}"
+        operations.append(create(DEAD_INDEX, identity, orjson.dumps(body)))
+    _write(store, operations, "dead letter")
+
+
+def record_gaps(
+    store: DocumentStore,
+    flow: Flow,
+    state: TopicState,
+    gaps: Sequence[OffsetRange],
+    reason: str,
+    now: str,
+) -> None:
+    """Store gaps. A gap is known by its start, so one that grew before its position moved is
+    written over. Raises SliceError when one could not be stored."""
+    operations = []
+    for gap in gaps:
+        body = {
+            "@timestamp": now,
+            "flow": flow.name,
+            "topic": flow.topic,
+            "topic_id": state.topic_id,
+            "partition": gap.partition,
+            "start": gap.start,
+            "end": gap.end,
+            "reason": reason,
+        }
+        identity = f"{flow.name}:{state.topic_id}:{gap.partition}:{gap.start}:{reason}"
+        operations.append(put(GAP_INDEX, identity, orjson.dumps(body)))
+    _write(store, operations, "gap")
+
+
+def _write(store: DocumentStore, operations: Sequence[bytes], what: str) -> None:
+    for result in send(store, operations):
+        if not (result.written or result.conflict):
+            raise SliceError(f"a {what} could not be stored: {result.error}: {result.reason}")
+
+
+def _base64(value: bytes | None) -> str | None:
+    return None if value is None else base64.b64encode(value).decode()

@@ -1,0 +1,46 @@
+"""How far each partition of a flow is behind, from the positions and never from a consumer group.
+
+Belongs here: lag as values. Does not belong here: printing it (`cli.py`).
+"""
+
+from dataclasses import dataclass
+
+from kp_platform.flows import Flow
+from kp_platform.pipeline import positions
+from kp_platform.pipeline.drain import Log
+from kp_platform.pipeline.store import DocumentStore
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLag:
+    """`position` is None when nothing of the partition was indexed yet; all in offsets."""
+
+    flow: str
+    topic: str
+    partition: int
+    low: int
+    high: int
+    position: int | None
+    lag: int
+
+
+def partition_lags(flow: Flow, log: Log, store: DocumentStore) -> list[PartitionLag]:
+    """One value for each partition of the flow's topic, in order."""
+    state = log.topic_state(flow.topic)
+    held = positions.read(store, flow, state)
+    lags = []
+    for partition, marks in sorted(state.partitions.items()):
+        position = held[partition].offset if partition in held else None
+        start = marks.low if position is None or position > marks.high else position
+        lags.append(
+            PartitionLag(
+                flow=flow.name,
+                topic=flow.topic,
+                partition=partition,
+                low=marks.low,
+                high=marks.high,
+                position=position,
+                lag=marks.high - max(start, marks.low),
+            )
+        )
+    return lags

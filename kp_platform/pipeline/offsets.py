@@ -1,0 +1,118 @@
+"""Offsets of a topic, and which of them to read next.
+
+Belongs here: half-open ranges, slices, watermarks and the plan made from them; no I/O.
+Does not belong here: where positions are kept (`positions.py`) and who reads a slice (`drain.py`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class OffsetRange:
+    """The offsets `[start, end)` of one partition; never empty."""
+
+    partition: int
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if self.partition < 0 or not 0 <= self.start < self.end:
+            raise ValueError(f"not a range of offsets: {self}")
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __str__(self) -> str:
+        return f"{self.partition}:[{self.start},{self.end})"
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What one query reads: at most one range for each partition, in order of partitions."""
+
+    ranges: tuple[OffsetRange, ...]
+
+    def __post_init__(self) -> None:
+        partitions = [part.partition for part in self.ranges]
+        if not partitions or partitions != sorted(set(partitions)):
+            raise ValueError(f"a slice needs ranges of distinct, sorted partitions: {partitions}")
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.ranges)
+
+    def __str__(self) -> str:
+        return " ".join(str(part) for part in self.ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class Watermarks:
+    """The first offset a partition still holds, and the one its next message will get."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """A topic at one moment. `topic_id` changes when a topic is deleted and made again."""
+
+    topic: str
+    topic_id: str
+    partitions: Mapping[int, Watermarks]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do next: record gaps, restart truncated partitions, then read the slice, if any.
+
+    `gaps` are offsets that retention deleted before they were read. `restarts` are partitions
+    whose position lies past the end of the log, each with that position and the low watermark.
+    """
+
+    gaps: tuple[OffsetRange, ...]
+    restarts: tuple[OffsetRange, ...]
+    slice: Slice | None
+    lag: int
+
+
+def plan(state: TopicState, positions: Mapping[int, int], max_rows: int) -> Plan:
+    """The next slice of at most `max_rows` events, shared fairly among partitions with a lag.
+
+    `positions` holds the next offset to index for each partition that has one; a partition
+    without one starts at its low watermark.
+    """
+    gaps: list[OffsetRange] = []
+    restarts: list[OffsetRange] = []
+    waiting: dict[int, tuple[int, int]] = {}
+    for partition, marks in sorted(state.partitions.items()):
+        position = positions.get(partition, marks.low)
+        if position > marks.high:
+            restarts.append(OffsetRange(partition, marks.low, position))
+        elif position < marks.low:
+            gaps.append(OffsetRange(partition, position, marks.low))
+        start = position if marks.low <= position <= marks.high else marks.low
+        if start < marks.high:
+            waiting[partition] = (start, marks.high)
+    return Plan(
+        gaps=tuple(gaps),
+        restarts=tuple(restarts),
+        slice=_share(waiting, max_rows),
+        lag=sum(high - start for start, high in waiting.values()),
+    )
+
+
+def _share(waiting: Mapping[int, tuple[int, int]], max_rows: int) -> Slice | None:
+    """Ranges from each start, the shortest backlog first, so that what it leaves goes to others."""
+    if not waiting:
+        return None
+    left = max_rows
+    ranges: list[OffsetRange] = []
+    shortest_first = sorted(waiting.items(), key=lambda item: item[1][1] - item[1][0])
+    for index, (partition, (start, high)) in enumerate(shortest_first):
+        share = min(high - start, max(1, left // (len(shortest_first) - index)))
+        if left <= 0:
+            break
+        ranges.append(OffsetRange(partition, start, start + share))
+        left -= share
+    return Slice(tuple(sorted(ranges)))

@@ -1,0 +1,95 @@
+"""Positions: for each flow, topic id and partition, the next offset to index.
+
+Belongs here: reading them, and moving them by compare-and-set. Does not belong here: deciding where
+to (`offsets.py`). They live in Elasticsearch beside the documents, in `kp.positions`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from kp_platform.flows import Flow
+from kp_platform.pipeline.errors import SliceTaken
+from kp_platform.pipeline.offsets import TopicState
+from kp_platform.pipeline.store import DocumentStore, Version, create, put, send
+
+INDEX = "kp.positions"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The next offset to index of one partition. `version` is None when none was stored yet."""
+
+    offset: int
+    version: Version | None = None
+
+
+def read(store: DocumentStore, flow: Flow, state: TopicState) -> dict[int, Position]:
+    """The stored position of each partition of the topic that has one."""
+    keys = {partition: (INDEX, _id(flow, state, partition)) for partition in state.partitions}
+    stored = store.get(list(keys.values()))
+    return {
+        partition: Position(stored[key].source["position"], stored[key].version)
+        for partition, key in keys.items()
+        if key in stored
+    }
+
+
+def other_topic_ids(store: DocumentStore, flow: Flow, state: TopicState) -> set[str]:
+    """Ids under which the flow's topic was read before: not empty when the topic was made again."""
+    seen = {stored.source["topic_id"] for stored in store.find(INDEX, "flow", flow.name)}
+    return seen - {state.topic_id}
+
+
+def move(
+    store: DocumentStore,
+    flow: Flow,
+    state: TopicState,
+    before: Mapping[int, Position],
+    after: Mapping[int, int],
+    *,
+    writer: str,
+    now: str,
+) -> None:
+    """Move each partition in `after` from its position in `before` to the offset given.
+
+    `writer` tells this move from all others, so that a move whose answer got lost is known as ours
+    when it is sent again. Raises SliceTaken when someone else moved one of the positions.
+    """
+    operations: dict[int, bytes] = {}
+    for partition, offset in after.items():
+        body = orjson.dumps(
+            {
+                "flow": flow.name,
+                "topic": flow.topic,
+                "topic_id": state.topic_id,
+                "partition": partition,
+                "position": offset,
+                "writer": writer,
+                "updated_at": now,
+            }
+        )
+        identity = _id(flow, state, partition)
+        version = before[partition].version if partition in before else None
+        if version is None:
+            operations[partition] = create(INDEX, identity, body)
+        else:
+            operations[partition] = put(INDEX, identity, body, expected=version)
+    results = send(store, list(operations.values()))
+    refused = [p for p, result in zip(operations, results, strict=True) if not result.written]
+    if refused:
+        _raise_unless_ours(store, flow, state, refused, writer)
+
+
+def _raise_unless_ours(
+    store: DocumentStore, flow: Flow, state: TopicState, partitions: list[int], writer: str
+) -> None:
+    stored = store.get([(INDEX, _id(flow, state, partition)) for partition in partitions])
+    others = [s.source["partition"] for s in stored.values() if s.source["writer"] != writer]
+    if others or len(stored) < len(partitions):
+        raise SliceTaken(f"another run moved the position of {flow.topic} partitions {others}")
+
+
+def _id(flow: Flow, state: TopicState, partition: int) -> str:
+    return f"{flow.name}:{state.topic_id}:{partition}"

@@ -1,0 +1,92 @@
+"""The one query of a slice: its text with a branch for each partition, and the check of its answer.
+
+Belongs here: SQL as text and parameters, and `Coverage`. Does not belong here: connections.
+A flow's .sql file can be pasted into the Trino CLI as it is: it reads the first 100 offsets of
+partition 0. Here that branch is repeated for each range of the slice, its numbers bound with `?`.
+Trino pushes offsets down as one span over all partitions, hence a branch for each partition.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from kp_platform.flows import Flow
+from kp_platform.pipeline.documents import Row
+from kp_platform.pipeline.errors import ShortAnswer
+from kp_platform.pipeline.offsets import Slice
+
+_BRANCH = re.compile(
+    r"(?P<select>SELECT\b(?:(?!\bSELECT\b).)*?\bWHERE\s+)"
+    r"_partition_id = 0 AND _partition_offset >= 0 AND _partition_offset < 100",
+    re.DOTALL,
+)
+_PREDICATE = "_partition_id = ? AND _partition_offset >= ? AND _partition_offset < ?"
+
+
+@dataclass(slots=True)
+class QueryStats:
+    """What the engine tells of a query; complete once its rows were read."""
+
+    query_id: str = ""
+    info_url: str = ""
+    processed_rows: int = 0
+
+
+class Answer(Protocol):
+    """A running query: its column names, then its rows in batches, then its statistics."""
+
+    columns: Sequence[str]
+    stats: QueryStats
+
+    def batches(self, rows: int) -> Iterator[Sequence[Row]]: ...
+
+
+class QueryEngine(Protocol):
+    """Trino, as far as the pipeline knows it."""
+
+    def query(self, sql: str, parameters: Sequence[object]) -> AbstractContextManager[Answer]: ...
+
+
+def slice_query(flow: Flow, part: Slice) -> tuple[str, list[int]]:
+    """The SQL that reads exactly `part`, and its parameters in order."""
+    text = flow.sql_path.read_text()
+    found = _BRANCH.search(text)
+    if found is None:
+        raise ValueError(f"{flow.sql_path}: no branch that ends in the predicate of partition 0")
+    branch = found["select"] + _PREDICATE
+    union = "\n    UNION ALL\n    ".join([branch] * len(part.ranges))
+    parameters = [n for each in part.ranges for n in (each.partition, each.start, each.end)]
+    return text[: found.start()] + union + text[found.end() :], parameters
+
+
+class Coverage:
+    """Ticks off the offsets of a slice as their rows come; a byte for each offset."""
+
+    def __init__(self, part: Slice) -> None:
+        self._slice = part
+        self._seen = {each.partition: bytearray(len(each)) for each in part.ranges}
+        self._start = {each.partition: each.start for each in part.ranges}
+
+    def tick(self, partition: int, offset: int) -> None:
+        """Raises ShortAnswer for an offset that the slice has not, or that came before."""
+        seen = self._seen.get(partition)
+        place = offset - self._start.get(partition, 0)
+        if seen is None or not 0 <= place < len(seen):
+            raise ShortAnswer(f"offset {partition}:{offset} was not asked for in {self._slice}")
+        if seen[place]:
+            raise ShortAnswer(f"offset {partition}:{offset} came twice in {self._slice}")
+        seen[place] = 1
+
+    def check(self) -> None:
+        """Raises ShortAnswer, with the first offset missing, unless every offset came."""
+        for part in self._slice.ranges:
+            seen = self._seen[part.partition]
+            if 0 in seen:
+                missing = seen.count(0)
+                raise ShortAnswer(
+                    f"{missing} of {len(part)} offsets of partition {part.partition} did not come, "
+                    f"the first is {part.start + seen.index(0)}: retention deleted them during the "
+                    "read, or the topic has a transactional producer (offsets not dense)"
+                )

@@ -1,0 +1,138 @@
+"""The few verbs the pipeline needs of a document store, and how its answers are classed.
+
+Belongs here: the `DocumentStore` protocol, bulk operations as bytes, retries of rejected items.
+Does not belong here: what is stored (`documents.py`, `positions.py`, `dead_letters.py`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+import stamina
+
+from kp_platform.pipeline.errors import BulkOverloaded, IndexBlocked
+
+# Elasticsearch refuses bodies above http.max_content_length, 100 MB unless set lower.
+MAX_REQUEST_BYTES = 10_000_000
+RETRY_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What compare-and-set compares."""
+
+    seq_no: int
+    primary_term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A document as it lies in the store."""
+
+    source: dict[str, Any]
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """The answer to one operation of a bulk request: HTTP status, and an error's type and text."""
+
+    status: int
+    error: str = ""
+    reason: str = ""
+
+    @property
+    def written(self) -> bool:
+        return self.status in (200, 201)
+
+    @property
+    def conflict(self) -> bool:
+        return self.status == 409
+
+    @property
+    def busy(self) -> bool:
+        return self.status in (429, 503)
+
+    @property
+    def blocked(self) -> bool:
+        return self.status == 403 or self.error == "index_closed_exception"
+
+
+class DocumentStore(Protocol):
+    """Elasticsearch, as far as the pipeline knows it."""
+
+    def bulk(self, lines: bytes) -> Sequence[ItemResult]:
+        """Apply NDJSON operations; one result for each, in order."""
+
+    def get(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Stored]:
+        """The documents that exist of these (index, id), as of now, searchable or not."""
+
+    def find(self, index: str, field: str, value: str) -> list[Stored]:
+        """Searchable documents whose keyword `field` equals `value`; at most 10,000."""
+
+    def refresh(self, index: str) -> None:
+        """Make everything written so far searchable."""
+
+    def ensure_index(self, name: str) -> None:
+        """Create the index or template that `mappings/<name>.json` declares, if it is not there."""
+
+
+def create(index: str, identity: str, body: bytes) -> bytes:
+    """An operation that writes a document only if its id is free."""
+    action = orjson.dumps({"create": {"_index": index, "_id": identity}})
+    return b"%b\n%b\n" % (action, body)
+
+
+def put(index: str, identity: str, body: bytes, expected: Version | None = None) -> bytes:
+    """An operation that writes a document, if `expected` is given only over that version."""
+    target: dict[str, Any] = {"_index": index, "_id": identity}
+    if expected is not None:
+        target |= {"if_seq_no": expected.seq_no, "if_primary_term": expected.primary_term}
+    return b"%b\n%b\n" % (orjson.dumps({"index": target}), body)
+
+
+def send(
+    store: DocumentStore, operations: Sequence[bytes], retry_seconds: float = RETRY_SECONDS
+) -> list[ItemResult]:
+    """Send operations by bulk; those that a busy server rejected are sent again.
+
+    Raises IndexBlocked at a write block or a closed index, BulkOverloaded after `retry_seconds`.
+    """
+    results: dict[int, ItemResult] = {}
+    waiting = list(range(len(operations)))
+    for attempt in stamina.retry_context(
+        on=BulkOverloaded, attempts=None, timeout=retry_seconds, wait_initial=0.1, wait_max=5.0
+    ):
+        with attempt:
+            for request in _requests(operations, waiting):
+                answer = store.bulk(b"".join(operations[index] for index in request))
+                results.update(zip(request, answer, strict=True))
+            _raise_if_blocked(results)
+            waiting = [index for index in waiting if results[index].busy]
+            if waiting:
+                raise BulkOverloaded(
+                    f"{len(waiting)} of {len(operations)} operations rejected: "
+                    f"{results[waiting[0]].reason}"
+                )
+    return [results[index] for index in range(len(operations))]
+
+
+def _requests(operations: Sequence[bytes], waiting: Sequence[int]) -> Iterator[list[int]]:
+    """Runs of operations whose bodies stay below the size of one request."""
+    request: list[int] = []
+    size = 0
+    for index in waiting:
+        if request and size + len(operations[index]) > MAX_REQUEST_BYTES:
+            yield request
+            request, size = [], 0
+        request.append(index)
+        size += len(operations[index])
+    if request:
+        yield request
+
+
+def _raise_if_blocked(results: Mapping[int, ItemResult]) -> None:
+    for result in results.values():
+        if result.blocked:
+            raise IndexBlocked(f"{result.error}: {result.reason}")

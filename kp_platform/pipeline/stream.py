@@ -1,0 +1,129 @@
+"""One slice's stream: rows from Trino, documents to Elasticsearch, side by side.
+
+Belongs here: how rows become acknowledged documents and what is counted on the way. Does not
+belong here: what comes before and after (`drain.py`). Memory is bounded by the batches in flight.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from kp_platform.flows import Flow
+from kp_platform.pipeline.bulk import Outcome, index_documents
+from kp_platform.pipeline.documents import Document, Row, builder
+from kp_platform.pipeline.offsets import OffsetRange, Slice
+from kp_platform.pipeline.query import Coverage, QueryEngine, QueryStats, slice_query
+from kp_platform.pipeline.store import DocumentStore
+
+PREVIEW_ROWS = 3
+BULK_THREADS = 2
+BATCHES_IN_FLIGHT = 4
+
+
+@dataclass(slots=True, kw_only=True)
+class SliceReport:
+    """What one step did. `slice` is None when there was only a gap or a restart to record.
+
+    `trino_seconds` is the time spent waiting for rows; `elasticsearch_seconds` is the time of all
+    bulk requests added up, of which two run side by side while rows still come.
+    """
+
+    slice: Slice | None
+    gaps: tuple[OffsetRange, ...] = ()
+    restarts: tuple[OffsetRange, ...] = ()
+    rows: int = 0
+    outcome: Outcome = field(default_factory=Outcome)
+    missing: Counter[str] = field(default_factory=Counter)
+    preview: list[dict[str, Any]] = field(default_factory=list)
+    query: QueryStats = field(default_factory=QueryStats)
+    trino_seconds: float = 0.0
+    elasticsearch_seconds: float = 0.0
+    total_seconds: float = 0.0
+    lag_after: int = 0
+
+
+def stream(
+    flow: Flow,
+    engine: QueryEngine,
+    store: DocumentStore,
+    part: Slice,
+    batch_rows: int,
+    report: SliceReport,
+) -> None:
+    """Index every event of the slice and count into `report`; dead letters are only collected.
+
+    Raises ShortAnswer unless exactly the slice's offsets came, and what query and bulk raise.
+    """
+    coverage = Coverage(part)
+    sending: deque[Future[tuple[Outcome, float]]] = deque()
+    with ThreadPoolExecutor(BULK_THREADS) as threads:
+        for documents in _documents(flow, engine, part, batch_rows, coverage, report):
+            sending.append(threads.submit(_timed_index, store, flow, documents))
+            if len(sending) > BATCHES_IN_FLIGHT:
+                _collect(sending.popleft(), report)
+        while sending:
+            _collect(sending.popleft(), report)
+    coverage.check()
+
+
+def _documents(
+    flow: Flow,
+    engine: QueryEngine,
+    part: Slice,
+    batch_rows: int,
+    coverage: Coverage,
+    report: SliceReport,
+) -> Iterator[list[Document]]:
+    sql, parameters = slice_query(flow, part)
+    asked = time.monotonic()
+    with engine.query(sql, parameters) as answer:
+        build = builder(flow, answer.columns)
+        for rows in answer.batches(batch_rows):
+            report.trino_seconds += time.monotonic() - asked
+            documents: list[Document] = []
+            indexed_at = utc_now()
+            for row in rows:
+                made = build(row, indexed_at)
+                coverage.tick(made.partition, made.offset)
+                if isinstance(made, Document):
+                    documents.append(made)
+                else:
+                    report.outcome.dead.append(made)
+            _count(documents, rows, report)
+            yield documents
+            asked = time.monotonic()
+        report.trino_seconds += time.monotonic() - asked
+        report.query = answer.stats
+
+
+def _count(documents: Sequence[Document], rows: Sequence[Row], report: SliceReport) -> None:
+    report.rows += len(rows)
+    for document in documents:
+        if document.missing:
+            report.missing.update(document.missing)
+    for document in documents[: PREVIEW_ROWS - len(report.preview)]:
+        report.preview.append(orjson.loads(document.body))
+
+
+def _timed_index(
+    store: DocumentStore, flow: Flow, documents: Sequence[Document]
+) -> tuple[Outcome, float]:
+    began = time.monotonic()
+    return index_documents(store, flow, documents), time.monotonic() - began
+
+
+def _collect(sent: Future[tuple[Outcome, float]], report: SliceReport) -> None:
+    outcome, seconds = sent.result()
+    report.outcome.add(outcome)
+    report.elasticsearch_seconds += seconds
+
+
+def utc_now() -> str:
+    """Now as ISO 8601 in UTC with milliseconds, e.g. `2026-01-31T12:00:00.000Z`."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,1 @@
+"""The five connections as Dagster resources, each with the verbs of our domain."""

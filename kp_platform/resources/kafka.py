@@ -1,0 +1,177 @@
+"""Kafka as a Dagster resource: watermarks, raw messages, topics, the mirror of positions.
+
+Belongs here: every call to Kafka that the platform makes. Does not belong here: producing access
+events (that is `web_emitter`) and reading them in bulk (Trino does).
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from pydantic import Field
+
+from kp_platform.pipeline.dead_letters import RawMessage
+from kp_platform.pipeline.offsets import TopicState, Watermarks
+from kp_platform.resources.errors import ServerDown, TopicMissing
+from kp_platform.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@functools.lru_cache
+def _admin(bootstrap_servers: str) -> AdminClient:
+    """One client for each address and process: when it is collected its futures never complete."""
+    return AdminClient({"bootstrap.servers": bootstrap_servers}, logger=logger)
+
+
+class KafkaResource(dg.ConfigurableResource[None]):
+    """The brokers that hold the topics."""
+
+    bootstrap_servers: str = Field(
+        "", description="Comma list of host:port. Empty: KP_KAFKA_BOOTSTRAP_SERVERS."
+    )
+    timeout_seconds: float = Field(10.0, gt=0, description="Longest wait for one answer, seconds.")
+
+    @property
+    def address(self) -> str:
+        return self.bootstrap_servers or Settings().kafka_bootstrap_servers
+
+    def probe(self) -> None:
+        """Raises ServerDown unless a broker answers."""
+        try:
+            _admin(self.address).list_topics(timeout=self.timeout_seconds)
+        except KafkaException as error:
+            raise self._down(error) from error
+
+    def topic_state(self, topic: str) -> TopicState:
+        """Topic id, low and high watermarks of all partitions. Raises ServerDown, TopicMissing."""
+        try:
+            described = self._describe(topic)
+            partitions = [part.id for part in described.partitions]
+            lows = self._offsets(topic, partitions, OffsetSpec.earliest())
+            highs = self._offsets(topic, partitions, OffsetSpec.latest())
+        except KafkaException as error:
+            if error.args[0].code() in (
+                KafkaError.UNKNOWN_TOPIC_OR_PART,
+                KafkaError._UNKNOWN_TOPIC,
+                KafkaError._NOENT,
+            ):
+                raise TopicMissing(topic, self.address) from error
+            raise self._down(error) from error
+        marks = {part: Watermarks(lows[part], highs[part]) for part in partitions}
+        return TopicState(topic, str(described.topic_id), marks)
+
+    def raw_messages(
+        self, topic: str, offsets: Sequence[tuple[int, int]]
+    ) -> dict[tuple[int, int], RawMessage]:
+        """Key and value of the messages at these (partition, offset), byte for byte.
+
+        Raises ServerDown when they do not come in time.
+        """
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.address,
+                "group.id": "kp-raw-messages",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "error",
+            },
+            logger=logger,
+        )
+        found: dict[tuple[int, int], RawMessage] = {}
+        try:
+            for partition in sorted({partition for partition, _ in offsets}):
+                wanted = {offset for part, offset in offsets if part == partition}
+                for offset, message in self._read(consumer, topic, partition, wanted):
+                    found[partition, offset] = message
+        finally:
+            consumer.close()
+        return found
+
+    def _read(
+        self, consumer: Consumer, topic: str, partition: int, wanted: set[int]
+    ) -> Iterator[tuple[int, RawMessage]]:
+        consumer.assign([TopicPartition(topic, partition, min(wanted))])
+        left = set(wanted)
+        quiet_since = time.monotonic()
+        while left:
+            for message in consumer.consume(500, timeout=0.2):
+                if error := message.error():
+                    raise self._down(error)
+                quiet_since = time.monotonic()
+                offset = message.offset()
+                if offset is not None and offset in left:
+                    left.remove(offset)
+                    yield offset, RawMessage(message.key(), message.value())
+            if time.monotonic() - quiet_since > self.timeout_seconds:
+                raise self._down(f"offset {min(left)} of {topic} {partition} did not come")
+
+    def commit(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
+        """Mirror positions to a consumer group, best effort: a failure is logged, not raised."""
+        parts = [TopicPartition(topic, partition, at) for partition, at in offsets.items()]
+        try:
+            request = [ConsumerGroupTopicPartitions(group, parts)]
+            futures = _admin(self.address).alter_consumer_group_offsets(
+                request, request_timeout=self.timeout_seconds
+            )
+            answer = futures[group].result()
+        except KafkaException as error:
+            logger.warning("group %s not committed: %s", group, error)
+            return
+        for part in answer.topic_partitions:
+            if part.error:
+                logger.warning("group %s not committed: %s: %s", group, part, part.error)
+
+    def committed(self, group: str, topic: str) -> dict[int, int]:
+        """The offsets that a consumer group has committed; only for people and tests."""
+        parts = [TopicPartition(topic, part) for part in self.topic_state(topic).partitions]
+        consumer = Consumer({"bootstrap.servers": self.address, "group.id": group}, logger=logger)
+        try:
+            answer = consumer.committed(parts, timeout=self.timeout_seconds)
+        except KafkaException as error:
+            raise self._down(error) from error
+        finally:
+            consumer.close()
+        return {part.partition: part.offset for part in answer if part.offset >= 0}
+
+    def create_topics(self, topics: Mapping[str, int]) -> list[str]:
+        """Create the topics that do not exist, with that many partitions; returns those created.
+
+        The replication factor is the brokers' default.
+        """
+        request = [NewTopic(name, count, replication_factor=-1) for name, count in topics.items()]
+        created = []
+        futures = _admin(self.address).create_topics(request, request_timeout=self.timeout_seconds)
+        for name, future in futures.items():
+            try:
+                future.result()
+                created.append(name)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise self._down(error) from error
+        return created
+
+    def _describe(self, topic: str) -> Any:
+        futures = _admin(self.address).describe_topics(
+            TopicCollection([topic]), request_timeout=self.timeout_seconds
+        )
+        return futures[topic].result()
+
+    def _offsets(self, topic: str, partitions: Sequence[int], spec: OffsetSpec) -> dict[int, int]:
+        request = {TopicPartition(topic, part): spec for part in partitions}
+        futures = _admin(self.address).list_offsets(request, request_timeout=self.timeout_seconds)
+        return {part.partition: future.result().offset for part, future in futures.items()}
+
+    def _down(self, cause: object) -> ServerDown:
+        return ServerDown("Kafka", self.address, "KP_KAFKA_BOOTSTRAP_SERVERS", cause)

@@ -1,0 +1,178 @@
+"""Every setting of the platform, read from `KP_*` environment variables and `.env`.
+
+Belongs here: names, defaults, bounds and the shape of values. Does not belong here: connections
+(see `resources/`) and how the local servers are started (see `local/`).
+The local ports lie in one block of 100 (18000-18099), so every multiple of 100 as `KP_PORT_OFFSET`
+gives another stack that runs beside the first.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LOOPBACK_HOSTS = {"127.0.0.1", "localhost"}
+EXTERNAL_SERVICES = ("kafka", "mysql", "redis", "elasticsearch", "trino")
+
+
+def _local(template: str, port: int) -> Callable[[dict[str, Any]], str]:
+    """A default that names a local port, shifted by the offset that was validated before it."""
+    return lambda data: template.format(port=port + data.get("port_offset", 0))
+
+
+def _local_port(port: int) -> Callable[[dict[str, Any]], int]:
+    return lambda data: port + data.get("port_offset", 0)
+
+
+class Settings(BaseSettings):
+    """The effective settings of one stack. Environment wins over `.env`, `.env` over defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="KP_", env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    home: Path = Field(Path(".kp"), description="Folder that holds all state of the local stack.")
+    cache: Path = Field(
+        Path("~/.cache/kp_platform"),
+        description="Folder of the unpacked servers, shared by all stacks of this user.",
+    )
+    port_offset: int = Field(0, ge=0, le=47_000, description="Added to every local default port.")
+    external: str = Field(
+        "",
+        description="Comma list of services that run elsewhere and are only probed: "
+        + ", ".join(EXTERNAL_SERVICES)
+        + ".",
+    )
+
+    kafka_bootstrap_servers: str = Field(
+        default_factory=_local("127.0.0.1:{port}", 18092),
+        description="Kafka brokers, a comma list of host:port.",
+    )
+    trino_url: str = Field(
+        default_factory=_local("http://127.0.0.1:{port}", 18080),
+        description="Trino coordinator.",
+    )
+    trino_user: str = Field("kp_platform", description="Trino user that the runs query as.")
+    elasticsearch_url: str = Field(
+        default_factory=_local("http://127.0.0.1:{port}", 18020),
+        description="Elasticsearch (8 or 9).",
+    )
+    mysql_host: str = Field("127.0.0.1", description="MySQL host.")
+    mysql_port: int = Field(
+        default_factory=_local_port(18033), ge=1, le=65_535, description="MySQL port."
+    )
+    mysql_user: str = Field("kp", description="MySQL user that loads the reference rows.")
+    mysql_password: SecretStr = Field(
+        SecretStr("kp-local-only"), description="Password of KP_MYSQL_USER."
+    )
+    mysql_trino_user: str = Field(
+        "kp_trino", description="MySQL user of Trino's catalog; needs SELECT on `testing` only."
+    )
+    mysql_trino_password: SecretStr = Field(
+        SecretStr("kp-trino-local-only"), description="Password of KP_MYSQL_TRINO_USER."
+    )
+    redis_url: SecretStr = Field(
+        default_factory=lambda data: SecretStr(_local("redis://127.0.0.1:{port}/10", 18063)(data)),
+        description="Redis with the database of the reference keys, and its password if any.",
+    )
+    emitter_url: str = Field(
+        default_factory=_local("http://127.0.0.1:{port}", 18000),
+        description="Where the web emitter listens.",
+    )
+    dagster_url: str = Field(
+        default_factory=_local("http://127.0.0.1:{port}", 18030),
+        description="Where the Dagster webserver listens.",
+    )
+
+    kafka_controller_port: int = Field(
+        default_factory=_local_port(18093), description="KRaft controller of the local Kafka."
+    )
+    elasticsearch_transport_port: int = Field(
+        default_factory=_local_port(18021), description="Transport of the local Elasticsearch."
+    )
+    dagster_code_server_port: int = Field(
+        default_factory=_local_port(18031), description="gRPC port of the Dagster code server."
+    )
+    elasticsearch_java_home: str = Field(
+        "", description="Java 17 or newer with all modules; empty: look below /usr/lib/jvm."
+    )
+    start_timeout_seconds: float = Field(
+        300.0, gt=0, description="How long `kp up` waits for all services to answer."
+    )
+
+    slice_rows: int = Field(
+        50_000, ge=1, le=1_000_000, description="Most events that one Trino query reads."
+    )
+    bulk_rows: int = Field(
+        5_000, ge=1, le=50_000, description="Most documents in one bulk request."
+    )
+    query_max_run_seconds: float = Field(
+        120.0, gt=0, description="Trino ends a slice's query after this time."
+    )
+    follow_idle_seconds: float = Field(
+        30.0, ge=0, description="A run ends when no event came for this long."
+    )
+    max_run_seconds: float = Field(
+        600.0, gt=0, description="A run ends after this time; the sensor starts the next one."
+    )
+    sensor_wait_seconds: float = Field(
+        20.0, ge=0, le=50, description="How long one sensor tick watches the topic for new events."
+    )
+
+    @field_validator("home", "cache")
+    @classmethod
+    def _is_absolute(cls, value: Path) -> Path:
+        """Children of the stack run in other folders, and two spellings must not be two stacks."""
+        return value.expanduser().absolute()
+
+    @field_validator("trino_url", "elasticsearch_url", "emitter_url", "dagster_url")
+    @classmethod
+    def _is_http_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"{value!r} is not an http(s) URL")
+        parts.port  # noqa: B018  raises ValueError on a port that is not a number
+        return value.rstrip("/")
+
+    @field_validator("external")
+    @classmethod
+    def _names_known_services(cls, value: str) -> str:
+        unknown = sorted(set(_names(value)) - set(EXTERNAL_SERVICES))
+        if unknown:
+            raise ValueError(
+                f"unknown service {', '.join(unknown)}; known: {', '.join(EXTERNAL_SERVICES)}"
+            )
+        return value
+
+    @property
+    def external_services(self) -> frozenset[str]:
+        return frozenset(_names(self.external))
+
+
+def _names(comma_list: str) -> list[str]:
+    return [name.strip() for name in comma_list.split(",") if name.strip()]
+
+
+def environment(settings: Settings, *, secrets: bool) -> dict[str, str]:
+    """The settings as `KP_*` variables, e.g. for a child process; secrets masked unless asked."""
+    values: dict[str, str] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value() if secrets else masked(value)
+        values[f"KP_{name.upper()}"] = str(value)
+    return values
+
+
+def masked(secret: SecretStr) -> str:
+    """A secret fit for a screen: of a URL only the password is hidden, else everything."""
+    text = secret.get_secret_value()
+    parts = urlsplit(text)
+    if "://" not in text:
+        return "********" if text else ""
+    if parts.password is None:
+        return text
+    return text.replace(f":{parts.password}@", ":********@", 1)

@@ -62,9 +62,10 @@ class Pipeline:
     store: DocumentStore
     limits: Limits
 
-    def drain(self) -> Iterator[SliceReport]:
+    def drain(self) -> Iterator[SliceReport | None]:
         """Take slices until caught up, then follow the topic until idle or out of time.
 
+        Yields a report after each step, and None after each look that found nothing to do.
         Ends early, without an error, when another run turns out to hold the flow. Raises
         SliceError and its kin when a slice fails; its positions have then not moved.
         """
@@ -86,6 +87,7 @@ class Pipeline:
             elif time.monotonic() - last_work >= self.limits.follow_idle_seconds:
                 return
             else:
+                yield None
                 time.sleep(self.limits.poll_seconds)
                 state, held = self._look_again(state, held)
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,7 +28,8 @@ BATCHES_IN_FLIGHT = 4
 
 @dataclass(slots=True, kw_only=True)
 class SliceReport:
-    """What one step did. `slice` is None when there was only a gap or a restart to record.
+    """What one step did, or several in a row. `slice` is None when there was only a gap or a
+    restart to record.
 
     `trino_seconds` is the time spent waiting for rows; `elasticsearch_seconds` is the time of all
     bulk requests added up, of which two run side by side while rows still come.
@@ -46,6 +47,37 @@ class SliceReport:
     elasticsearch_seconds: float = 0.0
     total_seconds: float = 0.0
     lag_after: int = 0
+    slices: int = 1
+
+    def followed_by(self, later: "SliceReport") -> "SliceReport":
+        """Both as one report: counts add up; query, preview and lag are those of the later."""
+        outcome = Outcome()
+        outcome.add(self.outcome)
+        outcome.add(later.outcome)
+        return replace(
+            later,
+            slice=_joined(self.slice, later.slice),
+            gaps=self.gaps + later.gaps,
+            restarts=self.restarts + later.restarts,
+            rows=self.rows + later.rows,
+            outcome=outcome,
+            missing=self.missing + later.missing,
+            preview=later.preview or self.preview,
+            trino_seconds=self.trino_seconds + later.trino_seconds,
+            elasticsearch_seconds=self.elasticsearch_seconds + later.elasticsearch_seconds,
+            total_seconds=self.total_seconds + later.total_seconds,
+            slices=self.slices + later.slices,
+        )
+
+
+def _joined(first: Slice | None, then: Slice | None) -> Slice | None:
+    """From the first start to the last end of each partition."""
+    spans: dict[int, tuple[int, int]] = {}
+    for part in [*(first.ranges if first else ()), *(then.ranges if then else ())]:
+        start, _ = spans.get(part.partition, (part.start, part.end))
+        spans[part.partition] = (start, part.end)
+    ranges = [OffsetRange(partition, *span) for partition, span in sorted(spans.items())]
+    return Slice(tuple(ranges)) if ranges else None
 
 
 def stream(

@@ -36,8 +36,10 @@ def _client(url: str, timeout_seconds: float) -> "Elasticsearch":
 class ElasticsearchResource(dg.ConfigurableResource[None]):
     """Where enriched logs, positions, dead letters and gaps are kept."""
 
-    url: str = Field("", description="URL of a node. Empty: KP_ELASTICSEARCH_URL.")
-    timeout_seconds: float = Field(60.0, gt=0, description="Longest wait for one answer, seconds.")
+    url: str = Field(default="", description="URL of a node. Empty: KP_ELASTICSEARCH_URL.")
+    timeout_seconds: float = Field(
+        default=60.0, gt=0, description="Longest wait for one answer, seconds."
+    )
 
     @property
     def address(self) -> str:

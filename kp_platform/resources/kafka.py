@@ -40,9 +40,11 @@ class KafkaResource(dg.ConfigurableResource[None]):
     """The brokers that hold the topics."""
 
     bootstrap_servers: str = Field(
-        "", description="Comma list of host:port. Empty: KP_KAFKA_BOOTSTRAP_SERVERS."
+        default="", description="Comma list of host:port. Empty: KP_KAFKA_BOOTSTRAP_SERVERS."
     )
-    timeout_seconds: float = Field(10.0, gt=0, description="Longest wait for one answer, seconds.")
+    timeout_seconds: float = Field(
+        default=10.0, gt=0, description="Longest wait for one answer, seconds."
+    )
 
     @property
     def address(self) -> str:

@@ -29,10 +29,14 @@ CREATE TABLE IF NOT EXISTS testing.tests (
 class MySQLResource(dg.ConfigurableResource[None]):
     """The database of the reference rows. The password comes from KP_MYSQL_PASSWORD only."""
 
-    host: str = Field("", description="Host name. Empty: KP_MYSQL_HOST.")
-    port: int = Field(0, ge=0, le=65_535, description="Port. 0: KP_MYSQL_PORT.")
-    user: str = Field("", description="User with all rights on `testing`. Empty: KP_MYSQL_USER.")
-    timeout_seconds: int = Field(10, gt=0, description="Longest wait for one answer, seconds.")
+    host: str = Field(default="", description="Host name. Empty: KP_MYSQL_HOST.")
+    port: int = Field(default=0, ge=0, le=65_535, description="Port. 0: KP_MYSQL_PORT.")
+    user: str = Field(
+        default="", description="User with all rights on `testing`. Empty: KP_MYSQL_USER."
+    )
+    timeout_seconds: int = Field(
+        default=10, gt=0, description="Longest wait for one answer, seconds."
+    )
 
     @property
     def address(self) -> str:

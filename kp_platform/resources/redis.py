@@ -17,7 +17,9 @@ from kp_platform.settings import Settings, masked
 class RedisResource(dg.ConfigurableResource[None]):
     """The store of the reference keys. Its URL, which may hold a password, is KP_REDIS_URL."""
 
-    timeout_seconds: float = Field(5.0, gt=0, description="Longest wait for one answer, seconds.")
+    timeout_seconds: float = Field(
+        default=5.0, gt=0, description="Longest wait for one answer, seconds."
+    )
 
     def probe(self) -> None:
         """Raises ServerDown unless Redis answers."""

@@ -51,12 +51,16 @@ class TrinoAnswer:
 class TrinoResource(dg.ConfigurableResource[None]):
     """The Trino coordinator that joins Kafka, MySQL and Redis."""
 
-    url: str = Field("", description="URL of the coordinator. Empty: KP_TRINO_URL.")
-    user: str = Field("", description="User that queries run as. Empty: KP_TRINO_USER.")
+    url: str = Field(default="", description="URL of the coordinator. Empty: KP_TRINO_URL.")
+    user: str = Field(default="", description="User that queries run as. Empty: KP_TRINO_USER.")
     max_run_seconds: float = Field(
-        0.0, ge=0, description="Trino ends a query after this time. 0: KP_QUERY_MAX_RUN_SECONDS."
+        default=0.0,
+        ge=0,
+        description="Trino ends a query after this time. 0: KP_QUERY_MAX_RUN_SECONDS.",
     )
-    timeout_seconds: float = Field(30.0, gt=0, description="Longest wait for one HTTP answer.")
+    timeout_seconds: float = Field(
+        default=30.0, gt=0, description="Longest wait for one HTTP answer."
+    )
 
     @property
     def address(self) -> str:

@@ -1,0 +1,254 @@
+"""The assets: what flows read from, what they write, and the reference data.
+
+Belongs here: each asset with its description, checks and metadata; bodies read, call the pipeline
+and report. Does not belong here: how a slice is indexed (`pipeline/`), when a run starts
+(`sensors.py`).
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from kp_platform import reference
+from kp_platform.flows import Flow
+from kp_platform.pipeline.drain import Limits, Pipeline
+from kp_platform.pipeline.offsets import OffsetRange
+from kp_platform.pipeline.stream import SliceReport
+from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform.resources.kafka import KafkaResource
+from kp_platform.resources.mysql import MySQLResource
+from kp_platform.resources.redis import RedisResource
+from kp_platform.resources.trino import TrinoResource
+from kp_platform.settings import Settings
+
+REFERENCE_ROWS = dg.AssetKey(["mysql", "testing.tests"])
+REFERENCE_VALUES = dg.AssetKey(["redis", "test.string"])
+REFERENCE_KEYS = {"mysql": REFERENCE_ROWS, "redis": REFERENCE_VALUES}
+# A report costs some kilobytes of Dagster's database: small slices that follow each other quickly
+# are reported together.
+REPORT_SECONDS = 5.0
+REPORT_ROWS = 10_000
+
+
+class DrainConfig(dg.Config):
+    """Limits of one run; those left out come from the KP_* settings."""
+
+    slice_rows: int | None = Field(
+        default=None, ge=1, description="Most events that one Trino query reads (KP_SLICE_ROWS)."
+    )
+    bulk_rows: int | None = Field(
+        default=None, ge=1, description="Most documents in one bulk request (KP_BULK_ROWS)."
+    )
+    follow_idle_seconds: float | None = Field(
+        default=None,
+        ge=0,
+        description="Seconds without an event after which the run ends (KP_FOLLOW_IDLE_SECONDS).",
+    )
+    max_run_seconds: float | None = Field(
+        default=None, gt=0, description="Seconds after which the run ends (KP_MAX_RUN_SECONDS)."
+    )
+
+    def limits(self) -> Limits:
+        settings = Settings()
+        names = ("slice_rows", "bulk_rows", "follow_idle_seconds", "max_run_seconds")
+        given = {name: getattr(self, name) for name in names}
+        return Limits(
+            **{
+                name: getattr(settings, name) if value is None else value
+                for name, value in given.items()
+            }
+        )
+
+
+def topic_asset(flow: Flow) -> dg.AssetSpec:
+    """The topic that a flow reads; made by the emitter, so Dagster only shows it."""
+    return dg.AssetSpec(
+        key=dg.AssetKey(["kafka", flow.topic]),
+        kinds={"kafka"},
+        group_name="sources",
+        description=f"Topic {flow.topic}: JSON objects {', '.join(flow.fields)}, one per event.",
+        metadata={"partitions": flow.partitions, "table": f"presto_etc/kafka, topic {flow.topic}"},
+    )
+
+
+def enriched_asset_key(flow: Flow) -> dg.AssetKey:
+    return dg.AssetKey(f"enriched_{flow.name}")
+
+
+def enriched_asset(flow: Flow) -> dg.AssetsDefinition:
+    """The index that a flow writes."""
+    key = enriched_asset_key(flow)
+
+    @dg.asset(
+        key=key,
+        deps=[topic_asset(flow).key, *(REFERENCE_KEYS[source] for source in flow.references)],
+        kinds={"trino", "elasticsearch"},
+        group_name=flow.name,
+        output_required=False,
+        freshness_policy=dg.FreshnessPolicy.time_window(
+            fail_window=timedelta(hours=24), warn_window=timedelta(hours=1)
+        ),
+        description=(
+            f"{flow.description}. Index `{flow.index}`, one document for each event, its id the "
+            f"event's {flow.id_field}. A run takes slices until it is caught up, then follows the "
+            "topic. Each materialization reports one slice, or several small ones in a row."
+        ),
+        metadata={
+            "index": flow.index,
+            "topic": flow.topic,
+            "sql": dg.MetadataValue.md(f"```sql\n{flow.sql_path.read_text()}\n```"),
+        },
+        check_specs=[
+            dg.AssetCheckSpec(
+                "slice_complete",
+                asset=key,
+                description="Each offset that was asked for came once, and is accounted for.",
+            ),
+            dg.AssetCheckSpec(
+                "nothing_dead_lettered",
+                asset=key,
+                description="No message of this run went to the dead letters (index kp.dead).",
+            ),
+        ],
+    )
+    def enriched(
+        context: dg.AssetExecutionContext,
+        config: DrainConfig,
+        kafka: KafkaResource,
+        trino: TrinoResource,
+        elasticsearch: ElasticsearchResource,
+    ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
+        pipeline = Pipeline(flow, kafka, trino, elasticsearch, config.limits())
+        total: SliceReport | None = None
+        for report in gathered(pipeline.drain()):
+            context.log.info("%s", sentence(report))
+            yield dg.AssetMaterialization(key, metadata=report_metadata(flow, report))
+            total = total.followed_by(report) if total else report
+        if total is None:
+            context.log.info("nothing to index: the flow is caught up, or another run holds it")
+        else:
+            yield from check_results(key, total)
+
+    return enriched
+
+
+def gathered(reports: Iterator[SliceReport | None]) -> Iterator[SliceReport]:
+    """Reports joined until they count `REPORT_ROWS` rows or `REPORT_SECONDS` went by."""
+    waiting: SliceReport | None = None
+    last_out = -REPORT_SECONDS
+    for report in reports:
+        if report is not None:
+            waiting = waiting.followed_by(report) if waiting else report
+        if waiting is None:
+            continue
+        if waiting.rows >= REPORT_ROWS or time.monotonic() - last_out >= REPORT_SECONDS:
+            yield waiting
+            waiting, last_out = None, time.monotonic()
+    if waiting is not None:
+        yield waiting
+
+
+def sentence(report: SliceReport) -> str:
+    """A report for the log of a run."""
+    outcome = report.outcome
+    return (
+        f"{report.slice or 'no slice'}: {report.rows} rows, {outcome.indexed} indexed, "
+        f"{outcome.already_there} already there, {outcome.duplicates} duplicates, "
+        f"{len(outcome.dead)} dead, {report.total_seconds:.2f} s, lag {report.lag_after}"
+    )
+
+
+def report_metadata(flow: Flow, report: SliceReport) -> dict[str, dg.MetadataValue[Any]]:
+    """A report for the Dagster UI; numbers are plotted over time."""
+    value, outcome, settings = dg.MetadataValue, report.outcome, Settings()
+    offsets = {
+        f"partition {part.partition}": f"[{part.start}, {part.end})" for part in _ranges(report)
+    }
+    return {
+        "dagster/row_count": value.int(outcome.indexed),
+        "slices": value.int(report.slices),
+        "offsets": value.json(offsets),
+        "rows": value.int(report.rows),
+        "indexed": value.int(outcome.indexed),
+        "already there": value.int(outcome.already_there),
+        "duplicates": value.int(outcome.duplicates),
+        "dead letters": value.int(len(outcome.dead)),
+        "gaps": value.json([str(gap) for gap in report.gaps]),
+        "restarted partitions": value.json([str(restart) for restart in report.restarts]),
+        "missing enrichment": value.json({s: report.missing[s] for s in flow.references}),
+        "seconds": value.float(round(report.total_seconds, 3)),
+        "seconds in Trino": value.float(round(report.trino_seconds, 3)),
+        "seconds in Elasticsearch": value.float(round(report.elasticsearch_seconds, 3)),
+        "lag after": value.int(report.lag_after),
+        "processed rows": value.int(report.query.processed_rows),
+        "query id": value.text(report.query.query_id),
+        "query": value.url(report.query.info_url),
+        "page": value.url(f"{settings.emitter_url}/analysis"),
+        "preview": preview(report.preview),
+    }
+
+
+def preview(documents: Sequence[dict[str, Any]]) -> dg.MetadataValue[Any]:
+    """A few documents as a table, so that a person sees what was handled."""
+    names = [name for name in documents[0] if name != "enrichment"] if documents else ["empty"]
+    schema = dg.TableSchema(columns=[dg.TableColumn(name, "string") for name in names])
+    rows = [{name: _shown(document[name]) for name in names} for document in documents]
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=schema)
+
+
+def check_results(key: dg.AssetKey, total: SliceReport) -> Iterator[dg.AssetCheckResult]:
+    """The checks of a run, from the sum of its reports."""
+    outcome = total.outcome
+    asked = sum(len(part) for part in _ranges(total))
+    settled = outcome.indexed + outcome.already_there + outcome.duplicates + len(outcome.dead)
+    yield dg.AssetCheckResult(
+        asset_key=key,
+        check_name="slice_complete",
+        passed=asked == total.rows == settled,
+        metadata={"offsets asked for": asked, "rows": total.rows, "accounted for": settled},
+    )
+    reasons = Counter(letter.reason for letter in outcome.dead)
+    yield dg.AssetCheckResult(
+        asset_key=key,
+        check_name="nothing_dead_lettered",
+        passed=not outcome.dead,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"dead letters": len(outcome.dead), "reasons": dict(reasons)},
+    )
+
+
+def reference_assets() -> list[dg.AssetsDefinition]:
+    """The example's rows and values, loaded when materialized."""
+
+    @dg.asset(
+        key=REFERENCE_ROWS,
+        kinds={"mysql"},
+        group_name="reference",
+        description="Table testing.tests in MySQL: who can be accessed. Loading keeps ids.",
+    )
+    def reference_rows(mysql: MySQLResource) -> dg.MaterializeResult[None]:
+        return dg.MaterializeResult(metadata={"dagster/row_count": reference.seed_rows(mysql)})
+
+    @dg.asset(
+        key=REFERENCE_VALUES,
+        kinds={"redis"},
+        group_name="reference",
+        description="Plain string keys in Redis: the URL of each name. Loading sets them anew.",
+    )
+    def reference_values(redis: RedisResource) -> dg.MaterializeResult[None]:
+        return dg.MaterializeResult(metadata={"dagster/row_count": reference.seed_values(redis)})
+
+    return [reference_rows, reference_values]
+
+
+def _ranges(report: SliceReport) -> Sequence[OffsetRange]:
+    return report.slice.ranges if report.slice else ()
+
+
+def _shown(value: object) -> str:
+    return "" if value is None else str(value)[:200]

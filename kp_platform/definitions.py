@@ -1,0 +1,45 @@
+"""What Dagster loads: assembly only.
+
+Belongs here: putting flows, assets, jobs, sensors and resources together. Loading needs no server
+and no environment: resources read their settings when a connection is opened.
+"""
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from kp_platform.assets import enriched_asset, reference_assets, topic_asset
+from kp_platform.flows import FLOWS
+from kp_platform.jobs import indexing_job, reference_job
+from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform.resources.kafka import KafkaResource
+from kp_platform.resources.mysql import MySQLResource
+from kp_platform.resources.redis import RedisResource
+from kp_platform.resources.trino import TrinoResource
+from kp_platform.sensors import offset_sensor
+
+
+def build_definitions(*, resources: Mapping[str, object] | None = None) -> dg.Definitions:
+    """The same graph for production, tests and notebooks; `resources` replace the real ones."""
+    jobs = {flow.name: indexing_job(flow) for flow in FLOWS}
+    return dg.Definitions(
+        assets=[
+            *(topic_asset(flow) for flow in FLOWS),
+            *(enriched_asset(flow) for flow in FLOWS),
+            *reference_assets(),
+        ],
+        jobs=[*jobs.values(), reference_job()],
+        sensors=[offset_sensor(flow, jobs[flow.name]) for flow in FLOWS],
+        resources={
+            "kafka": KafkaResource(),
+            "trino": TrinoResource(),
+            "elasticsearch": ElasticsearchResource(),
+            "mysql": MySQLResource(),
+            "redis": RedisResource(),
+            **(resources or {}),
+        },
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_definitions()

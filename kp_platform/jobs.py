@@ -1,0 +1,37 @@
+"""The jobs: one for each flow, and one that loads the reference data.
+
+Belongs here: which assets run together, on which executor. Does not belong here: what they do.
+"""
+
+from typing import Any
+
+import dagster as dg
+
+from kp_platform.assets import REFERENCE_ROWS, REFERENCE_VALUES, enriched_asset_key
+from kp_platform.flows import Flow
+
+AssetJob = Any  # what define_asset_job returns has no public name
+FLOW_TAG = "kp/flow"
+# After this Dagster's run monitoring ends a run whose machine is gone; runs end long before.
+MAX_RUNTIME_SECONDS = 1800
+
+
+def indexing_job(flow: Flow) -> AssetJob:
+    """Index a flow's topic until idle. In one process: a step of its own would cost 2.5 s."""
+    return dg.define_asset_job(
+        name=f"index_{flow.name}",
+        selection=dg.AssetSelection.assets(enriched_asset_key(flow)),
+        description=f"Index topic {flow.topic} until caught up, then follow it until idle.",
+        executor_def=dg.in_process_executor,
+        tags={FLOW_TAG: flow.name, "dagster/max_runtime": str(MAX_RUNTIME_SECONDS)},
+    )
+
+
+def reference_job() -> AssetJob:
+    """Load the reference data, as `kp seed` does."""
+    return dg.define_asset_job(
+        name="seed_reference_data",
+        selection=dg.AssetSelection.assets(REFERENCE_ROWS, REFERENCE_VALUES),
+        description="Load the example's rows into MySQL and its values into Redis; repeatable.",
+        executor_def=dg.in_process_executor,
+    )

@@ -1,0 +1,271 @@
+"""Servers in memory, written by hand, for tests of the pure parts.
+
+Belongs here: one fake for each connection. Each passes the same contract tests as the real server
+(`resources/`), so what is built on a fake holds on the real one.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import kp_platform
+from kp_platform.pipeline.dead_letters import RawMessage
+from kp_platform.pipeline.documents import Row
+from kp_platform.pipeline.errors import QueryFailed
+from kp_platform.pipeline.offsets import TopicState, Watermarks
+from kp_platform.pipeline.query import QueryStats
+from kp_platform.pipeline.store import ItemResult, Stored, Version
+from kp_platform.resources.errors import TopicMissing
+
+_MAPPINGS = Path(kp_platform.__file__).parent / "mappings"
+_EPOCH_DAY = "2026-03-01"
+
+
+@dataclass
+class FakeTopic:
+    """One topic: an id and, for each partition, its messages and its low watermark."""
+
+    topic_id: str
+    messages: dict[int, list[RawMessage]]
+    low: dict[int, int] = field(default_factory=dict)
+
+
+class FakeKafka:
+    """Topics in memory."""
+
+    def __init__(self) -> None:
+        self.topics: dict[str, FakeTopic] = {}
+        self.groups: dict[tuple[str, str], dict[int, int]] = {}
+        self._made = 0
+
+    def create_topics(self, topics: Mapping[str, int]) -> list[str]:
+        new = [name for name in topics if name not in self.topics]
+        for name in new:
+            self._made += 1
+            messages: dict[int, list[RawMessage]] = {part: [] for part in range(topics[name])}
+            self.topics[name] = FakeTopic(f"id-{self._made}", messages)
+        return new
+
+    def delete_topic(self, topic: str) -> None:
+        del self.topics[topic]
+
+    def delete_records(self, topic: str, partition: int, before: int) -> None:
+        self.topics[topic].low[partition] = before
+
+    def produce(
+        self, topic: str, value: bytes | None, partition: int = 0, key: bytes | None = None
+    ) -> int:
+        """Append a message; returns its offset."""
+        messages = self.topics[topic].messages[partition]
+        messages.append(RawMessage(key, value))
+        return len(messages) - 1
+
+    def topic_state(self, topic: str) -> TopicState:
+        held = self._topic(topic)
+        marks = {
+            part: Watermarks(held.low.get(part, 0), len(messages))
+            for part, messages in held.messages.items()
+        }
+        return TopicState(topic, held.topic_id, marks)
+
+    def raw_messages(
+        self, topic: str, offsets: Sequence[tuple[int, int]]
+    ) -> dict[tuple[int, int], RawMessage]:
+        held = self._topic(topic)
+        return {(part, at): held.messages[part][at] for part, at in offsets}
+
+    def commit(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
+        self.groups.setdefault((group, topic), {}).update(offsets)
+
+    def committed(self, group: str, topic: str) -> dict[int, int]:
+        return dict(self.groups.get((group, topic), {}))
+
+    def _topic(self, topic: str) -> FakeTopic:
+        if topic not in self.topics:
+            raise TopicMissing(topic, "memory")
+        return self.topics[topic]
+
+
+class FakeTrino:
+    """The slice's query of the access log over a fake Kafka, MySQL and Redis.
+
+    `drop` are (partition, offset) that an answer leaves out; `failure` fails every query.
+    """
+
+    columns = (
+        "@timestamp uuid uri name redis_key redis_value test_id test_name created_at "
+        "partition offset message"
+    ).split()
+
+    def __init__(self, kafka: FakeKafka, mysql: "FakeMySQL", redis: "FakeRedis") -> None:
+        self.kafka, self.mysql, self.redis = kafka, mysql, redis
+        self.drop: set[tuple[int, int]] = set()
+        self.failure = ""
+        self.queries: list[list[object]] = []
+
+    @contextlib.contextmanager
+    def query(self, sql: str, parameters: Sequence[object]) -> Iterator["FakeAnswer"]:
+        self.queries.append(list(parameters))
+        if self.failure:
+            raise QueryFailed(self.failure)
+        rows = [
+            self._row(partition, offset)
+            for partition, start, end in _triples(parameters)
+            for offset in self._present(partition, start, end)
+        ]
+        yield FakeAnswer(self.columns, rows, QueryStats(f"query-{len(self.queries)}", "", 0))
+
+    def _present(self, partition: int, start: int, end: int) -> Iterator[int]:
+        topic = self.kafka.topics["analyze.action"]
+        low, high = topic.low.get(partition, 0), len(topic.messages[partition])
+        for offset in range(max(start, low), min(end, high)):
+            if (partition, offset) not in self.drop:
+                yield offset
+
+    def _row(self, partition: int, offset: int) -> Row:
+        value = self.kafka.topics["analyze.action"].messages[partition][offset].value
+        event = _lenient(value)
+        name = event.get("name") or ""
+        test_id, url = self.mysql.rows.get(name), self.redis.held.get(name)
+        return (
+            f"{_EPOCH_DAY}T00:00:00.{offset % 1000:03}Z",
+            event.get("uuid"),
+            event.get("uri"),
+            event.get("name"),
+            None if url is None else name,
+            url,
+            test_id,
+            None if test_id is None else name,
+            None if test_id is None else f"{_EPOCH_DAY}T00:00:00Z",
+            partition,
+            offset,
+            None if value is None else value.decode(errors="replace"),
+        )
+
+
+@dataclass
+class FakeAnswer:
+    columns: Sequence[str]
+    rows: list[Row]
+    stats: QueryStats
+
+    def batches(self, rows: int) -> Iterator[Sequence[Row]]:
+        for at in range(0, len(self.rows), rows):
+            yield self.rows[at : at + rows]
+        self.stats.processed_rows = len(self.rows)
+
+
+class FakeElasticsearch:
+    """Indices in memory with versions, aliases by name prefix, and searches that need a refresh.
+
+    `refuse` maps an id to results that its next operations get instead of being applied.
+    """
+
+    def __init__(self) -> None:
+        self.documents: dict[tuple[str, str], Stored] = {}
+        self.searchable: set[tuple[str, str]] = set()
+        self.refuse: dict[str, list[ItemResult]] = {}
+        self.requests = 0
+        self._sequence = 0
+
+    def bulk(self, lines: bytes) -> Sequence[ItemResult]:
+        self.requests += 1
+        parsed = [json.loads(line) for line in lines.splitlines()]
+        return [
+            self._apply(action, source)
+            for action, source in zip(parsed[::2], parsed[1::2], strict=True)
+        ]
+
+    def get(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Stored]:
+        return {key: self.documents[key] for key in keys if key in self.documents}
+
+    def find(self, index: str, field: str, value: str) -> list[Stored]:
+        return [
+            self.documents[key]
+            for key in self.searchable
+            if _belongs(key[0], index) and self.documents[key].source.get(field) == value
+        ]
+
+    def count(self, index: str) -> int:
+        return sum(_belongs(key[0], index) for key in self.searchable)
+
+    def refresh(self, index: str) -> None:
+        self.searchable |= {key for key in self.documents if _belongs(key[0], index)}
+
+    def ensure_index(self, name: str) -> None:
+        json.loads((_MAPPINGS / f"{name}.json").read_text())
+
+    def _apply(self, action: dict[str, dict[str, Any]], source: dict[str, Any]) -> ItemResult:
+        [(verb, target)] = action.items()
+        key = (target["_index"], target["_id"])
+        if refused := self.refuse.get(key[1]):
+            return refused.pop(0)
+        held = self.documents.get(key)
+        if (verb == "create" and held) or not _version_fits(target, held):
+            return ItemResult(409, "version_conflict_engine_exception", "conflict")
+        self._sequence += 1
+        self.documents[key] = Stored(source, Version(self._sequence, 1))
+        return ItemResult(200 if held else 201)
+
+
+class FakeMySQL:
+    """The table testing.tests in memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, int] = {}
+        self.made = False
+
+    def has_table(self) -> bool:
+        return self.made
+
+    def create_table(self) -> None:
+        self.made = True
+
+    def add_names(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.rows.setdefault(name, len(self.rows) + 1)
+
+    def ids(self) -> dict[str, int]:
+        return dict(self.rows)
+
+
+class FakeRedis:
+    """String keys in memory."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, str] = {}
+
+    def set_values(self, values: Mapping[str, str]) -> None:
+        self.held.update(values)
+
+    def values(self, keys: Sequence[str]) -> dict[str, str]:
+        return {key: self.held[key] for key in keys if key in self.held}
+
+
+def _belongs(concrete: str, index: str) -> bool:
+    return concrete == index or concrete.startswith(f"{index}-")
+
+
+def _version_fits(target: Mapping[str, Any], held: Stored | None) -> bool:
+    if "if_seq_no" not in target:
+        return True
+    asked = Version(target["if_seq_no"], target["if_primary_term"])
+    return held is not None and held.version == asked
+
+
+def _triples(parameters: Sequence[object]) -> Iterator[tuple[int, int, int]]:
+    numbers = [int(str(parameter)) for parameter in parameters]
+    for at in range(0, len(numbers), 3):
+        yield numbers[at], numbers[at + 1], numbers[at + 2]
+
+
+def _lenient(value: bytes | None) -> dict[str, str]:
+    """As Trino's JSON decoder does it: columns are NULL when the message is no JSON object."""
+    try:
+        event = json.loads(value or b"")
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}

@@ -1,0 +1,1 @@
+"""The way of an event on the five real servers."""

@@ -1,0 +1,66 @@
+"""The slice's SQL, and the check that its answer is exactly the slice."""
+
+import pytest
+
+from kp_platform.flows import ACCESS_LOG
+from kp_platform.pipeline.errors import ShortAnswer
+from kp_platform.pipeline.offsets import OffsetRange, Slice
+from kp_platform.pipeline.query import Coverage, slice_query
+
+TWO = Slice((OffsetRange(0, 5, 7), OffsetRange(3, 0, 1)))
+
+
+def test_each_partition_has_its_own_branch_with_bound_numbers() -> None:
+    sql, parameters = slice_query(ACCESS_LOG, TWO)
+    predicate = "_partition_id = ? AND _partition_offset >= ? AND _partition_offset < ?"
+    assert sql.count(predicate) == 2
+    assert sql.count("UNION ALL") == 1
+    assert sql.count("?") == len(parameters)
+    assert parameters == [0, 5, 7, 3, 0, 1]
+
+
+def test_the_joins_stand_once_whatever_the_number_of_partitions() -> None:
+    sql, _ = slice_query(ACCESS_LOG, TWO)
+    assert sql.count("\nLEFT JOIN") == 2
+    assert sql.count("kafka_tests.analyze.action") == 2
+
+
+def test_the_file_can_be_pasted_as_it_is() -> None:
+    text = ACCESS_LOG.sql_path.read_text()
+    assert "_partition_id = 0 AND _partition_offset >= 0 AND _partition_offset < 100" in text
+    assert "?" not in text.replace("-- ", "")
+    assert "LIMIT" not in text
+
+
+def covered(*ticks: tuple[int, int]) -> Coverage:
+    coverage = Coverage(TWO)
+    for partition, offset in ticks:
+        coverage.tick(partition, offset)
+    return coverage
+
+
+def test_an_answer_in_any_order_is_complete_when_every_offset_came() -> None:
+    covered((3, 0), (0, 6), (0, 5)).check()
+
+
+def test_a_short_answer_is_refused_and_names_what_is_missing() -> None:
+    with pytest.raises(ShortAnswer, match="1 of 2 offsets of partition 0 did not come.*is 6"):
+        covered((3, 0), (0, 5)).check()
+
+
+@pytest.mark.parametrize(
+    ("partition", "offset"),
+    [
+        (0, 4),  # before the slice
+        (0, 7),  # its end is not part of it
+        (1, 0),  # a partition that was not asked for
+    ],
+)
+def test_an_offset_that_was_not_asked_for_is_refused(partition: int, offset: int) -> None:
+    with pytest.raises(ShortAnswer, match="was not asked for"):
+        covered((partition, offset))
+
+
+def test_an_offset_that_comes_twice_is_refused() -> None:
+    with pytest.raises(ShortAnswer, match="came twice"):
+        covered((0, 5), (0, 5))

@@ -1,0 +1,1 @@
+"""Tests of the emitter without servers; a real librdkafka producer, but no broker."""

@@ -1,0 +1,73 @@
+"""The assembled application: imports, the lifespan, and what a server imports."""
+
+import subprocess
+import sys
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+import web_emitter.app
+from kp_platform_tests.web_emitter.fakes import FakeSearch, FakeSink
+from web_emitter.app import create_app
+from web_emitter.producer import EventProducer
+from web_emitter.settings import Settings
+
+
+def test_importing_the_application_with_an_empty_environment_opens_nothing() -> None:
+    program = (
+        "import sys, threading, web_emitter.app;"
+        "assert threading.active_count() == 1, threading.enumerate();"
+        "assert 'elasticsearch' not in sys.modules;"
+        "assert 'app' not in vars(web_emitter.app)"
+    )
+    subprocess.run([sys.executable, "-c", program], env={}, check=True, timeout=60)
+
+
+def test_a_server_finds_one_application(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KP_DAGSTER_URL", "http://dagster.test")
+    app = web_emitter.app.app
+    assert isinstance(app, Starlette)
+    assert web_emitter.app.app is app
+    assert app.state.settings.dagster_url == "http://dagster.test"
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'application'"):
+        _ = web_emitter.app.application
+
+
+def test_a_hook_that_does_not_exist_ends_the_start(settings: Settings) -> None:
+    wrong = settings.model_copy(update={"emitter_identify": "nowhere:hook"})
+    with pytest.raises(ValueError, match="KP_EMITTER_IDENTIFY"):
+        create_app(wrong)
+
+
+def test_what_is_given_is_left_open(settings: Settings) -> None:
+    sink = FakeSink()
+    with TestClient(create_app(settings, sink, FakeSearch())) as client:
+        client.get("/")
+    assert not sink.closed
+
+
+def test_without_servers_the_pages_answer_and_the_end_counts_every_event(
+    settings: Settings,
+) -> None:
+    nowhere = settings.model_copy(
+        update={
+            "kafka_bootstrap_servers": "127.0.0.1:1",
+            "elasticsearch_url": "http://127.0.0.1:1",
+            "emitter_flush_seconds": 0.1,
+        }
+    )
+    with TestClient(create_app(nowhere)) as client:
+        sink = client.app_state["sink"]
+        assert client.get("/").status_code == 200
+        assert client.get("/analysis").status_code == 503
+        assert client.get("/readyz").status_code == 503
+    assert isinstance(sink, EventProducer)
+    counts = sink.counts()
+    assert (counts.accepted, counts.in_flight) == (2, 0)
+    assert counts.balanced

@@ -1,0 +1,134 @@
+"""What is announced on Kafka: framework-free values that any language can consume.
+
+Belongs here: the events, their checks, their bytes. Does not belong here: reading a request
+(`middleware.py`), who accessed (`identity.py`) and sending (`producer.py`).
+
+The body is the contract, exactly the fields of `presto_etc/kafka/*.json`. What else is known
+travels beside it as CloudEvents attributes in Kafka headers ("binary content mode",
+https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/kafka-protocol-binding.md).
+"""
+
+import re
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol, Self
+from uuid import UUID, uuid4
+
+import orjson
+
+# Characters. Elasticsearch refuses a keyword over 32,766 bytes; servers answer 414 long before.
+MAX_URI_LENGTH = 8_192
+# Characters, as wide as the column a name is joined with: testing.tests.test_name varchar(85).
+MAX_NAME_LENGTH = 85
+
+ACCESS_EVENT_TYPE = "kp.access.v1"
+
+_ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*(.*)")
+
+# As wide as confluent-kafka's type, for a list is invariant.
+Header = tuple[str, str | bytes | None]
+
+
+class Event(Protocol):
+    """What a producer can send. `timestamp_ms` is when it happened, in ms since 1970 UTC."""
+
+    @property
+    def timestamp_ms(self) -> int: ...
+
+    def body(self) -> bytes: ...
+
+    def headers(self) -> list[Header]: ...
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessEvent:
+    """One access of one URL. `uri` is as the server received it: percent-encoded, never decoded.
+
+    Raises ValueError when a field breaks the contract. `truncated` says that the URI was longer
+    than MAX_URI_LENGTH and cut there; it travels as the extension attribute `kptruncated`.
+    """
+
+    uri: str
+    name: str
+    source: str = "/"
+    uuid: UUID = field(default_factory=uuid4)
+    timestamp_ms: int = field(default_factory=_now_ms)
+    truncated: bool = False
+
+    def __post_init__(self) -> None:
+        if self.uuid.version != 4:
+            raise ValueError("uuid is not a version 4 UUID")
+        if not self.uri or len(self.uri) > MAX_URI_LENGTH:
+            raise ValueError(f"uri is empty or longer than {MAX_URI_LENGTH}")
+        if not is_visible_ascii(self.uri):
+            raise ValueError("uri is not percent-encoded")
+        if defect := name_defect(self.name):
+            raise ValueError(f"name is {defect}")
+
+    @classmethod
+    def of(cls, uri: str, *, name: str, source: str = "/") -> Self:
+        """An event of now; a URI over the limit is cut and marked."""
+        truncated = len(uri) > MAX_URI_LENGTH
+        return cls(uri=uri[:MAX_URI_LENGTH], name=name, source=source, truncated=truncated)
+
+    def body(self) -> bytes:
+        return orjson.dumps({"uuid": self.uuid, "uri": self.uri, "name": self.name})
+
+    def headers(self) -> list[Header]:
+        headers: list[Header] = [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", str(self.uuid).encode()),
+            ("ce_source", self.source.encode()),
+            ("ce_type", ACCESS_EVENT_TYPE.encode()),
+            ("ce_time", _rfc3339(self.timestamp_ms)),
+        ]
+        if self.truncated:
+            headers.append(("ce_kptruncated", b"true"))
+        return headers
+
+
+def name_defect(name: object) -> str | None:
+    """Why something cannot be an event's name, in one word, or None."""
+    if not isinstance(name, str):
+        return "not_text"
+    if not name or name.isspace():
+        return "empty"
+    if len(name) > MAX_NAME_LENGTH:
+        return "too_long"
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return "not_unicode"
+    return None
+
+
+def is_visible_ascii(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
+
+
+def uri_as_received(raw_path: bytes, query_string: bytes) -> str:
+    """The request target without scheme, host and userinfo; neither decoded nor normalised.
+
+    Servers hand on the absolute form (`GET http://user:password@host/x`) or not; both become `/x`.
+    Raises ValueError when the target is none that HTTP knows, or has raw bytes to be encoded.
+    """
+    target = (raw_path + b"?" + query_string if query_string else raw_path).decode("ascii")
+    if not is_visible_ascii(target):
+        raise ValueError("control characters in the request target")
+    if target.startswith("/") or target == "*":
+        return target
+    absolute = _ABSOLUTE_FORM.fullmatch(target)
+    if absolute is None:
+        raise ValueError("the request target is neither a path, an absolute URL nor *")
+    path = absolute[1]
+    return path if path.startswith("/") else f"/{path}"
+
+
+def _rfc3339(timestamp_ms: int) -> bytes:
+    moment = datetime.fromtimestamp(timestamp_ms // 1_000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{timestamp_ms % 1_000:03d}Z".encode()

@@ -1,0 +1,192 @@
+"""Every setting of the emitter, read from `KP_*` environment variables and `.env`.
+
+Belongs here: names, defaults, bounds and the shape of values. Does not belong here: connections
+(`producer.py`, `search.py`). Names and defaults that the platform has too are the same there; a
+test holds both sides to it, for neither imports the other.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ACCESS_LOG_TOPIC = "analyze.action"
+FULL_TEXT_TOPIC = "fulltext.register"
+ACCESS_LOG_INDEX = "log.index"
+
+Option = str | int | float | bool
+
+# What the published example gives rdkafka and librdkafka still uses (socket.blocking.max.ms only
+# earns a warning today); the number of messages, 1000 there, is a setting of ours.
+EXAMPLE_OPTIONS: Mapping[str, Option] = {
+    "queue.buffering.max.ms": 1,
+    "client.id": "testingClient",
+}
+# An event is on the topic once, in all replicas, or its failure is reported. The backoff is
+# bounded so that events flow again a second after the broker is back, not ten.
+DURABLE_OPTIONS: Mapping[str, Option] = {
+    "enable.idempotence": True,
+    "acks": "all",
+    "reconnect.backoff.max.ms": 1_000,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProducerSettings:
+    """One binding of the producer: where its events go and how. `options` are librdkafka's."""
+
+    topic: str
+    bootstrap_servers: str
+    options: Mapping[str, Option] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.topic or not self.bootstrap_servers:
+            raise ValueError("a producer needs a topic and brokers")
+
+    def librdkafka(self) -> dict[str, Option]:
+        """The configuration as librdkafka reads it; `options` have the last word."""
+        return {
+            "bootstrap.servers": self.bootstrap_servers,
+            **EXAMPLE_OPTIONS,
+            **DURABLE_OPTIONS,
+            **self.options,
+        }
+
+
+def _local(port: int, template: str) -> Callable[[dict[str, Any]], str]:
+    """A default that names a local port, shifted by the offset that was validated before it."""
+    return lambda data: template.format(port=port + data.get("port_offset", 0))
+
+
+class Settings(BaseSettings):
+    """The emitter's effective settings. Environment wins over `.env`, `.env` over defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="KP_",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,  # it may be a password
+    )
+
+    port_offset: int = Field(
+        default=0, ge=0, le=47_000, description="Added to every local default port."
+    )
+    kafka_bootstrap_servers: str = Field(
+        default_factory=_local(18092, "127.0.0.1:{port}"),
+        min_length=1,
+        description="Kafka brokers, a comma list of host:port.",
+    )
+    elasticsearch_url: str = Field(
+        default_factory=_local(18020, "http://127.0.0.1:{port}"),
+        repr=False,
+        description="Elasticsearch (8 or 9); user and password may stand in it.",
+    )
+    dagster_url: str = Field(
+        default_factory=_local(18030, "http://127.0.0.1:{port}"),
+        description="Where the Dagster webserver listens; the pages link to it.",
+    )
+
+    emitter_identify: str = Field(
+        default="web_emitter.identity:random_demo_name",
+        pattern=r"^[\w.]+:\w+$",
+        description="Who accessed: `module:function`, called with the ASGI scope, returns a name.",
+    )
+    emitter_source: str = Field(
+        default="/web_emitter",
+        pattern=r"^[\x21-\x7e]+$",
+        description="CloudEvents `source` of the events: a URI reference naming this application.",
+    )
+    emitter_flush_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        le=300,
+        description="How long a shutdown waits for events to be delivered.",
+    )
+    emitter_message_timeout_seconds: float = Field(
+        default=30.0,
+        ge=0.1,
+        le=3_600,
+        description="An event not delivered after this time has failed.",
+    )
+    emitter_queue_messages: int = Field(
+        default=1_000,
+        ge=1,
+        le=1_000_000,
+        description="Most events that wait in memory for the broker.",
+    )
+    emitter_queue_kilobytes: int = Field(
+        default=16_384,
+        ge=1,
+        le=1_048_576,
+        description="Most kilobytes that wait in memory for the broker.",
+    )
+    emitter_access_options: SecretStr = Field(
+        default=SecretStr("{}"),
+        description="More librdkafka options for the access events, a JSON object.",
+    )
+    emitter_fulltext_options: SecretStr = Field(
+        default=SecretStr("{}"),
+        description="More librdkafka options for the full-text events, a JSON object.",
+    )
+    emitter_search_timeout_seconds: float = Field(
+        default=2.0, gt=0, le=60, description="A page gives up on Elasticsearch after this time."
+    )
+
+    @field_validator("elasticsearch_url", "dagster_url")
+    @classmethod
+    def _is_http_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("is not an http(s) URL")
+        parts.port  # noqa: B018  raises ValueError on a port that is not a number
+        return value.rstrip("/")
+
+    @field_validator("emitter_access_options", "emitter_fulltext_options")
+    @classmethod
+    def _is_options_object(cls, value: SecretStr) -> SecretStr:
+        _options(value)
+        return value
+
+    @property
+    def access_log(self) -> ProducerSettings:
+        return self._producer(ACCESS_LOG_TOPIC, self.emitter_access_options)
+
+    @property
+    def full_text(self) -> ProducerSettings:
+        return self._producer(FULL_TEXT_TOPIC, self.emitter_fulltext_options)
+
+    @property
+    def elasticsearch_address(self) -> str:
+        """The URL without user and password, fit for a page."""
+        parts = urlsplit(self.elasticsearch_url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+    def _producer(self, topic: str, options: SecretStr) -> ProducerSettings:
+        return ProducerSettings(
+            topic=topic,
+            bootstrap_servers=self.kafka_bootstrap_servers,
+            options={
+                "queue.buffering.max.messages": self.emitter_queue_messages,
+                "queue.buffering.max.kbytes": self.emitter_queue_kilobytes,
+                "message.timeout.ms": round(self.emitter_message_timeout_seconds * 1_000),
+                **_options(options),
+            },
+        )
+
+
+def _options(secret: SecretStr) -> dict[str, Option]:
+    try:
+        options = orjson.loads(secret.get_secret_value())
+    except orjson.JSONDecodeError:
+        raise ValueError("is not JSON") from None
+    if not isinstance(options, dict):
+        raise ValueError("is not a JSON object")
+    if bad := [name for name, value in options.items() if not isinstance(value, Option)]:
+        raise ValueError(f"{', '.join(bad)}: a librdkafka option is a text, number or boolean")
+    return options

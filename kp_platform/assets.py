@@ -17,6 +17,7 @@ from pydantic import Field
 from kp_platform import reference
 from kp_platform.flows import Flow
 from kp_platform.pipeline.drain import Limits, Pipeline
+from kp_platform.pipeline.errors import ShortAnswer
 from kp_platform.pipeline.offsets import OffsetRange
 from kp_platform.pipeline.stream import SliceReport
 from kp_platform.resources.elasticsearch import ElasticsearchResource
@@ -124,15 +125,20 @@ def enriched_asset(flow: Flow) -> dg.AssetsDefinition:
         elasticsearch: ElasticsearchResource,
     ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
         pipeline = Pipeline(flow, kafka, trino, elasticsearch, config.limits())
-        total: SliceReport | None = None
-        for report in gathered(pipeline.drain()):
-            context.log.info("%s", sentence(report))
-            yield dg.AssetMaterialization(key, metadata=report_metadata(flow, report))
-            total = total.followed_by(report) if total else report
-        if total is None:
+        total = SliceReport(slice=None, slices=0)
+        try:
+            for report in gathered(pipeline.drain()):
+                context.log.info("%s", sentence(report))
+                yield dg.AssetMaterialization(key, metadata=report_metadata(flow, report))
+                total = total.followed_by(report)
+        except ShortAnswer as error:
+            yield dg.AssetCheckResult(
+                asset_key=key, check_name="slice_complete", passed=False, description=str(error)
+            )
+            raise
+        if not total.slices:
             context.log.info("nothing to index: the flow is caught up, or another run holds it")
-        else:
-            yield from check_results(key, total)
+        yield from check_results(key, total)
 
     return enriched
 

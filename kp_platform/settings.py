@@ -119,7 +119,7 @@ class Settings(BaseSettings):
         600.0, gt=0, description="A run ends after this time; the sensor starts the next one."
     )
     sensor_wait_seconds: float = Field(
-        20.0, ge=0, le=50, description="How long one sensor tick watches the topic for new events."
+        10.0, ge=0, le=50, description="How long one sensor tick watches the topic for new events."
     )
 
     @field_validator("home", "cache")

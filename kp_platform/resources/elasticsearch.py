@@ -106,33 +106,26 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
             self.client().indices.refresh(index=index, ignore_unavailable=True)
 
     def ensure_index(self, name: str) -> None:
-        """See `DocumentStore.ensure_index`. A file with `index_patterns` is a template."""
+        """See `DocumentStore.ensure_index`. A file with `index_patterns` is a template, which is
+        put anew each time: it concerns the indices of days to come."""
         body: dict[str, Any] = json.loads((_MAPPINGS / f"{name}.json").read_text())
-        if "index_patterns" in body:
-            self._ensure_template(name, body)
-        else:
-            self._ensure_index(name, body)
-
-    def _ensure_template(self, name: str, body: dict[str, Any]) -> None:
-        indices = self.client().indices
         with self._answers():
-            held = indices.get_index_template(name=f"{name}*")["index_templates"]
-            versions = [each["index_template"]["_meta"] for each in held if each["name"] == name]
-            if versions != [body["_meta"]]:
-                indices.put_index_template(name=name, **_keywords(body))
+            if "index_patterns" in body:
+                self.client().indices.put_index_template(name=name, **_keywords(body))
+            else:
+                self._create_index(name, body)
 
-    def _ensure_index(self, name: str, body: dict[str, Any]) -> None:
+    def _create_index(self, name: str, body: dict[str, Any]) -> None:
         from elasticsearch import BadRequestError
 
         indices = self.client().indices
-        with self._answers():
-            if indices.exists(index=name):
-                return
-            try:
-                indices.create(index=name, **body)
-            except BadRequestError as error:
-                if error.error != "resource_already_exists_exception":
-                    raise
+        if indices.exists(index=name):
+            return
+        try:
+            indices.create(index=name, **body)
+        except BadRequestError as error:
+            if error.error != "resource_already_exists_exception":
+                raise
 
     @contextmanager
     def _answers(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
+import stamina
 from confluent_kafka import (
     Consumer,
     ConsumerGroupTopicPartitions,
@@ -28,6 +29,20 @@ from kp_platform.resources.errors import ServerDown, TopicMissing
 from kp_platform.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+_NO_SUCH_TOPIC = (
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._NOENT,
+)
+
+
+def _is_transient(error: Exception) -> bool:
+    """For a moment after a topic was made, or a broker came back, partitions have no leader."""
+    return isinstance(error, KafkaException) and error.args[0].code() in (
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+    )
 
 
 @functools.lru_cache
@@ -60,20 +75,16 @@ class KafkaResource(dg.ConfigurableResource[None]):
     def topic_state(self, topic: str) -> TopicState:
         """Topic id, low and high watermarks of all partitions. Raises ServerDown, TopicMissing."""
         try:
-            described = self._describe(topic)
-            partitions = [part.id for part in described.partitions]
-            lows = self._offsets(topic, partitions, OffsetSpec.earliest())
-            highs = self._offsets(topic, partitions, OffsetSpec.latest())
-        except KafkaException as error:
-            if error.args[0].code() in (
-                KafkaError.UNKNOWN_TOPIC_OR_PART,
-                KafkaError._UNKNOWN_TOPIC,
-                KafkaError._NOENT,
+            for attempt in stamina.retry_context(
+                on=_is_transient, timeout=self.timeout_seconds, wait_initial=0.05, wait_max=0.5
             ):
+                with attempt:
+                    return self._topic_state(topic)
+        except KafkaException as error:
+            if error.args[0].code() in _NO_SUCH_TOPIC:
                 raise TopicMissing(topic, self.address) from error
             raise self._down(error) from error
-        marks = {part: Watermarks(lows[part], highs[part]) for part in partitions}
-        return TopicState(topic, str(described.topic_id), marks)
+        raise AssertionError("a retry ends with a value or an error")
 
     def raw_messages(
         self, topic: str, offsets: Sequence[tuple[int, int]]
@@ -163,6 +174,14 @@ class KafkaResource(dg.ConfigurableResource[None]):
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise self._down(error) from error
         return created
+
+    def _topic_state(self, topic: str) -> TopicState:
+        described = self._describe(topic)
+        partitions = [part.id for part in described.partitions]
+        lows = self._offsets(topic, partitions, OffsetSpec.earliest())
+        highs = self._offsets(topic, partitions, OffsetSpec.latest())
+        marks = {part: Watermarks(lows[part], highs[part]) for part in partitions}
+        return TopicState(topic, str(described.topic_id), marks)
 
     def _describe(self, topic: str) -> Any:
         futures = _admin(self.address).describe_topics(

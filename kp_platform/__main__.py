@@ -1,0 +1,5 @@
+"""`python -m kp_platform` is `kp`."""
+
+from kp_platform.cli import main
+
+main()

@@ -1,0 +1,104 @@
+"""The stack that integration tests run on: the five real servers, started once, torn down.
+
+It has its own KP_HOME and ports, so a demo may be up beside it. Every KP_* variable is set, so that
+no `.env` of the developer can lead a test to another server.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kp_platform.local.servers import services
+from kp_platform.local.supervisor import Supervisor
+from kp_platform.settings import Settings, environment
+
+ROOT = Path(__file__).parents[1]
+# Below Linux's ephemeral ports (32768), so that no outgoing connection takes one of ours.
+OFFSETS = range(4_000, 14_000, 100)
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A running stack, and `kp` on it."""
+
+    settings: Settings
+    variables: dict[str, str]
+
+    def kp(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run `kp`; the output of a failure is shown."""
+        done = subprocess.run(
+            [sys.executable, "-m", "kp_platform", *arguments],
+            env=self.variables,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            pytest.fail(f"kp {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        return done
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """All services up, for the whole session."""
+    home = Path(tempfile.mkdtemp(prefix="kp-tests-"))
+    settings = _settings(home)
+    variables = {**_inherited(), **environment(settings, secrets=True)}
+    before = dict(os.environ)
+    os.environ.update(environment(settings, secrets=True))
+    stack = Stack(settings, variables)
+    try:
+        stack.kp("up")
+        yield stack
+    finally:
+        stack.kp("down", "--purge", check=False)
+        os.environ.clear()
+        os.environ.update(before)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def quiet_stack(stack: Stack) -> Stack:
+    """The stack without Dagster's daemon and runs: nothing indexes but the test itself."""
+    keeper = Supervisor(stack.settings.home)
+    for name in ("dagster-daemon", "dagster-code-server"):
+        keeper.stop_program(name)
+    return stack
+
+
+@pytest.fixture
+def whole_stack(stack: Stack) -> Stack:
+    """The stack with every service running."""
+    stack.kp("up")
+    return stack
+
+
+def _settings(home: Path) -> Settings:
+    for offset in OFFSETS:
+        settings = Settings(_env_file=None, home=home, port_offset=offset, follow_idle_seconds=2.0)
+        ports = [port.number for each in services(settings) for port in each.ports]
+        if all(_is_free(port) for port in ports):
+            return settings
+    pytest.fail(f"no free block of ports for the tests among offsets {OFFSETS}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _inherited() -> dict[str, str]:
+    """The caller's environment without its KP_* and Dagster settings."""
+    return {
+        key: value for key, value in os.environ.items() if not key.startswith(("KP_", "DAGSTER_"))
+    }

@@ -1,0 +1,168 @@
+"""The main job on the whole stack: a request becomes an enriched document by sensor and run."""
+
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+
+import dagster as dg
+import httpx
+import pytest
+
+from kp_platform.definitions import build_definitions
+from kp_platform.flows import ACCESS_LOG
+from kp_platform.pipeline.lag import partition_lags
+from kp_platform.reference import REFERENCE_VALUES
+from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform.resources.kafka import KafkaResource
+from kp_platform.resources.trino import TrinoAnswer, TrinoResource
+from kp_platform_tests.conftest import Stack
+from kp_platform_tests.integration.events import Event, documents, publish
+
+KEY = dg.AssetKey("enriched_access_log")
+
+
+class ShortTrino(TrinoResource):
+    """The real Trino, losing every row of an answer, as it does when retention ate them."""
+
+    @contextlib.contextmanager
+    def query(self, sql: str, parameters: Sequence[object]) -> Iterator[TrinoAnswer]:
+        with super().query(sql, parameters) as answer:
+            list(answer.batches(1_000))
+            yield answer
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def tick(instance: dg.DagsterInstance) -> dg.SensorResult | dg.RunRequest | dg.SkipReason:
+    """What the sensor of the access log answers right now."""
+    definitions = build_definitions()
+    sensor = definitions.get_sensor_def("access_log_offsets")
+    with dg.build_sensor_context(instance=instance, definitions=definitions) as context:
+        answer = sensor(context)
+    assert isinstance(answer, dg.RunRequest | dg.SkipReason)
+    return answer
+
+
+def run(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    job = build_definitions().resolve_job_def("index_access_log")
+    return job.execute_in_process(
+        instance=instance,
+        run_config={"ops": {"enriched_access_log": {"config": {"follow_idle_seconds": 0}}}},
+    )
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds} s: {what}")
+        time.sleep(0.1)
+
+
+def test_a_request_becomes_an_enriched_document_by_itself(whole_stack: Stack) -> None:
+    """HTTP request -> topic -> sensor tick of the daemon -> run -> document."""
+    marker = uuid.uuid4().hex
+    uris = [f"/analysis?name={marker}-{number}" for number in range(20)]
+    with httpx.Client(base_url=whole_stack.settings.emitter_url, trust_env=False) as visitor:
+        for uri in uris:
+            assert visitor.get(uri).status_code == 200
+    client = ElasticsearchResource().client().options(ignore_status=503)  # a day's first moment
+    query = {"prefix": {"uri": f"/analysis?name={marker}"}}
+
+    def found() -> list[dict[str, object]]:
+        answer = client.search(index="log.index", query=query, size=100, ignore_unavailable=True)
+        return [hit["_source"] for hit in answer.body.get("hits", {}).get("hits", [])]
+
+    wait_for(lambda: len(found()) >= 20, "20 documents")
+    assert sorted(str(each["uri"]) for each in found()) == sorted(uris)
+    for document in found():
+        assert document["redis_value"] == REFERENCE_VALUES[str(document["name"])]
+        assert document["test_name"] == document["name"]
+    page = httpx.get(f"{whole_stack.settings.emitter_url}/analysis", trust_env=False).text
+    assert marker in page
+
+
+def test_the_sensor_asks_for_a_run_when_events_wait_and_not_when_caught_up(
+    quiet_stack: Stack, instance: dg.DagsterInstance
+) -> None:
+    run(instance)
+    publish(Event().value)
+    asked = tick(instance)
+    assert isinstance(asked, dg.RunRequest)
+    assert "lag 1" in asked.tags["kp/reason"]
+    run(instance)
+
+
+def test_a_run_indexes_reports_and_checks_what_it_did(
+    quiet_stack: Stack, instance: dg.DagsterInstance
+) -> None:
+    run(instance)
+    good, places = Event(), []
+    places += publish(good.value, b"not json", partition=0)
+    result = run(instance)
+    assert result.success
+    [materialization] = result.asset_materializations_for_node("enriched_access_log")
+    metadata = {key: value.value for key, value in materialization.metadata.items()}
+    assert metadata["offsets"] == {"partition 0": f"[{places[0][1]}, {places[1][1] + 1})"}
+    assert (metadata["rows"], metadata["indexed"], metadata["dead letters"]) == (2, 1, 1)
+    assert metadata["lag after"] == 0
+    assert str(metadata["query id"]) in str(metadata["query"])
+    checks = {each.check_name: each for each in result.get_asset_check_evaluations()}
+    assert checks["slice_complete"].passed
+    assert not checks["nothing_dead_lettered"].passed
+    assert checks["nothing_dead_lettered"].severity == dg.AssetCheckSeverity.WARN
+    assert len(documents(good.uuid)) == 1
+
+
+def test_a_run_with_nothing_to_do_succeeds_and_reports_nothing(
+    quiet_stack: Stack, instance: dg.DagsterInstance
+) -> None:
+    run(instance)
+    result = run(instance)
+    assert result.success
+    assert result.asset_materializations_for_node("enriched_access_log") == []
+    assert all(each.passed for each in result.get_asset_check_evaluations())
+
+
+def test_a_short_answer_fails_the_run_and_its_check(
+    quiet_stack: Stack, instance: dg.DagsterInstance
+) -> None:
+    run(instance)
+    publish(Event().value)
+    short = ShortTrino()
+    job = build_definitions(resources={"trino": short}).resolve_job_def("index_access_log")
+    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert not result.success
+    [check] = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed) == ("slice_complete", False)
+    assert "1 of 1 offsets of partition" in str(check.description)
+    run(instance)
+
+
+def test_positions_and_not_dagsters_history_say_what_is_to_do(quiet_stack: Stack) -> None:
+    """A new Dagster home goes on where the old one stopped."""
+    with dg.DagsterInstance.ephemeral() as first:
+        publish(Event().value)
+        run(first)
+    with dg.DagsterInstance.ephemeral() as second:
+        result = run(second)
+    assert result.asset_materializations_for_node("enriched_access_log") == []
+    lags = partition_lags(ACCESS_LOG, KafkaResource(), ElasticsearchResource())
+    assert sum(each.lag for each in lags) == 0
+
+
+def test_the_reference_data_can_be_materialized(
+    quiet_stack: Stack, instance: dg.DagsterInstance
+) -> None:
+    job = build_definitions().resolve_job_def("seed_reference_data")
+    result = job.execute_in_process(instance=instance)
+    counts = [
+        event.materialization.metadata["dagster/row_count"].value
+        for event in result.get_asset_materialization_events()
+    ]
+    assert counts == [4, 4]

@@ -1,0 +1,249 @@
+"""The pipeline on the real servers, without Dagster's daemon: exact slices, exact documents."""
+
+import base64
+import uuid
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from kp_platform.flows import ACCESS_LOG
+from kp_platform.pipeline.drain import Limits, Pipeline
+from kp_platform.pipeline.errors import IndexBlocked, ShortAnswer, SliceTaken
+from kp_platform.pipeline.lag import partition_lags
+from kp_platform.pipeline.offsets import OffsetRange, Plan, Slice
+from kp_platform.pipeline.stream import SliceReport
+from kp_platform.reference import REFERENCE_VALUES
+from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform.resources.kafka import KafkaResource
+from kp_platform.resources.mysql import MySQLResource
+from kp_platform.resources.redis import RedisResource
+from kp_platform.resources.trino import TrinoResource
+from kp_platform_tests.conftest import Stack
+from kp_platform_tests.integration.events import Event, dead_letters, documents, publish
+
+# Trino counts each reference row twice: once scanned, once sent to the join.
+DIMENSION_ROWS = 2 * (len(REFERENCE_VALUES) + len(REFERENCE_VALUES))
+KEPT = ElasticsearchResource()
+LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=300)
+
+
+@pytest.fixture
+def pipeline(quiet_stack: Stack) -> Pipeline:
+    """A pipeline that is caught up with what other tests have sent."""
+    pipeline = Pipeline(
+        ACCESS_LOG, KafkaResource(), TrinoResource(), ElasticsearchResource(), LIMITS
+    )
+    drained(pipeline)
+    return pipeline
+
+
+def drained(pipeline: Pipeline) -> list[SliceReport]:
+    return [report for report in pipeline.drain() if report is not None]
+
+
+def lag(pipeline: Pipeline) -> int:
+    return sum(each.lag for each in partition_lags(ACCESS_LOG, pipeline.log, KEPT))
+
+
+def test_events_of_one_name_each_keep_their_own_uri_and_uuid(pipeline: Pipeline) -> None:
+    """The example joins by name with LIMIT 1 and may index another event's uri (M15)."""
+    events = [Event(name="kafka") for _ in range(50)]
+    publish(*(event.value for event in events))
+    drained(pipeline)
+    found = documents(*(event.uuid for event in events))
+    assert {each["uuid"]: each["uri"] for each in found} == {e.uuid: f"/{e.uuid}" for e in events}
+    assert len(found) == 50
+
+
+def test_each_document_carries_the_row_and_value_of_its_own_name(pipeline: Pipeline) -> None:
+    events = [Event(name=name) for name in REFERENCE_VALUES for _ in range(5)]
+    publish(*(event.value for event in events))
+    drained(pipeline)
+    ids = MySQLResource().ids()
+    found = documents(*(event.uuid for event in events))
+    assert len(found) == 20
+    for document in found:
+        name = document["name"]
+        assert document["redis_key"] == document["test_name"] == name
+        assert document["redis_value"] == REFERENCE_VALUES[name]
+        assert document["test_id"] == ids[name]
+        assert document["created_at"].endswith("Z")
+        assert document["enrichment"] == {"state": "complete", "missing": []}
+
+
+def test_every_partition_is_read(pipeline: Pipeline) -> None:
+    """The example reads partition 0 only."""
+    events = [Event() for _ in range(4)]
+    for partition, event in enumerate(events):
+        publish(event.value, partition=partition)
+    drained(pipeline)
+    found = documents(*(event.uuid for event in events))
+    assert [each["partition"] for each in found] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "missing"),
+    [
+        ("nobody", "none", ["mysql", "redis"]),  # known nowhere
+        ("x' OR 1=1 --", "none", ["mysql", "redis"]),  # SQL in a name is a name
+        ("Presto", "none", ["mysql", "redis"]),  # MySQL's collation would join it, Trino does not
+        ("presto ", "none", ["mysql", "redis"]),  # as would it with a trailing space
+        ("", "none", ["mysql", "redis"]),  # an anonymous visitor
+    ],
+)
+def test_an_event_without_reference_rows_is_indexed_and_says_so(
+    pipeline: Pipeline, name: str, state: str, missing: list[str]
+) -> None:
+    """The example drops it silently (M15)."""
+    event = Event(name=name)
+    publish(event.value)
+    drained(pipeline)
+    [document] = documents(event.uuid)
+    assert document["name"] == name
+    assert document["enrichment"] == {"state": state, "missing": missing}
+
+
+def test_an_empty_redis_value_is_a_value_and_a_missing_row_is_named(pipeline: Pipeline) -> None:
+    name = f"empty-{uuid.uuid4()}"
+    RedisResource().set_values({name: ""})
+    event = Event(name=name)
+    publish(event.value)
+    drained(pipeline)
+    with RedisResource()._client() as client:
+        client.delete(name)
+    [document] = documents(event.uuid)
+    assert (document["redis_key"], document["redis_value"]) == (name, "")
+    assert document["enrichment"] == {"state": "partial", "missing": ["mysql"]}
+
+
+def test_a_slice_reads_exactly_its_offsets_whatever_the_length_of_the_topic(
+    pipeline: Pipeline,
+) -> None:
+    """The example scans the whole topic for each message (M15)."""
+    publish(*(Event().value for _ in range(3_000)))
+    drained(pipeline)
+    publish(*(Event().value for _ in range(10)))
+    [report] = drained(pipeline)
+    assert report.rows == 10
+    assert report.query.processed_rows == 10 + DIMENSION_ROWS
+
+
+def test_a_replay_of_the_same_offsets_adds_nothing(pipeline: Pipeline) -> None:
+    events = [Event() for _ in range(30)]
+    publish(*(event.value for event in events))
+    state, held = pipeline.look()
+    part = pipeline.plan(state, held).slice
+    assert part is not None
+    drained(pipeline)
+    before = documents(*(event.uuid for event in events))
+    again = SliceReport(slice=part)
+    pipeline._index(state, part, again)
+    assert (again.outcome.indexed, again.outcome.already_there) == (0, 30)
+    assert documents(*(event.uuid for event in events)) == before
+
+
+def test_of_two_runs_on_the_same_slice_one_wins(pipeline: Pipeline) -> None:
+    events = [Event() for _ in range(30)]
+    publish(*(event.value for event in events))
+    state, held = pipeline.look()
+    todo = pipeline.plan(state, held)
+    pipeline.step(state, held, todo)
+    with pytest.raises(SliceTaken):
+        pipeline.step(state, held, todo)
+    assert len(documents(*(event.uuid for event in events))) == 30
+    assert lag(pipeline) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"{", "not_json"),
+        (b"\xff\xfe", "not_json"),  # not UTF-8
+        (b"", "empty"),
+        (None, "empty"),  # a tombstone
+        (b"[1, 2]", "not_an_object"),
+        (b'{"uuid": 5, "uri": "/", "name": "x"}', "wrong_type"),  # Trino would make it "5"
+        (Event().value + b" trailing", "not_json"),  # Trino would ignore it
+        (Event(uuid="not-a-uuid").value, "bad_uuid"),
+    ],
+)
+def test_a_malformed_message_is_a_dead_letter_and_its_neighbours_are_indexed(
+    pipeline: Pipeline, value: bytes | None, reason: str
+) -> None:
+    before, after = Event(), Event()
+    places = publish(before.value, value, after.value, partition=2)
+    drained(pipeline)
+    assert len(documents(before.uuid, after.uuid)) == 2
+    [letter] = dead_letters(*places[1])
+    assert letter["reason"] == reason
+    kept = letter["value"]
+    assert (None if kept is None else base64.b64decode(kept)) == value
+    assert lag(pipeline) == 0
+
+
+def test_a_slice_with_a_short_answer_fails_and_moves_no_position(pipeline: Pipeline) -> None:
+    event = Event()
+    [(partition, offset)] = publish(event.value)
+    state, held = pipeline.look()
+    beyond = Slice((OffsetRange(partition, offset, offset + 3),))
+    with pytest.raises(ShortAnswer, match=f"the first is {offset + 1}"):
+        pipeline.step(state, held, Plan((), (), beyond, 3))
+    assert lag(pipeline) == 1
+    drained(pipeline)
+    assert len(documents(event.uuid)) == 1
+
+
+def test_a_write_block_moves_no_position_and_makes_no_dead_letter(pipeline: Pipeline) -> None:
+    """The example commits its offset whether or not indexing worked (M9)."""
+    publish(Event().value)
+    drained(pipeline)  # so that today's index exists
+    event = Event()
+    places = publish(event.value)
+    indices = ElasticsearchResource().client().indices
+    indices.put_settings(index="log.index-*", settings={"index.blocks.write": True})
+    try:
+        with pytest.raises(IndexBlocked):
+            drained(pipeline)
+        assert lag(pipeline) == 1
+    finally:
+        indices.put_settings(index="log.index-*", settings={"index.blocks.write": None})
+    drained(pipeline)
+    assert len(documents(event.uuid)) == 1
+    assert dead_letters(*places[0]) == []
+
+
+def test_positions_reach_the_end_and_the_consumer_group_mirrors_them(pipeline: Pipeline) -> None:
+    publish(*(Event().value for _ in range(20)))
+    drained(pipeline)
+    lags = partition_lags(ACCESS_LOG, pipeline.log, KEPT)
+    assert [each.position for each in lags] == [each.high for each in lags]
+    mirrored = KafkaResource().committed(ACCESS_LOG.consumer_group, ACCESS_LOG.topic)
+    assert mirrored == {each.partition: each.high for each in lags if each.high}
+
+
+def test_a_hundred_thousand_events_become_exactly_as_many_documents(pipeline: Pipeline) -> None:
+    marker = uuid.uuid4().hex
+    names = [*REFERENCE_VALUES, "nobody"]
+    publish(
+        *(
+            Event(name=names[number % 5], uri=f"/{marker}/{number}").value
+            for number in range(100_000)
+        )
+    )
+    reports = drained(replace(pipeline, limits=replace(LIMITS, slice_rows=40_000)))
+    assert [report.rows for report in reports] == [40_000, 40_000, 20_000]
+    for report in reports:
+        assert report.query.processed_rows == report.rows + DIMENSION_ROWS
+    assert sum(report.outcome.indexed for report in reports) == 100_000
+    assert lag(pipeline) == 0
+    client = ElasticsearchResource().client()
+    client.indices.refresh(index="log.index")
+    query = {"prefix": {"uri": f"/{marker}/"}}
+    assert client.count(index="log.index", query=query)["count"] == 100_000
+    by_name = client.search(
+        index="log.index", query=query, size=0, aggs={"names": {"terms": {"field": "name"}}}
+    )["aggregations"]["names"]["buckets"]
+    assert Counter({each["key"]: each["doc_count"] for each in by_name}) == Counter(
+        dict.fromkeys(names, 20_000)
+    )

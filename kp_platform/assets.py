@@ -143,16 +143,18 @@ def enriched_asset(flow: Flow) -> dg.AssetsDefinition:
     return enriched
 
 
-def gathered(reports: Iterator[SliceReport | None]) -> Iterator[SliceReport]:
-    """Reports joined until they count `REPORT_ROWS` rows or `REPORT_SECONDS` went by."""
+def gathered(
+    reports: Iterator[SliceReport | None], seconds: float = REPORT_SECONDS
+) -> Iterator[SliceReport]:
+    """Reports joined until they count `REPORT_ROWS` rows or `seconds` went by."""
     waiting: SliceReport | None = None
-    last_out = -REPORT_SECONDS
+    last_out = -seconds
     for report in reports:
         if report is not None:
             waiting = waiting.followed_by(report) if waiting else report
         if waiting is None:
             continue
-        if waiting.rows >= REPORT_ROWS or time.monotonic() - last_out >= REPORT_SECONDS:
+        if waiting.rows >= REPORT_ROWS or time.monotonic() - last_out >= seconds:
             yield waiting
             waiting, last_out = None, time.monotonic()
     if waiting is not None:

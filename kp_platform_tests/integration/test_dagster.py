@@ -38,11 +38,11 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def tick(instance: dg.DagsterInstance) -> dg.SensorResult | dg.RunRequest | dg.SkipReason:
+def tick(instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
     """What the sensor of the access log answers right now."""
-    definitions = build_definitions()
-    sensor = definitions.get_sensor_def("access_log_offsets")
-    with dg.build_sensor_context(instance=instance, definitions=definitions) as context:
+    sensor = build_definitions().resolve_sensor_def("access_log_offsets")
+    resources = {"kafka": KafkaResource(), "elasticsearch": ElasticsearchResource()}
+    with dg.build_sensor_context(instance=instance, resources=resources) as context:
         answer = sensor(context)
     assert isinstance(answer, dg.RunRequest | dg.SkipReason)
     return answer
@@ -91,6 +91,9 @@ def test_the_sensor_asks_for_a_run_when_events_wait_and_not_when_caught_up(
     quiet_stack: Stack, instance: dg.DagsterInstance
 ) -> None:
     run(instance)
+    caught_up = tick(instance)
+    assert isinstance(caught_up, dg.SkipReason)
+    assert caught_up.skip_message == "analyze.action: caught up, lag 0"
     publish(Event().value)
     asked = tick(instance)
     assert isinstance(asked, dg.RunRequest)

@@ -1,0 +1,80 @@
+"""How reports of slices are gathered and shown."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+
+from kp_platform.assets import DrainConfig, check_results, gathered, preview, report_metadata
+from kp_platform.flows import ACCESS_LOG
+from kp_platform.pipeline.bulk import Outcome
+from kp_platform.pipeline.documents import DeadLetter
+from kp_platform.pipeline.offsets import OffsetRange, Slice
+from kp_platform.pipeline.stream import SliceReport
+
+KEY = dg.AssetKey("enriched_access_log")
+
+
+def report(start: int, end: int) -> SliceReport:
+    rows = end - start
+    return SliceReport(
+        slice=Slice((OffsetRange(0, start, end),)), rows=rows, outcome=Outcome(indexed=rows)
+    )
+
+
+def test_the_first_report_goes_out_at_once_and_small_ones_after_it_together() -> None:
+    reports = [report(0, 5), report(5, 7), None, report(7, 9)]
+    assert [(each.slices, str(each.slice)) for each in gathered(iter(reports))] == [
+        (1, "0:[0,5)"),
+        (2, "0:[5,9)"),
+    ]
+
+
+def test_a_large_slice_is_a_report_of_its_own() -> None:
+    reports = [report(0, 50_000), report(50_000, 100_000), report(100_000, 100_001)]
+    assert [each.rows for each in gathered(iter(reports))] == [50_000, 50_000, 1]
+
+
+def test_a_waiting_report_goes_out_after_a_while_though_nothing_follows() -> None:
+    def follow() -> Iterator[SliceReport | None]:
+        yield report(0, 5)
+        yield None
+        pytest.fail("the report should have come before the next look")
+
+    assert next(gathered(follow(), seconds=0.0)).rows == 5
+
+
+def test_numbers_are_metadata_that_dagster_plots() -> None:
+    metadata = report_metadata(ACCESS_LOG, report(0, 5))
+    assert metadata["rows"] == dg.MetadataValue.int(5)
+    assert metadata["offsets"] == dg.MetadataValue.json({"partition 0": "[0, 5)"})
+    assert metadata["missing enrichment"] == dg.MetadataValue.json({"mysql": 0, "redis": 0})
+
+
+def test_a_preview_shows_the_documents_with_empty_cells_for_null() -> None:
+    shown = preview([{"uuid": "u", "test_id": None, "enrichment": {"state": "none"}}])
+    assert isinstance(shown, dg.TableMetadataValue)
+    assert [dict(record.data) for record in shown.records] == [{"uuid": "u", "test_id": ""}]
+
+
+def test_an_unaccounted_row_fails_the_check() -> None:
+    lost = report(0, 5)
+    lost.outcome.indexed = 4
+    passed = {each.check_name: each.passed for each in check_results(KEY, lost)}
+    assert passed == {"slice_complete": False, "nothing_dead_lettered": True}
+
+
+def test_a_dead_letter_warns_with_its_reason() -> None:
+    bad = report(0, 1)
+    bad.outcome = Outcome(dead=[DeadLetter(0, 0, "", "not_json", "")])
+    [_, check] = check_results(KEY, bad)
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert check.metadata["reasons"].value == {"not_json": 1}
+
+
+def test_limits_left_out_of_the_run_config_come_from_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KP_SLICE_ROWS", "123")
+    limits = DrainConfig(bulk_rows=7).limits()
+    assert (limits.slice_rows, limits.bulk_rows) == (123, 7)

@@ -1,0 +1,73 @@
+"""The definitions load anywhere, and show what the issue of a newcomer would look for."""
+
+import os
+import subprocess
+import sys
+
+import dagster as dg
+
+from kp_platform.definitions import build_definitions
+from kp_platform_tests.conftest import ROOT
+
+ENRICHED = dg.AssetKey("enriched_access_log")
+
+
+def test_they_load_in_a_fresh_interpreter_with_an_empty_environment() -> None:
+    code = (
+        "import sys; from kp_platform.definitions import defs; "
+        "assert 'elasticsearch' not in sys.modules; "
+        "print(len(list(defs.resolve_all_asset_specs())))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={}, cwd="/", capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "4"), done.stderr
+
+
+def test_the_lineage_leads_from_topic_table_and_keys_to_the_enriched_log() -> None:
+    graph = build_definitions().resolve_asset_graph()
+    assert graph.get(ENRICHED).parent_keys == {
+        dg.AssetKey(["kafka", "analyze.action"]),
+        dg.AssetKey(["mysql", "testing.tests"]),
+        dg.AssetKey(["redis", "test.string"]),
+    }
+    assert not graph.get(dg.AssetKey(["kafka", "analyze.action"])).is_executable
+    assert graph.get(dg.AssetKey(["mysql", "testing.tests"])).is_executable
+
+
+def test_every_asset_job_sensor_and_resource_field_has_a_description() -> None:
+    definitions = build_definitions()
+    assert all(spec.description for spec in definitions.resolve_all_asset_specs())
+    names = ("index_access_log", "seed_reference_data")
+    assert all(definitions.resolve_job_def(name).description for name in names)
+    assert definitions.resolve_sensor_def("access_log_offsets").description
+    for resource in (definitions.resources or {}).values():
+        assert isinstance(resource, dg.ConfigurableResource)
+        assert all(field.description for field in type(resource).model_fields.values())
+
+
+def test_the_sensor_is_on_by_default() -> None:
+    sensor = build_definitions().resolve_sensor_def("access_log_offsets")
+    assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
+
+
+def test_the_root_of_the_repository_is_a_workspace_for_dagster_dev() -> None:
+    """A [tool.dagster] or [tool.dg] table would make `dagster dev` ignore workspace.yaml."""
+    assert (ROOT / "workspace.yaml").exists()
+    text = (ROOT / "pyproject.toml").read_text()
+    assert "[tool.dg" not in text
+    assert "[tool.dagster" not in text
+
+
+def test_no_secret_is_a_field_of_a_resource_or_of_a_run() -> None:
+    """Fields of both are shown in the Dagster UI."""
+    environment = {**os.environ, "KP_MYSQL_PASSWORD": "a-secret-of-this-test"}
+    code = (
+        "from dagster import DagsterInstance\n"
+        "from kp_platform.definitions import defs\n"
+        "print(defs.resolve_job_def('index_access_log').resource_defs, defs.resources)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "a-secret-of-this-test" not in done.stdout

@@ -1,0 +1,71 @@
+"""What the docs name exists: settings, commands, files; and no registry's host stands anywhere."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+
+from kp_platform.cli import app
+from kp_platform.settings import Settings
+from kp_platform_tests.conftest import ROOT
+from web_emitter.settings import Settings as EmitterSettings
+
+README = (ROOT / "README.md").read_text()
+DOCS = {"README.md": README, "CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text()}
+REGISTRIES = re.compile(r"\b(pypi|pythonhosted|npmjs|maven\.org|maven\.apache|deb\.debian)\b", re.I)
+
+
+def settings_names() -> set[str]:
+    fields = [*Settings.model_fields, *EmitterSettings.model_fields]
+    return {f"KP_{name.upper()}" for name in fields}
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_every_setting_that_is_named_exists(name: str) -> None:
+    assert set(re.findall(r"\bKP_[A-Z_]+[A-Z]", DOCS[name])) <= settings_names()
+
+
+def test_the_defaults_in_the_readme_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in settings_names():
+        monkeypatch.delenv(name, raising=False)
+    settings = Settings(_env_file=None)
+    rows = dict(re.findall(r"^\| `(KP_[A-Z_]+)` \| `([^`]+)` \|", README, re.M))
+    assert len(rows) >= 8
+    for name, shown in rows.items():
+        value = getattr(settings, name.removeprefix("KP_").lower())
+        text = value.get_secret_value() if hasattr(value, "get_secret_value") else str(value)
+        assert text.removesuffix(".0").removeprefix(f"{Path.cwd()}/") == shown, name
+
+
+def test_every_command_is_in_the_readme_and_every_one_there_exists() -> None:
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    assert set(re.findall(r"^\| `kp ([a-z]+)`", README, re.M)) == set(group.commands)
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_every_file_that_is_linked_exists(name: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", DOCS[name])
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_make_target_in_the_docs_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for text in DOCS.values():
+        assert set(re.findall(r"make ([a-z]+)\b(?=[`\n])", text)) <= targets
+
+
+def test_no_file_names_the_host_of_a_package_registry() -> None:
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+    found = []
+    for name in filter(None, files):
+        path = ROOT / name
+        if path.suffix in {".md", ".py", ".txt", ".toml", ".json", ".sh", ".yaml", ""}:
+            for line in path.read_text().splitlines():
+                if re.search(r"https?://", line) and REGISTRIES.search(line):
+                    found.append(f"{name}: {line[:80]}")
+    assert found == []

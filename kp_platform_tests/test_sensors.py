@@ -1,0 +1,63 @@
+"""When the sensor starts a run: the pure decision, and what is said when a server is down."""
+
+import dagster as dg
+import pytest
+
+from kp_platform.definitions import build_definitions
+from kp_platform.pipeline.offsets import OffsetRange, Plan, Slice
+from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform.resources.kafka import KafkaResource
+from kp_platform.sensors import Decision, LiveRun, decide
+
+WORK = Plan((), (), Slice((OffsetRange(0, 0, 5),)), 5)
+NOTHING = Plan((), (), None, 0)
+STARTED, QUEUED = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.QUEUED
+NOT_STARTED = dg.DagsterRunStatus.NOT_STARTED
+
+
+def test_waiting_events_start_a_run() -> None:
+    assert decide(WORK, [], 600) == Decision(True, "lag 5, 0 gaps, 0 restarted partitions")
+
+
+def test_nothing_to_do_starts_none() -> None:
+    assert decide(NOTHING, [], 600) == Decision(False, "caught up, lag 0")
+
+
+def test_a_gap_alone_starts_a_run() -> None:
+    assert decide(Plan((OffsetRange(0, 0, 5),), (), None, 0), [], 600).start
+
+
+@pytest.mark.parametrize(
+    ("status", "age", "start"),
+    [
+        (STARTED, 10.0, False),  # a live run follows the topic
+        (STARTED, 781.0, True),  # its process is gone: it would have ended 180 s ago
+        (QUEUED, 10.0, False),  # about to start
+        (NOT_STARTED, 10.0, False),  # a tick has just made it
+        (NOT_STARTED, 181.0, True),  # its launch failed; it must not hold the flow for ever
+    ],
+)
+def test_only_a_run_that_can_be_alive_holds_the_flow(
+    status: dg.DagsterRunStatus, age: float, start: bool
+) -> None:
+    assert decide(WORK, [LiveRun("0123456789", status, age)], 600).start is start
+
+
+def test_a_live_run_is_named_in_the_reason() -> None:
+    decision = decide(WORK, [LiveRun("0123456789", STARTED, 10)], 600)
+    assert decision.reason == "run 01234567 is started; lag 5"
+
+
+def test_a_server_that_is_down_is_a_skip_that_names_it_and_not_an_empty_topic() -> None:
+    sensor = build_definitions().resolve_sensor_def("access_log_offsets")
+    resources = {
+        "kafka": KafkaResource(bootstrap_servers="127.0.0.1:1", timeout_seconds=0.5),
+        "elasticsearch": ElasticsearchResource(),
+    }
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        dg.build_sensor_context(instance=instance, resources=resources) as context,
+    ):
+        answer = sensor(context)
+    assert isinstance(answer, dg.SkipReason)
+    assert "Kafka does not answer at 127.0.0.1:1" in str(answer.skip_message)

@@ -1,0 +1,49 @@
+# The way in: `make demo`. Everything else is `.venv/bin/kp --help`.
+
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/pip --quiet --disable-pip-version-check install
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help setup packages test-packages demo up down test check
+
+help:
+	@echo 'make demo    set up, start everything, follow 200 requests until they are searchable'
+	@echo 'make up      set up and start all services'
+	@echo 'make down    stop all services; data stay in .kp (kp down --purge removes them)'
+	@echo 'make test    all tests, on a stack of their own'
+	@echo 'make check   ruff, mypy, Dagster definitions'
+	@echo 'make setup   system packages and .venv only'
+
+setup: $(INSTALLED)
+
+packages:
+	@PYTHON=$(PYTHON) sh kp_platform/local/packages.sh
+
+test-packages:
+	@PYTHON=$(PYTHON) sh kp_platform/local/packages.sh test
+
+$(INSTALLED): requirements-dev.txt pyproject.toml | packages
+	@echo 'installing Python packages into $(VENV)'
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --require-hashes --no-deps -r requirements-dev.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: up
+	@$(VENV)/bin/kp demo
+
+up: setup
+	@$(VENV)/bin/kp up
+
+down:
+	@if [ -x $(VENV)/bin/kp ]; then $(VENV)/bin/kp down; else echo 'nothing was set up'; fi
+
+test: setup | test-packages
+	$(VENV)/bin/python -m pytest
+
+check: setup
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/dagster definitions validate

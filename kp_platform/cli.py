@@ -1,0 +1,256 @@
+"""The `kp` command.
+
+Belongs here: arguments, what is printed, exit codes: 0 done, 1 failed, 2 wrong usage or setting,
+128 + signal when interrupted. Does not belong here: the work (`local/`, `reference.py`,
+`pipeline/`, `demo.py`). That is imported inside the commands, so that `kp --help` is quick.
+An error is one line on stderr, and stdout of `--json` is JSON only.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+from typer.exceptions import TyperException
+
+from kp_platform.settings import Settings, environment
+
+app = typer.Typer(
+    name="kp",
+    help="Access logs from Kafka, joined by Trino, searchable in Elasticsearch.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
+SERVICES = (
+    "kafka",
+    "mysql",
+    "redis",
+    "elasticsearch",
+    "trino",
+    "dagster-code-server",
+    "dagster-webserver",
+    "dagster-daemon",
+    "emitter",
+)
+
+
+@app.callback(invoke_without_command=True)
+def help_without_a_command(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def up() -> None:
+    """Start all services and return when each of them answers."""
+    from kp_platform.local import stack
+
+    settings = Settings()
+    stack.up(settings, _console())
+    _print_urls(settings)
+
+
+@app.command()
+def down(
+    purge: Annotated[bool, typer.Option("--purge", help="Remove KP_HOME with all data.")] = False,
+) -> None:
+    """Stop all services of KP_HOME and wait until no process is left."""
+    from kp_platform.local import stack
+
+    stack.down(Settings(), _console(), purge=purge)
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Ask every service once whether it is ready."""
+    from kp_platform.local import stack
+
+    found = stack.status(Settings())
+    if as_json:
+        _print_json([asdict(each) for each in found])
+    else:
+        table = Table("service", "state", "pid", "seconds", "address", "ready", box=None)
+        for each in found:
+            pid, uptime = str(each.pid or ""), str(each.uptime_seconds or "")
+            ready = "yes" if each.ready else "no"
+            table.add_row(each.service, each.state, pid, uptime, each.address, ready)
+        _console().print(table)
+    if waiting := [each for each in found if not each.ready]:
+        count = f"{len(waiting)} of {len(found)} services are not ready"
+        raise Failure(f"{count}; {waiting[0].reason}")
+
+
+@app.command()
+def logs(
+    service: Annotated[str, typer.Argument(help=f"One of: {', '.join(SERVICES)}.")],
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many last lines.")] = 50,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as the log grows.")] = False,
+) -> None:
+    """Show the log of one service."""
+    from kp_platform.local.supervisor import log_file
+
+    if service not in SERVICES:
+        raise typer.BadParameter(f"unknown service {service!r}; known: {', '.join(SERVICES)}")
+    settings = Settings()
+    if service in settings.external_services:
+        raise Failure(f"{service} runs elsewhere (KP_EXTERNAL): its log is there")
+    path = log_file(settings.home, service)
+    if not path.exists():
+        raise Failure(f"{service} has no log at {path} yet: start it with `kp up`")
+    sys.stdout.flush()
+    os.execvp("tail", ["tail", "-n", str(lines), *(["-F"] if follow else []), "--", str(path)])
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Look at everything that a start needs, with the command that mends what is missing."""
+    from kp_platform.local import preflight, servers
+    from kp_platform.local.supervisor import Supervisor
+
+    settings = Settings()
+    running = Supervisor(settings.home).pid() is not None
+    findings = preflight.examine(settings, servers.services(settings), running=running)
+    if as_json:
+        _print_json([asdict(each) for each in findings])
+    else:
+        for each in findings:
+            remedy = f"  ->  {each.remedy}" if each.remedy else ""
+            _plain(f"{'✓' if each.ok else '✗'} {each.subject:<32} {each.detail}{remedy}")
+    if missing := [each.subject for each in findings if not each.ok]:
+        raise Failure(f"{len(missing)} finding(s) to mend: {', '.join(missing)}")
+
+
+@app.command()
+def seed() -> None:
+    """Load the reference rows into MySQL and the reference keys into Redis; repeatable."""
+    from kp_platform import reference
+    from kp_platform.resources.mysql import MySQLResource
+    from kp_platform.resources.redis import RedisResource
+
+    report = reference.seed(MySQLResource(), RedisResource())
+    _plain(f"{report.rows} rows in MySQL, {report.keys} keys in Redis")
+
+
+@app.command()
+def lag(as_json: AsJson = False) -> None:
+    """Show how many events of each partition are not indexed yet."""
+    from kp_platform.flows import FLOWS
+    from kp_platform.pipeline.lag import partition_lags
+    from kp_platform.resources.elasticsearch import ElasticsearchResource
+    from kp_platform.resources.kafka import KafkaResource
+
+    kafka, elasticsearch = KafkaResource(), ElasticsearchResource()
+    rows = [asdict(each) for flow in FLOWS for each in partition_lags(flow, kafka, elasticsearch)]
+    if as_json:
+        _print_json(rows)
+        return
+    names = ("flow", "topic", "partition", "low", "high", "position", "lag")
+    table = Table(*names, box=None)
+    for row in rows:
+        table.add_row(*("-" if row[name] is None else str(row[name]) for name in names))
+    _console().print(table)
+
+
+@app.command()
+def config(
+    as_json: AsJson = False,
+    show_secrets: Annotated[
+        bool, typer.Option("--show-secrets", help="Do not mask passwords.")
+    ] = False,
+) -> None:
+    """Show the effective settings as environment variables."""
+    values = environment(Settings(), secrets=show_secrets)
+    if as_json:
+        _print_json(values)
+        return
+    for name, value in values.items():
+        _plain(f"{name}={value}")
+
+
+@app.command()
+def demo(
+    requests: Annotated[int, typer.Option(min=1, max=5000, help="How many are sent.")] = 200,
+) -> None:
+    """Send requests to the emitter and follow each of them until it is searchable."""
+    from kp_platform import demo as demonstration
+
+    settings = Settings()
+    demonstration.run(settings, requests, _console())
+    _print_urls(settings)
+
+
+class Failure(Exception):
+    """A command that did not succeed, in one line."""
+
+
+def main() -> None:
+    """Entry point: turns every expected error into one line and an exit code."""
+    try:
+        code = app(prog_name="kp", standalone_mode=False)
+    except TyperException as error:
+        _fail(error.format_message(), error.exit_code)
+    except ValidationError as error:
+        _fail(_wrong_setting(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    except SystemExit as end:  # of a signal, while a stack was being started
+        _fail("interrupted, nothing was left running", int(end.code or 0))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if not _is_expected(error):
+            raise
+        for line in getattr(error, "details", ()):
+            print(f"    {line}", file=sys.stdout)
+        _fail(str(error), 1)
+    sys.exit(code or 0)
+
+
+def _is_expected(error: Exception) -> bool:
+    """Imported late: the resources' errors come with their package."""
+    from kp_platform.local.errors import StackError
+    from kp_platform.resources.errors import ServerDown, TopicMissing
+
+    return isinstance(error, (Failure, StackError, ServerDown, TopicMissing))
+
+
+def _wrong_setting(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = "_".join(str(part) for part in first["loc"]).upper()
+    return f"KP_{name}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"kp: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _console() -> Console:
+    """Lines are never broken, and a file or a pipe has room for a whole table."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 200
+    return console
+
+
+def _plain(text: str) -> None:
+    _console().print(text, markup=False)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_urls(settings: Settings) -> None:
+    _plain(f"Dagster      {settings.dagster_url}")
+    _plain(f"access logs  {settings.emitter_url}/analysis")
+    _plain(f"Trino        {settings.trino_url}/ui/")

@@ -1,0 +1,202 @@
+"""`kp demo`: real requests to the emitter, each followed until its enriched document is searchable.
+
+Belongs here: sending, watching, checking and showing. Does not belong here: starting servers
+(`local/`). It only uses what any visitor or reader could use, so it proves the whole way.
+"""
+
+import math
+import secrets
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from kp_platform.flows import ACCESS_LOG
+from kp_platform.local.errors import StackError
+from kp_platform.pipeline.lag import partition_lags
+from kp_platform.reference import REFERENCE_VALUES, seed
+from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform.resources.errors import ServerDown
+from kp_platform.resources.kafka import KafkaResource
+from kp_platform.resources.mysql import MySQLResource
+from kp_platform.resources.redis import RedisResource
+from kp_platform.settings import Settings
+
+WAIT_SECONDS = 180.0
+"""From the last request until all are searchable; a first run compiles Trino's joins: 40 s."""
+_POLL_SECONDS = 0.1
+_SHOWN = ("redis_key", "redis_value", "test_id", "test_name", "uri", "uuid")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A document and when it was first found by a search, in seconds since the epoch."""
+
+    document: Mapping[str, Any]
+    at: float
+
+
+def run(settings: Settings, requests: int, console: Console) -> None:
+    """Returns when every request is one correct document and the lag is 0.
+
+    Raises ServerDown, and StackError when a document is missing, doubled or wrong.
+    """
+    mysql, redis = MySQLResource(), RedisResource()
+    seed(mysql, redis)
+    marker = f"/?visit={secrets.token_hex(4)}-"
+    uris = [f"{marker}{number}" for number in range(requests)]
+    console.print(f"sending {requests} requests to {settings.emitter_url}")
+    with ThreadPoolExecutor(1) as sender:
+        sending = sender.submit(_send, settings.emitter_url, uris)
+        seen = _watch(marker, uris, sending, console)
+        sent = sending.result()
+    check(list(seen.values()), uris, redis.values(list(REFERENCE_VALUES)), mysql.ids())
+    _await_no_lag()
+    _show_documents(list(seen.values())[:5], console)
+    _show_latencies(latencies(sent, seen), console)
+    console.print(f"{requests} requests, {len(seen)} documents, each its own; lag 0")
+
+
+def _send(emitter_url: str, uris: Sequence[str]) -> dict[str, float]:
+    """The time of each request, in seconds since the epoch."""
+    sent = {}
+    try:
+        with httpx.Client(base_url=emitter_url, timeout=10, trust_env=False) as visitor:
+            for uri in uris:
+                sent[uri] = time.time()
+                visitor.get(uri).raise_for_status()
+    except httpx.HTTPError as error:
+        raise ServerDown("emitter", emitter_url, "KP_EMITTER_URL", error) from error
+    return sent
+
+
+def _watch(
+    marker: str, uris: Sequence[str], sending: Future[dict[str, float]], console: Console
+) -> dict[str, Seen]:
+    """Searches until all are found, and notes when each was found first."""
+    seen: dict[str, Seen] = {}
+    deadline = time.monotonic() + WAIT_SECONDS
+    with console.status("waiting for the documents") as progress:
+        while len(seen) < len(uris):
+            if sending.done():
+                sending.result()  # a request that failed ends the demo now
+            documents, now = _search(marker, len(uris)), time.time()
+            for document in documents:
+                seen.setdefault(document["uri"], Seen(document, now))
+            progress.update(f"{len(seen)} of {len(uris)} documents are searchable")
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"only {len(seen)} of {len(uris)} events were searchable after "
+                    f"{WAIT_SECONDS:.0f} s: see `kp lag`, `kp status` and the runs in Dagster"
+                )
+            time.sleep(_POLL_SECONDS)
+    twice = Counter(document["uri"] for document in _search(marker, len(uris)))
+    if doubled := [uri for uri, count in twice.items() if count > 1]:
+        raise StackError(f"{len(doubled)} events are indexed twice, e.g. {doubled[0]}")
+    return seen
+
+
+def _search(marker: str, expected: int) -> list[dict[str, Any]]:
+    from elasticsearch import ApiError, TransportError
+
+    elasticsearch = ElasticsearchResource()
+    try:
+        answer = elasticsearch.client().search(
+            index=ACCESS_LOG.index,
+            query={"prefix": {"uri": marker}},
+            size=min(2 * expected, 10_000),
+            ignore_unavailable=True,
+        )
+    except (ApiError, TransportError) as error:
+        if isinstance(error, ApiError) and error.status_code == 503:
+            return []  # the first document has just opened the day's index
+        address = elasticsearch.address
+        raise ServerDown("Elasticsearch", address, "KP_ELASTICSEARCH_URL", error) from error
+    return [hit["_source"] for hit in answer["hits"]["hits"]]
+
+
+def check(
+    seen: Sequence[Seen],
+    uris: Sequence[str],
+    redis_values: Mapping[str, str],
+    mysql_ids: Mapping[str, int],
+) -> None:
+    """Every document carries its own uri and the reference data of its own name.
+
+    Raises StackError that names the first that does not.
+    """
+    if Counter(each.document["uri"] for each in seen) != Counter(uris):
+        raise StackError("the documents' uris are not the ones that were requested")
+    for each in seen:
+        document, name = each.document, each.document["name"]
+        expected = {
+            "redis_key": name,
+            "redis_value": redis_values.get(name),
+            "test_name": name,
+            "test_id": mysql_ids.get(name),
+        }
+        found = {field: document.get(field) for field in expected}
+        if found != expected or None in expected.values():
+            raise StackError(f"document {document['uuid']} holds {found}, expected {expected}")
+
+
+def _await_no_lag() -> None:
+    """Positions follow the documents by one request to Elasticsearch."""
+    deadline = time.monotonic() + 15
+    while True:
+        rows = partition_lags(ACCESS_LOG, KafkaResource(), ElasticsearchResource())
+        behind = sum(row.lag for row in rows)
+        if behind == 0:
+            return
+        if time.monotonic() > deadline:
+            raise StackError(f"all events are searchable, but the lag is {behind}: see `kp lag`")
+        time.sleep(0.2)
+
+
+def latencies(
+    sent: Mapping[str, float], seen: Mapping[str, Seen]
+) -> dict[str, tuple[float, float]]:
+    """The 50th and 95th percentile of each stage, in seconds."""
+    stages: dict[str, list[float]] = {
+        "request -> topic": [],
+        "topic -> indexed": [],
+        "indexed -> searchable": [],
+        "total": [],
+    }
+    for uri, begun in sent.items():
+        document, found = seen[uri].document, seen[uri].at
+        on_topic, indexed = _epoch(document["@timestamp"]), _epoch(document["indexed_at"])
+        steps = (on_topic - begun, indexed - on_topic, found - indexed, found - begun)
+        for seconds, step in zip(stages.values(), steps, strict=True):
+            seconds.append(max(0.0, step))  # Kafka's timestamps are whole milliseconds
+    return {name: (percentile(all_, 0.50), percentile(all_, 0.95)) for name, all_ in stages.items()}
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least this share of the values does not exceed."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def _epoch(iso: str) -> float:
+    return datetime.fromisoformat(iso).timestamp()
+
+
+def _show_documents(seen: Sequence[Seen], console: Console) -> None:
+    table = Table(*_SHOWN, box=None, title="five of the documents", title_justify="left")
+    for each in seen:
+        table.add_row(*(str(each.document[field]) for field in _SHOWN))
+    console.print(table)
+
+
+def _show_latencies(stages: Mapping[str, tuple[float, float]], console: Console) -> None:
+    table = Table("stage", "p50 s", "p95 s", box=None, title="latency", title_justify="left")
+    for name, (median, high) in stages.items():
+        table.add_row(name, f"{median:.3f}", f"{high:.3f}")
+    console.print(table)

@@ -1,0 +1,360 @@
+"""The services of a local stack, declared: what is started, where it listens, when it is ready.
+
+Belongs here: one `Service` value for each service, made from the settings. Does not belong here:
+their configuration files and data (`state.py`), and keeping them alive (`supervisor.py`).
+The settings are the truth for where a service listens: a server on this machine is bound to the
+port of its own URL. Everything listens on 127.0.0.1 only.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pymysql.converters import escape_string
+
+from kp_platform.local import machine, probes
+from kp_platform.local.artifacts import manifest
+from kp_platform.local.errors import StackError
+from kp_platform.settings import LOOPBACK_HOSTS, Settings
+
+LOOPBACK = "127.0.0.1"
+PRESTO_ETC = Path(__file__).parents[2] / "presto_etc"
+SERVERS, CODE, CONSUMERS = range(3)
+"""The stages of a start: a stage begins when the one before it is ready."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """A port that a service of this machine will listen on, and the setting that moves it."""
+
+    setting: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """One service. `command` is empty when it runs elsewhere and is only probed.
+
+    `ready` returns when the service answers for real and raises ServerDown when it does not (yet).
+    `environment` is seen in the process list: it holds paths and ports, never a secret.
+    """
+
+    name: str
+    stage: int
+    address: str
+    ready: Callable[[], None]
+    command: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    ports: tuple[Port, ...] = ()
+
+    @property
+    def is_local(self) -> bool:
+        return bool(self.command)
+
+
+def services(settings: Settings) -> tuple[Service, ...]:
+    """All services in the order of their start. Raises StackError when settings contradict."""
+    return tuple(
+        build(settings)
+        for build in (
+            _kafka, _mysql, _redis, _elasticsearch, _trino,
+            _code_server, _webserver, _daemon, _emitter,
+        )
+    )  # fmt: skip
+
+
+def distribution(settings: Settings, name: str) -> Path:
+    return manifest()[name].folder(settings.cache)
+
+
+def local_port(setting: str, host: str | None, port: int | None, service: str = "") -> Port:
+    """The port of a server that is to be started here; another host is somebody else's server."""
+    if host not in LOOPBACK_HOSTS:
+        way_out = f"name {service} in KP_EXTERNAL if it runs there, or " if service else ""
+        raise StackError(f"{setting} names the host {host!r}: {way_out}use 127.0.0.1")
+    if port is None:
+        raise StackError(f"{setting} names no port")
+    return Port(setting=setting, number=port)
+
+
+def _url_port(setting: str, url: str, service: str = "", scheme: str = "http") -> Port:
+    parts = urlsplit(url)
+    port = local_port(setting, parts.hostname, parts.port, service)
+    if parts.scheme != scheme:
+        raise StackError(f"{setting} is {parts.scheme}, but a server of this machine is {scheme}")
+    return port
+
+
+def _address(port: Port) -> str:
+    return f"{LOOPBACK}:{port.number}"
+
+
+def java_command(classpath: Path, main: str, *arguments: str, heap: str) -> tuple[str, ...]:
+    java = machine.TRINO_JAVA_HOME / "bin" / "java"
+    options = (f"-Xmx{heap}", "-XX:+UseG1GC", "-XX:+ExitOnOutOfMemoryError", "-Duser.timezone=UTC")
+    return (str(java), *options, "-cp", f"{classpath}/*", main, *arguments)
+
+
+def _kafka(settings: Settings) -> Service:
+    brokers = settings.kafka_bootstrap_servers
+    declare = partial(Service, name="kafka", stage=SERVERS, address=brokers, ready=probes.kafka)
+    if "kafka" in settings.external_services:
+        return declare()
+    listener = kafka_port(settings)
+    controller = Port(setting="KP_KAFKA_CONTROLLER_PORT", number=settings.kafka_controller_port)
+    return declare(
+        ports=(listener, controller),
+        command=java_command(
+            distribution(settings, "kafka"),
+            "kafka.Kafka",
+            str(settings.home / "kafka" / "server.properties"),
+            heap="512m",
+        ),
+    )
+
+
+def kafka_port(settings: Settings) -> Port:
+    setting = "KP_KAFKA_BOOTSTRAP_SERVERS"
+    if "," in settings.kafka_bootstrap_servers:
+        raise StackError(f"{setting} names several brokers: name kafka in KP_EXTERNAL")
+    host, _, port = settings.kafka_bootstrap_servers.rpartition(":")
+    return local_port(setting, host, int(port) if port.isdecimal() else None, "kafka")
+
+
+def _mysql(settings: Settings) -> Service:
+    address = f"{settings.mysql_host}:{settings.mysql_port}"
+    declare = partial(Service, name="mysql", stage=SERVERS, address=address, ready=probes.mysql)
+    if "mysql" in settings.external_services:
+        return declare()
+    local_port("KP_MYSQL_HOST", settings.mysql_host, settings.mysql_port, "mysql")
+    server = (
+        *mysql_command(settings),
+        f"--datadir={settings.home / 'mysql'}",
+        f"--bind-address={LOOPBACK}",
+        f"--port={settings.mysql_port}",
+        "--socket=mysql.sock",  # relative to the data folder: no limit on the length of KP_HOME
+        "--mysqlx=OFF",
+        "--skip-name-resolve",
+        "--default-time-zone=+00:00",
+        "--character-set-server=utf8mb4",
+        "--skip-log-bin",
+        "--init-file=/dev/stdin",
+    )
+    return declare(
+        ports=(Port(setting="KP_MYSQL_PORT", number=settings.mysql_port),),
+        command=_with_standard_input("KP_MYSQL_INIT", server),
+        environment=mysql_environment(settings),
+    )
+
+
+def mysql_command(settings: Settings) -> tuple[str, ...]:
+    folder = distribution(settings, "mysql")
+    user = ("--user=root",) if os.geteuid() == 0 else ()
+    return (str(folder / "bin" / "mysqld"), "--no-defaults", f"--basedir={folder}", *user)
+
+
+def mysql_environment(settings: Settings) -> dict[str, str]:
+    """MySQL asks for libaio.so.1 by name; `state.py` links it where only the new name exists."""
+    if machine.renamed_libaio() is None:
+        return {}
+    return {"LD_LIBRARY_PATH": str(settings.cache / "libaio")}
+
+
+def mysql_init(settings: Settings) -> str:
+    """What mysqld runs at each start before it listens: the database and its two users."""
+    users = (
+        ("ALL", settings.mysql_user, settings.mysql_password),
+        ("SELECT", settings.mysql_trino_user, settings.mysql_trino_password),
+    )
+    statements = ["CREATE DATABASE IF NOT EXISTS testing"]
+    for grant, user, password in users:
+        who = f"'{escape_string(user)}'@'%'"
+        secret = escape_string(password.get_secret_value())
+        statements += [
+            f"CREATE USER IF NOT EXISTS {who}",
+            f"ALTER USER {who} IDENTIFIED BY '{secret}'",
+            f"GRANT {grant} ON testing.* TO {who}",
+        ]
+    statements.append("ALTER USER 'root'@'localhost' ACCOUNT LOCK")
+    return "".join(f"{statement};\n" for statement in statements)
+
+
+def _with_standard_input(variable: str, command: tuple[str, ...]) -> tuple[str, ...]:
+    """Feeds the server a variable of its environment: a secret is then in no file and no argv."""
+    return ("/bin/sh", str(Path(__file__).with_name("feed.sh")), variable, *command)
+
+
+def _redis(settings: Settings) -> Service:
+    parts = urlsplit(settings.redis_url.get_secret_value())
+    address = f"{parts.hostname}:{parts.port or 6379}"
+    declare = partial(Service, name="redis", stage=SERVERS, address=address, ready=probes.redis)
+    if "redis" in settings.external_services:
+        return declare()
+    url = settings.redis_url.get_secret_value()
+    port = _url_port("KP_REDIS_URL", url, "redis", scheme="redis")
+    database = int(redis_environment(settings)["KP_REDIS_DATABASE"])
+    server = (
+        machine.redis_server() or "redis-server",
+        "--port", str(port.number),
+        "--bind", LOOPBACK,
+        "--dir", str(settings.home / "redis"),
+        "--databases", str(max(16, database + 1)),
+        "--appendonly", "yes",
+        "--save", "",
+        "-",
+    )  # fmt: skip
+    return declare(ports=(port,), command=_with_standard_input("KP_REDIS_INIT", server))
+
+
+def redis_environment(settings: Settings) -> dict[str, str]:
+    """KP_REDIS_URL in the parts that Trino's catalog asks for."""
+    parts = urlsplit(settings.redis_url.get_secret_value())
+    database = parts.path.strip("/") or "0"
+    if not database.isdecimal():
+        raise StackError(f"KP_REDIS_URL names the database {database!r}, which is not a number")
+    return {
+        "KP_REDIS_NODE": f"{parts.hostname}:{parts.port or 6379}",
+        "KP_REDIS_DATABASE": database,
+        "KP_REDIS_USER": unquote(parts.username or "") or "default",
+        "KP_REDIS_PASSWORD": unquote(parts.password or ""),
+    }
+
+
+def redis_init(settings: Settings) -> str:
+    password = redis_environment(settings)["KP_REDIS_PASSWORD"]
+    quoted = password.replace("\\", "\\\\").replace('"', '\\"')
+    return f'requirepass "{quoted}"' if password else ""
+
+
+def _elasticsearch(settings: Settings) -> Service:
+    url = settings.elasticsearch_url
+    declare = partial(
+        Service, name="elasticsearch", stage=SERVERS, address=url, ready=probes.elasticsearch
+    )
+    if "elasticsearch" in settings.external_services:
+        return declare()
+    transport = Port(
+        setting="KP_ELASTICSEARCH_TRANSPORT_PORT", number=settings.elasticsearch_transport_port
+    )
+    folder = settings.home / "elasticsearch"
+    return declare(
+        ports=(_url_port("KP_ELASTICSEARCH_URL", url, "elasticsearch"), transport),
+        command=(
+            *_not_as_root(),
+            str(distribution(settings, "elasticsearch") / "bin" / "elasticsearch"),
+        ),
+        environment={
+            "ES_JAVA_HOME": str(machine.elasticsearch_java_home(settings) or ""),
+            "ES_PATH_CONF": str(folder / "config"),
+            "ES_TMPDIR": str(folder / "tmp"),
+            "ES_JAVA_OPTS": "",
+        },
+    )
+
+
+def _not_as_root() -> tuple[str, ...]:
+    """Elasticsearch refuses uid 0. As nobody it would be stopped by folders of mode 0700 (/root, a
+    mkdtemp clone), so it keeps the one capability that passes them; without the securebit access(2)
+    ignores capabilities and Java sees unreadable files.
+    """
+    if os.geteuid() != 0:
+        return ()
+    return (
+        "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+        "--securebits=+no_setuid_fixup", "--bounding-set=-all,+dac_override",
+        "--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override", "--",
+    )  # fmt: skip
+
+
+def _trino(settings: Settings) -> Service:
+    url = settings.trino_url
+    declare = partial(Service, name="trino", stage=SERVERS, address=url, ready=probes.trino)
+    if "trino" in settings.external_services:
+        return declare()
+    port = _url_port("KP_TRINO_URL", url, "trino")
+    command = (
+        str(distribution(settings, "trino") / "bin" / "launcher"),
+        "-jvm-dir", str(machine.TRINO_JAVA_HOME),
+        "-etc-dir", str(PRESTO_ETC),
+        "-data-dir", str(settings.home / "trino"),
+        "-D", f"node.bind-ip={LOOPBACK}",
+        "-D", f"node.internal-address={LOOPBACK}",
+        "run",
+    )  # fmt: skip
+    environment = {"KP_TRINO_PORT": str(port.number)}
+    return declare(ports=(port,), command=command, environment=environment)
+
+
+def _dagster_environment(settings: Settings) -> dict[str, str]:
+    return {"DAGSTER_HOME": str(settings.home / "dagster"), "PYTHONUNBUFFERED": "1"}
+
+
+def _code_server(settings: Settings) -> Service:
+    port = settings.dagster_code_server_port
+    return Service(
+        name="dagster-code-server",
+        stage=CODE,
+        address=f"{LOOPBACK}:{port}",
+        ready=partial(probes.code_server, settings),
+        ports=(Port(setting="KP_DAGSTER_CODE_SERVER_PORT", number=port),),
+        command=(
+            sys.executable, "-m", "dagster", "api", "grpc",
+            "--module-name", "kp_platform.definitions",
+            "--location-name", "kp_platform",
+            "--host", LOOPBACK, "--port", str(port),
+            "--max-workers", "16",  # sensors hold one each while they watch a topic
+            "--use-python-environment-entry-point",
+        ),
+        environment=_dagster_environment(settings),
+    )  # fmt: skip
+
+
+def _webserver(settings: Settings) -> Service:
+    port = _url_port("KP_DAGSTER_URL", settings.dagster_url)
+    return Service(
+        name="dagster-webserver",
+        stage=CONSUMERS,
+        address=settings.dagster_url,
+        ready=partial(probes.dagster_webserver, settings),
+        ports=(port,),
+        command=(
+            sys.executable, "-m", "dagster_webserver",
+            "--host", LOOPBACK, "--port", str(port.number),
+            "--workspace", str(settings.home / "dagster" / "workspace.yaml"),
+        ),
+        environment=_dagster_environment(settings),
+    )  # fmt: skip
+
+
+def _daemon(settings: Settings) -> Service:
+    return Service(
+        name="dagster-daemon",
+        stage=CONSUMERS,
+        address="",
+        ready=partial(probes.dagster_daemon, settings),
+        command=(
+            sys.executable, "-m", "dagster._daemon", "run",
+            "--workspace", str(settings.home / "dagster" / "workspace.yaml"),
+        ),
+        environment=_dagster_environment(settings),
+    )  # fmt: skip
+
+
+def _emitter(settings: Settings) -> Service:
+    port = _url_port("KP_EMITTER_URL", settings.emitter_url)
+    return Service(
+        name="emitter",
+        stage=CONSUMERS,
+        address=settings.emitter_url,
+        ready=partial(probes.emitter, settings),
+        ports=(port,),
+        command=(
+            sys.executable, "-m", "uvicorn", "web_emitter.app:app",
+            "--host", LOOPBACK, "--port", str(port.number), "--no-access-log",
+        ),
+        environment={"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip

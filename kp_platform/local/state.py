@@ -1,0 +1,164 @@
+"""What a stack keeps below KP_HOME: rendered configuration and the servers' data.
+
+Belongs here: making it, and removing it. Does not belong here: what is started with it
+(`servers.py`).
+"""
+
+import base64
+import shutil
+import subprocess
+import uuid
+from pathlib import Path
+from string import Template
+
+from kp_platform.local import machine
+from kp_platform.local.errors import StackError
+from kp_platform.local.servers import (
+    Service,
+    distribution,
+    java_command,
+    kafka_port,
+    mysql_command,
+    mysql_environment,
+)
+from kp_platform.settings import Settings
+
+TEMPLATES = Path(__file__).with_name("templates")
+MARKER = "kp-stack"
+"""The file that tells a folder of ours from one that only happens to be named by KP_HOME."""
+
+
+def is_ours(home: Path) -> bool:
+    return (home / MARKER).is_file()
+
+
+def claim(home: Path) -> None:
+    """Makes KP_HOME, readable by its owner only. Raises StackError when it holds other things."""
+    if home.exists() and not is_ours(home) and (not home.is_dir() or any(home.iterdir())):
+        raise StackError(f"KP_HOME={home} holds other things than a stack: name an empty folder")
+    try:
+        (home / "log").mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.chmod(0o700)
+        (home / MARKER).write_text("All state of one local kp_platform stack.\n", encoding="utf-8")
+    except OSError as error:
+        raise StackError(f"KP_HOME={home} cannot be written: {error.strerror}") from error
+
+
+def purge(home: Path) -> None:
+    if not is_ours(home):
+        raise StackError(f"KP_HOME={home} was not made by kp: nothing is removed")
+    shutil.rmtree(home)
+
+
+def prepare(settings: Settings, services: tuple[Service, ...]) -> None:
+    """Writes the configuration of all local services, and the first data of those that need it."""
+    for service in services:
+        if service.is_local and service.name in _PREPARE:
+            _PREPARE[service.name](settings)
+    _prepare_dagster(settings)
+
+
+def _prepare_kafka(settings: Settings) -> None:
+    folder = settings.home / "kafka"
+    config = folder / "server.properties"
+    _render(
+        "server.properties",
+        config,
+        port=kafka_port(settings).number,
+        controller_port=settings.kafka_controller_port,
+        data=folder / "data",
+    )
+    if not (folder / "data" / "meta.properties").exists():
+        # A cluster id is 16 bytes in base64; Kafka makes none that starts with a dash.
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        arguments = ("format", "--ignore-formatted", "-t", f"k{cluster[1:]}", "-c", str(config))
+        storage_tool = "kafka.tools.StorageTool"
+        jars = distribution(settings, "kafka")
+        _run("kafka", java_command(jars, storage_tool, *arguments, heap="128m"))
+
+
+def _prepare_mysql(settings: Settings) -> None:
+    data, fresh = settings.home / "mysql", settings.home / "mysql.new"
+    _link_libaio(settings)
+    if data.exists():
+        return
+    shutil.rmtree(fresh, ignore_errors=True)
+    command = (*mysql_command(settings), "--initialize-insecure", f"--datadir={fresh}")
+    _run("mysql", command, mysql_environment(settings))
+    fresh.rename(data)  # only a whole one is ever started
+
+
+def _link_libaio(settings: Settings) -> None:
+    renamed = machine.renamed_libaio()
+    link = settings.cache / "libaio" / "libaio.so.1"
+    if renamed is not None and not link.is_symlink():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(renamed)
+
+
+def _prepare_redis(settings: Settings) -> None:
+    (settings.home / "redis").mkdir(exist_ok=True)
+
+
+def _prepare_elasticsearch(settings: Settings) -> None:
+    folder = settings.home / "elasticsearch"
+    for name in ("config", "data", "logs", "tmp"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    config = folder / "config"
+    _render(
+        "elasticsearch.yml",
+        config / "elasticsearch.yml",
+        port=int(settings.elasticsearch_url.rpartition(":")[2]),
+        transport_port=settings.elasticsearch_transport_port,
+        data=folder / "data",
+        logs=folder / "logs",
+    )
+    for name in ("jvm.options", "log4j2.properties"):
+        _render(name, config / name)
+
+
+def _prepare_trino(settings: Settings) -> None:
+    (settings.home / "trino").mkdir(exist_ok=True)
+
+
+def _prepare_dagster(settings: Settings) -> None:
+    folder = settings.home / "dagster"
+    _render("dagster.yaml", folder / "dagster.yaml")
+    _render(
+        "workspace.yaml",
+        folder / "workspace.yaml",
+        code_server_port=settings.dagster_code_server_port,
+    )
+
+
+_PREPARE = {
+    "kafka": _prepare_kafka,
+    "mysql": _prepare_mysql,
+    "redis": _prepare_redis,
+    "elasticsearch": _prepare_elasticsearch,
+    "trino": _prepare_trino,
+}
+
+
+def _render(template: str, path: Path, **values: int | Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = (TEMPLATES / template).read_text(encoding="utf-8")
+    path.write_text(Template(text).substitute(values), encoding="utf-8")
+
+
+def _run(name: str, command: tuple[str, ...], environment: dict[str, str] | None = None) -> None:
+    """A first step of a server that ends by itself. It dies with this process's own exception."""
+    result = subprocess.run(
+        command,
+        env=environment or None,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        lines = tuple(result.stdout.splitlines()[-15:])
+        raise StackError(
+            f"{name}: its first data could not be made (exit {result.returncode})", lines
+        )

@@ -165,15 +165,15 @@ def latencies(
 ) -> dict[str, tuple[float, float]]:
     """The 50th and 95th percentile of each stage, in seconds."""
     stages: dict[str, list[float]] = {
-        "request -> topic": [],
-        "topic -> indexed": [],
+        "request -> event": [],
+        "event -> indexed": [],
         "indexed -> searchable": [],
         "total": [],
     }
     for uri, begun in sent.items():
         document, found = seen[uri].document, seen[uri].at
-        on_topic, indexed = _epoch(document["@timestamp"]), _epoch(document["indexed_at"])
-        steps = (on_topic - begun, indexed - on_topic, found - indexed, found - begun)
+        made, indexed = _epoch(document["@timestamp"]), _epoch(document["indexed_at"])
+        steps = (made - begun, indexed - made, found - indexed, found - begun)
         for seconds, step in zip(stages.values(), steps, strict=True):
             seconds.append(max(0.0, step))  # Kafka's timestamps are whole milliseconds
     return {name: (percentile(all_, 0.50), percentile(all_, 0.95)) for name, all_ in stages.items()}

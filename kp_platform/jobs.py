@@ -23,7 +23,11 @@ def indexing_job(flow: Flow) -> AssetJob:
         selection=dg.AssetSelection.assets(enriched_asset_key(flow)),
         description=f"Index topic {flow.topic} until caught up, then follow it until idle.",
         executor_def=dg.in_process_executor,
-        tags={FLOW_TAG: flow.name, "dagster/max_runtime": str(MAX_RUNTIME_SECONDS)},
+        tags={
+            FLOW_TAG: flow.name,
+            "dagster/max_runtime": str(MAX_RUNTIME_SECONDS),
+            "dagster/max_retries": "0",  # the sensor starts the next run, with a pause
+        },
     )
 
 

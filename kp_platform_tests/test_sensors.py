@@ -7,7 +7,7 @@ from kp_platform.definitions import build_definitions
 from kp_platform.pipeline.offsets import OffsetRange, Plan, Slice
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
-from kp_platform.sensors import Decision, LiveRun, decide
+from kp_platform.sensors import Decision, FlowRun, decide
 
 WORK = Plan((), (), Slice((OffsetRange(0, 0, 5),)), 5)
 NOTHING = Plan((), (), None, 0)
@@ -40,12 +40,43 @@ def test_a_gap_alone_starts_a_run() -> None:
 def test_only_a_run_that_can_be_alive_holds_the_flow(
     status: dg.DagsterRunStatus, age: float, start: bool
 ) -> None:
-    assert decide(WORK, [LiveRun("0123456789", status, age)], 600).start is start
+    assert decide(WORK, [FlowRun("0123456789", status, age)], 600).start is start
 
 
 def test_a_live_run_is_named_in_the_reason() -> None:
-    decision = decide(WORK, [LiveRun("0123456789", STARTED, 10)], 600)
+    decision = decide(WORK, [FlowRun("0123456789", STARTED, 10)], 600)
     assert decision.reason == "run 01234567 is started; lag 5"
+
+
+@pytest.mark.parametrize(
+    ("failures", "age", "start"),
+    [
+        (1, 9.0, False),  # a pause after a failure
+        (1, 11.0, True),
+        (2, 11.0, False),  # twice as long after the second
+        (2, 21.0, True),
+        (10, 299.0, False),  # but never longer than five minutes
+        (10, 301.0, True),
+    ],
+)
+def test_failures_in_a_row_make_the_pause_longer(failures: int, age: float, start: bool) -> None:
+    failed = [FlowRun("0123456789", dg.DagsterRunStatus.FAILURE, age) for _ in range(failures)]
+    assert decide(WORK, failed, 600).start is start
+
+
+def test_a_success_ends_the_pause() -> None:
+    runs = [
+        FlowRun("0123456789", dg.DagsterRunStatus.SUCCESS, 1),
+        FlowRun("0123456789", dg.DagsterRunStatus.FAILURE, 2),
+    ]
+    assert decide(WORK, runs, 600).start
+
+
+def test_a_pause_is_named_in_the_reason() -> None:
+    failed = FlowRun("0123456789", dg.DagsterRunStatus.FAILURE, 3)
+    assert decide(WORK, [failed], 600).reason == (
+        "run 01234567 failed, the next starts in 7 s; lag 5"
+    )
 
 
 def test_a_server_that_is_down_is_a_skip_that_names_it_and_not_an_empty_topic() -> None:

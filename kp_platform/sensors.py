@@ -77,7 +77,7 @@ def _seconds_to_wait(runs: Sequence[FlowRun]) -> float:
     failures = list(takewhile(lambda run: run.status == dg.DagsterRunStatus.FAILURE, runs))
     if not failures:
         return 0.0
-    pause = min(FAILURE_PAUSE_SECONDS * 2 ** (len(failures) - 1), LONGEST_PAUSE_SECONDS)
+    pause = min(FAILURE_PAUSE_SECONDS * 2.0 ** (len(failures) - 1), LONGEST_PAUSE_SECONDS)
     return pause - failures[0].age_seconds
 
 

@@ -11,6 +11,7 @@ import orjson
 
 from kp_platform.flows import Flow
 from kp_platform.pipeline.documents import DeadLetter, Document
+from kp_platform.pipeline.errors import SliceError
 from kp_platform.pipeline.store import DocumentStore, ItemResult, create, send
 
 
@@ -56,6 +57,10 @@ def _compare_with_stored(
     outcome = Outcome()
     for document in documents:
         ours = orjson.loads(document.body)
+        if (document.index, document.id) not in stored:
+            raise SliceError(
+                f"{document.index}/{document.id} was taken and is gone: deleted just now"
+            )
         theirs = stored[document.index, document.id].source
         if all(ours[name] == theirs[name] for name in ("topic", "partition", "offset")):
             outcome.already_there += 1

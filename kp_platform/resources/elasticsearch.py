@@ -72,13 +72,15 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
         docs = [{"_index": index, "_id": identity} for index, identity in keys]
         with self._answers():
             answer = self.client().mget(docs=docs)
-        return {
-            (doc["_index"], doc["_id"]): Stored(
-                doc["_source"], Version(doc["_seq_no"], doc["_primary_term"])
-            )
-            for doc in answer["docs"]
-            if doc.get("found")
-        }
+        found: dict[tuple[str, str], Stored] = {}
+        for doc in answer["docs"]:
+            error = doc.get("error", {}).get("type")
+            if error not in (None, "index_not_found_exception"):
+                raise self._down(f"{error} for {doc['_index']}/{doc['_id']}")
+            if doc.get("found"):
+                version = Version(doc["_seq_no"], doc["_primary_term"])
+                found[doc["_index"], doc["_id"]] = Stored(doc["_source"], version)
+        return found
 
     def find(self, index: str, field: str, value: str) -> list[Stored]:
         """See `DocumentStore.find`."""
@@ -129,11 +131,11 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
 
     @contextmanager
     def _answers(self) -> Iterator[None]:
-        from elastic_transport import TransportError
+        from elastic_transport import ApiError, TransportError
 
         try:
             yield
-        except TransportError as error:
+        except (ApiError, TransportError) as error:
             raise self._down(error) from error
 
     def _down(self, cause: object) -> ServerDown:

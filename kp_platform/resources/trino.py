@@ -27,6 +27,11 @@ _SMALL_QUERY = {
     "task_concurrency": "1",
     "enable_dynamic_filtering": "false",
 }
+_CONNECTION_ERRORS = (
+    requests.RequestException,
+    trino.exceptions.Error,
+    trino.exceptions.HttpError,
+)
 _PROBES = {
     "kafka_tests": "SHOW TABLES FROM kafka_tests.analyze",
     "my_tests": "SHOW TABLES FROM my_tests.testing",
@@ -95,12 +100,10 @@ class TrinoResource(dg.ConfigurableResource[None]):
                 raise QueryFailed(
                     f"Trino query {error.query_id} failed: {error.error_name}: {error.message}"
                 ) from error
-            except (requests.RequestException, trino.exceptions.TrinoConnectionError) as error:
-                raise self._down(error) from error
-            except trino.exceptions.HttpError as error:
+            except _CONNECTION_ERRORS as error:
                 raise self._down(error) from error
             finally:
-                with contextlib.suppress(requests.RequestException, trino.exceptions.Error):
+                with contextlib.suppress(*_CONNECTION_ERRORS):
                     cursor.close()
 
     def _connect(self) -> Any:

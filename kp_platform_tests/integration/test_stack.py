@@ -1,0 +1,185 @@
+"""The stack itself: loopback only, restarts, answers of `kp`, and nothing left after an end."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kp_platform.cli import SERVICES
+from kp_platform.local import supervisor
+from kp_platform.local.supervisor import Supervisor
+from kp_platform.reference import REFERENCE_VALUES
+from kp_platform.resources.mysql import MySQLResource
+from kp_platform.resources.redis import RedisResource
+from kp_platform_tests.conftest import ROOT, Stack
+
+SECOND_STACK_OFFSET = "14000"
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds} s: {what}")
+        time.sleep(0.1)
+
+
+def test_every_listening_socket_is_on_loopback(whole_stack: Stack) -> None:
+    listening = {
+        (connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
+        for process in supervisor.processes(whole_stack.settings.home)
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {ip for ip, _ in listening} == {"127.0.0.1"}
+    assert len(listening) >= 11  # nine services, Kafka's controller, Elasticsearch's transport
+
+
+def test_status_tells_of_every_service_that_it_is_ready(whole_stack: Stack) -> None:
+    found = json.loads(whole_stack.kp("status", "--json").stdout)
+    assert [each["service"] for each in found] == list(SERVICES)
+    assert all(each["ready"] for each in found)
+
+
+def test_lag_is_a_list_of_partitions(whole_stack: Stack) -> None:
+    found = json.loads(whole_stack.kp("lag", "--json").stdout)
+    assert [each["partition"] for each in found] == [0, 1, 2, 3]
+    fields = {"flow", "topic", "partition", "low", "high", "position", "lag"}
+    assert all(set(each) == fields for each in found)
+
+
+def test_config_masks_secrets_unless_asked(whole_stack: Stack) -> None:
+    masked = json.loads(whole_stack.kp("config", "--json").stdout)
+    shown = json.loads(whole_stack.kp("config", "--json", "--show-secrets").stdout)
+    assert masked["KP_MYSQL_PASSWORD"] == "********"
+    assert shown["KP_MYSQL_PASSWORD"] == whole_stack.variables["KP_MYSQL_PASSWORD"]
+    assert masked["KP_TRINO_URL"] == whole_stack.settings.trino_url
+
+
+def test_seed_is_repeatable(whole_stack: Stack) -> None:
+    for _ in range(2):
+        assert whole_stack.kp("seed").stdout == "4 rows in MySQL, 4 keys in Redis\n"
+    assert RedisResource().values([*REFERENCE_VALUES]) == REFERENCE_VALUES
+    assert MySQLResource().ids().keys() >= REFERENCE_VALUES.keys()
+
+
+def test_no_secret_is_in_a_file_of_the_stack_or_in_a_command_line(whole_stack: Stack) -> None:
+    home = whole_stack.settings.home
+    secret = whole_stack.settings.mysql_password.get_secret_value()
+    for process in supervisor.processes(home):
+        assert secret not in " ".join(process.cmdline())
+    rendered = [home / "supervisord.conf", *(home / "log").iterdir(), *home.glob("*/config/*")]
+    for path in rendered:
+        assert secret.encode() not in path.read_bytes(), path
+
+
+def test_a_service_that_dies_is_started_again(whole_stack: Stack) -> None:
+    keeper = Supervisor(whole_stack.settings.home)
+    before = keeper.programs()["redis"].pid
+    psutil.Process(before).kill()
+
+    def is_back() -> bool:
+        program = keeper.programs()["redis"]
+        return program.pid not in (0, before) and program.state == "RUNNING"
+
+    wait_for(is_back, "redis runs again")
+    RedisResource().probe()
+    assert RedisResource().values(["presto"]) == {"presto": REFERENCE_VALUES["presto"]}
+
+
+def test_a_server_that_is_down_is_one_line_that_names_it(whole_stack: Stack) -> None:
+    keeper = Supervisor(whole_stack.settings.home)
+    keeper.stop_program("redis")
+    try:
+        done = whole_stack.kp("seed", check=False)
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1
+        assert "Redis does not answer at redis://127.0.0.1" in done.stderr
+        status = whole_stack.kp("status", "--json", check=False)
+        assert status.returncode == 1
+        not_ready = [each["service"] for each in json.loads(status.stdout) if not each["ready"]]
+        assert "redis" in not_ready
+    finally:
+        whole_stack.kp("up")
+
+
+def test_up_with_other_settings_than_the_running_stack_asks_for_down(whole_stack: Stack) -> None:
+    changed = Stack(whole_stack.settings, {**whole_stack.variables, "KP_SLICE_ROWS": "7"})
+    done = changed.kp("up", check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "KP_SLICE_ROWS" in done.stderr
+    assert "kp down" in done.stderr
+
+
+@pytest.fixture
+def second_home(stack: Stack, tmp_path: Path) -> dict[str, str]:
+    """The variables of another stack, of which nothing runs."""
+    own = {name: stack.variables[name] for name in stack.variables if not name.startswith("KP_")}
+    return {**own, "KP_HOME": str(tmp_path / "second"), "KP_PORT_OFFSET": SECOND_STACK_OFFSET}
+
+
+def start(variables: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "kp_platform", "up"],
+        env=variables,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_start_leaves_nothing_behind(
+    second_home: dict[str, str], number: signal.Signals, code: int
+) -> None:
+    starting = start(second_home)
+    assert starting.stdout is not None
+    assert "✓" in starting.stdout.readline()  # servers run now
+    starting.send_signal(number)
+    _, errors = starting.communicate(timeout=120)
+    assert starting.returncode == code
+    assert len(errors.splitlines()) <= 1
+    assert supervisor.processes(Path(second_home["KP_HOME"])) == []
+
+
+def test_a_taken_port_is_named_with_its_setting_and_nothing_is_started(
+    second_home: dict[str, str],
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 18_080 + int(SECOND_STACK_OFFSET)))
+        taken.listen()
+        starting = start(second_home)
+        _, errors = starting.communicate(timeout=60)
+    assert starting.returncode == 1
+    assert len(errors.splitlines()) == 1
+    assert "32080" in errors
+    assert "KP_TRINO_URL" in errors
+    assert supervisor.processes(Path(second_home["KP_HOME"])) == []
+
+
+def test_external_servers_are_only_probed(whole_stack: Stack, second_home: dict[str, str]) -> None:
+    """A second stack on the servers of the first one: only Dagster and the emitter are its own."""
+    servers = ("kafka", "mysql", "redis", "elasticsearch", "trino")
+    addresses = {
+        name: value
+        for name, value in whole_stack.variables.items()
+        if name.startswith(tuple(f"KP_{server.upper()}" for server in servers))
+    }
+    borrowed = {**second_home, **addresses, "KP_EXTERNAL": ",".join(servers)}
+    second = Stack(whole_stack.settings, borrowed)
+    try:
+        second.kp("up")
+        found = json.loads(second.kp("status", "--json").stdout)
+        assert [each["state"] for each in found] == ["external"] * 5 + ["running"] * 4
+    finally:
+        second.kp("down", "--purge")
+    assert supervisor.processes(Path(second_home["KP_HOME"])) == []
+    assert not Path(second_home["KP_HOME"]).exists()

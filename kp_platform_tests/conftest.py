@@ -79,7 +79,9 @@ def quiet_stack(stack: Stack) -> Stack:
 @pytest.fixture
 def whole_stack(stack: Stack) -> Stack:
     """The stack with every service running."""
-    stack.kp("up")
+    programs = Supervisor(stack.settings.home).programs().values()
+    if any(program.state != "RUNNING" for program in programs):
+        stack.kp("up")
     return stack
 
 

@@ -205,6 +205,7 @@ def _redis(settings: Settings) -> Service:
         "--databases", str(max(16, database + 1)),
         "--appendonly", "yes",
         "--save", "",
+        "--set-proc-title", "no",  # a title is written over the environment that we are found by
         "-",
     )  # fmt: skip
     return declare(ports=(port,), command=_with_standard_input("KP_REDIS_INIT", server))

@@ -1,0 +1,75 @@
+"""A visit in a real browser is on the analysis page moments later, and hostile text is inert."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Dialog, Page, expect, sync_playwright
+
+from kp_platform_tests.conftest import Stack
+from kp_platform_tests.integration.events import Event, publish
+
+# Without the last four Chromium calls home at every start, which a closed network refuses.
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+).split()
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+        yield browser.new_page()
+        browser.close()
+
+
+def reload_until_shown(page: Page, text: str) -> None:
+    """The page is complete without JavaScript, so a person reloads it."""
+    for _ in range(60):
+        if page.get_by_text(text).count():
+            return
+        page.wait_for_timeout(1_000)
+        page.reload()
+    pytest.fail(f"{text} is not on {page.url} after a minute")
+
+
+def test_a_visit_is_on_the_analysis_page_with_its_enrichment(
+    whole_stack: Stack, page: Page
+) -> None:
+    visited = f"/a-page-that-does-not-exist/{uuid.uuid4()}"
+    page.goto(f"{whole_stack.settings.emitter_url}{visited}")
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    page.goto(f"{whole_stack.settings.emitter_url}/analysis?uri={visited}")
+    reload_until_shown(page, "complete")
+    row = page.get_by_role("row").filter(has_text=visited)
+    expect(row).to_have_count(1)
+    expect(row.get_by_role("link", name="https:")).to_have_count(1)
+
+
+def test_markup_in_an_event_is_text_on_the_page(whole_stack: Stack, page: Page) -> None:
+    dialogs: list[str] = []
+
+    def shown(dialog: Dialog) -> None:
+        dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", shown)
+    marker = uuid.uuid4().hex
+    uri = f"/{marker}/<script>alert(1)</script><img src=x onerror=alert(2)>{{{{7*7}}}}"
+    publish(Event(uri=uri, name="<b>bold</b>").value)
+    page.goto(f"{whole_stack.settings.emitter_url}/analysis?uri=/{marker}")
+    reload_until_shown(page, uri)
+    expect(page.get_by_text("<b>bold</b>").first).to_be_visible()
+    assert page.locator("td script, td img, td b").count() == 0
+    assert dialogs == []
+
+
+def test_an_empty_search_says_how_to_go_on(whole_stack: Stack, page: Page) -> None:
+    publish(Event().value)
+    page.goto(f"{whole_stack.settings.emitter_url}/analysis")
+    reload_until_shown(page, "complete")
+    page.goto(f"{whole_stack.settings.emitter_url}/analysis?name={uuid.uuid4()}")
+    expect(page.get_by_role("table")).to_have_count(0)
+    page.get_by_role("main").get_by_role("link", name="Clear the filter").click()
+    expect(page.get_by_role("table")).to_have_count(1)

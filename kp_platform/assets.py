@@ -126,23 +126,30 @@ def enriched_asset(flow: Flow) -> dg.AssetsDefinition:
         trino: TrinoResource,
         elasticsearch: ElasticsearchResource,
     ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
-        pipeline = Pipeline(flow, kafka, trino, elasticsearch, config.limits())
-        total = SliceReport(slice=None, slices=0)
-        try:
-            for report in gathered(pipeline.drain()):
-                context.log.info("%s", sentence(report))
-                yield dg.AssetMaterialization(key, metadata=report_metadata(flow, report))
-                total = total.followed_by(report)
-        except ShortAnswer as error:
-            yield dg.AssetCheckResult(
-                asset_key=key, check_name="slice_complete", passed=False, description=str(error)
-            )
-            raise
-        if not total.slices:
-            context.log.info("nothing to index: the flow is caught up, or another run holds it")
-        yield from check_results(key, total)
+        yield from _drained(
+            context, key, Pipeline(flow, kafka, trino, elasticsearch, config.limits())
+        )
 
     return enriched
+
+
+def _drained(
+    context: dg.AssetExecutionContext, key: dg.AssetKey, pipeline: Pipeline
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
+    total = SliceReport(slice=None, slices=0)
+    try:
+        for report in gathered(pipeline.drain()):
+            context.log.info("%s", sentence(report))
+            yield dg.AssetMaterialization(key, metadata=report_metadata(pipeline.flow, report))
+            total = total.followed_by(report)
+    except ShortAnswer as error:
+        yield dg.AssetCheckResult(
+            asset_key=key, check_name="slice_complete", passed=False, description=str(error)
+        )
+        raise
+    if not total.slices:
+        context.log.info("nothing to index: the flow is caught up, or another run holds it")
+    yield from check_results(key, total)
 
 
 def gathered(

@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,3 +105,12 @@ def _inherited() -> dict[str, str]:
     return {
         key: value for key, value in os.environ.items() if not key.startswith(("KP_", "DAGSTER_"))
     }
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:
+    """Look until the condition holds; fail with `what` after the deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds} s: {what}")
+        time.sleep(0.1)

@@ -1,9 +1,8 @@
 """The main job on the whole stack: a request becomes an enriched document by sensor and run."""
 
 import contextlib
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 import httpx
@@ -16,7 +15,7 @@ from kp_platform.reference import REFERENCE_VALUES
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.trino import TrinoAnswer, TrinoResource
-from kp_platform_tests.conftest import Stack
+from kp_platform_tests.conftest import Stack, wait_for
 from kp_platform_tests.integration.events import Event, documents, publish
 
 KEY = dg.AssetKey("enriched_access_log")
@@ -54,14 +53,6 @@ def run(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
         instance=instance,
         run_config={"ops": {"enriched_access_log": {"config": {"follow_idle_seconds": 0}}}},
     )
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds} s: {what}")
-        time.sleep(0.1)
 
 
 def test_a_request_becomes_an_enriched_document_by_itself(whole_stack: Stack) -> None:

@@ -5,8 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -19,17 +17,9 @@ from kp_platform.local.supervisor import Supervisor
 from kp_platform.reference import REFERENCE_VALUES
 from kp_platform.resources.mysql import MySQLResource
 from kp_platform.resources.redis import RedisResource
-from kp_platform_tests.conftest import ROOT, Stack
+from kp_platform_tests.conftest import ROOT, Stack, wait_for
 
 SECOND_STACK_OFFSET = "14000"
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds} s: {what}")
-        time.sleep(0.1)
 
 
 def test_every_listening_socket_is_on_loopback(whole_stack: Stack) -> None:

@@ -17,8 +17,6 @@ from pydantic import Field
 from kp_platform import reference
 from kp_platform.flows import Flow
 from kp_platform.pipeline.drain import Limits, Pipeline
-from kp_platform.pipeline.errors import ShortAnswer
-from kp_platform.pipeline.offsets import OffsetRange
 from kp_platform.pipeline.stream import SliceReport
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
@@ -93,9 +91,7 @@ def enriched_asset(flow: Flow) -> dg.AssetsDefinition:
         kinds={"trino", "elasticsearch"},
         group_name=GROUP,
         output_required=False,
-        freshness_policy=dg.FreshnessPolicy.time_window(
-            fail_window=timedelta(hours=24), warn_window=timedelta(hours=1)
-        ),
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=24)),
         description=(
             f"{flow.description}. Index `{flow.index}`, one document for each event, its id the "
             f"event's {flow.id_field}. A run takes slices until it is caught up, then follows the "
@@ -117,6 +113,11 @@ def enriched_asset(flow: Flow) -> dg.AssetsDefinition:
                 asset=key,
                 description="No message of this run went to the dead letters (index kp.dead).",
             ),
+            dg.AssetCheckSpec(
+                "nothing_lost",
+                asset=key,
+                description="Kafka still had every event that was not indexed yet; else: kp.gaps.",
+            ),
         ],
     )
     def enriched(
@@ -136,16 +137,14 @@ def enriched_asset(flow: Flow) -> dg.AssetsDefinition:
 def _drained(
     context: dg.AssetExecutionContext, key: dg.AssetKey, pipeline: Pipeline
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
-    total = SliceReport(slice=None, slices=0)
+    total = SliceReport()
     try:
         for report in gathered(pipeline.drain()):
             context.log.info("%s", sentence(report))
             yield dg.AssetMaterialization(key, metadata=report_metadata(pipeline.flow, report))
             total = total.followed_by(report)
-    except ShortAnswer as error:
-        yield dg.AssetCheckResult(
-            asset_key=key, check_name="slice_complete", passed=False, description=str(error)
-        )
+    except Exception as error:
+        yield from check_results(key, total, failure=error)
         raise
     if not total.slices:
         context.log.info("nothing to index: the flow is caught up, or another run holds it")
@@ -158,14 +157,19 @@ def gathered(
     """Reports joined until they count `REPORT_ROWS` rows or `seconds` went by."""
     waiting: SliceReport | None = None
     last_out = -seconds
-    for report in reports:
-        if report is not None:
-            waiting = waiting.followed_by(report) if waiting else report
-        if waiting is None:
-            continue
-        if waiting.rows >= REPORT_ROWS or time.monotonic() - last_out >= seconds:
+    try:
+        for report in reports:
+            if report is not None:
+                waiting = waiting.followed_by(report) if waiting else report
+            if waiting is None:
+                continue
+            if waiting.rows >= REPORT_ROWS or time.monotonic() - last_out >= seconds:
+                yield waiting
+                waiting, last_out = None, time.monotonic()
+    except Exception:
+        if waiting is not None:  # what was done before the failure stays told
             yield waiting
-            waiting, last_out = None, time.monotonic()
+        raise
     if waiting is not None:
         yield waiting
 
@@ -174,7 +178,7 @@ def sentence(report: SliceReport) -> str:
     """A report for the log of a run."""
     outcome = report.outcome
     return (
-        f"{report.slice or 'no slice'}: {report.rows} rows, {outcome.indexed} indexed, "
+        f"{_offsets(report)}: {report.rows} rows, {outcome.indexed} indexed, "
         f"{outcome.already_there} already there, {outcome.duplicates} duplicates, "
         f"{len(outcome.dead)} dead, {report.total_seconds:.2f} s, lag {report.lag_after}"
     )
@@ -183,20 +187,16 @@ def sentence(report: SliceReport) -> str:
 def report_metadata(flow: Flow, report: SliceReport) -> dict[str, dg.MetadataValue[Any]]:
     """A report for the Dagster UI; numbers are plotted over time."""
     value, outcome, settings = dg.MetadataValue, report.outcome, Settings()
-    offsets = {
-        f"partition {part.partition}": f"[{part.start}, {part.end})" for part in _ranges(report)
-    }
     return {
         "dagster/row_count": value.int(outcome.indexed),
         "slices": value.int(report.slices),
-        "offsets": value.json(offsets),
+        "offsets": value.text(_offsets(report)),
         "rows": value.int(report.rows),
         "indexed": value.int(outcome.indexed),
         "already there": value.int(outcome.already_there),
         "duplicates": value.int(outcome.duplicates),
         "dead letters": value.int(len(outcome.dead)),
-        "gaps": value.json([str(gap) for gap in report.gaps]),
-        "restarted partitions": value.json([str(restart) for restart in report.restarts]),
+        "losses": value.json(list(report.losses)),
         "missing enrichment": value.json({s: report.missing[s] for s in flow.references}),
         "seconds": value.float(round(report.total_seconds, 3)),
         "seconds in Trino": value.float(round(report.trino_seconds, 3)),
@@ -218,15 +218,18 @@ def preview(documents: Sequence[dict[str, Any]]) -> dg.MetadataValue[Any]:
     return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=schema)
 
 
-def check_results(key: dg.AssetKey, total: SliceReport) -> Iterator[dg.AssetCheckResult]:
-    """The checks of a run, from the sum of its reports."""
+def check_results(
+    key: dg.AssetKey, total: SliceReport, failure: Exception | None = None
+) -> Iterator[dg.AssetCheckResult]:
+    """The checks of a run, from the sum of its reports and the error that ended it, if any."""
     outcome = total.outcome
-    asked = sum(len(part) for part in _ranges(total))
+    asked = sum(len(part) for part in total.asked)
     settled = outcome.indexed + outcome.already_there + outcome.duplicates + len(outcome.dead)
     yield dg.AssetCheckResult(
         asset_key=key,
         check_name="slice_complete",
-        passed=asked == total.rows == settled,
+        passed=failure is None and asked == total.rows == settled,
+        description=str(failure) if failure else None,
         metadata={"offsets asked for": asked, "rows": total.rows, "accounted for": settled},
     )
     reasons = Counter(letter.reason for letter in outcome.dead)
@@ -236,6 +239,12 @@ def check_results(key: dg.AssetKey, total: SliceReport) -> Iterator[dg.AssetChec
         passed=not outcome.dead,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={"dead letters": len(outcome.dead), "reasons": dict(reasons)},
+    )
+    yield dg.AssetCheckResult(
+        asset_key=key,
+        check_name="nothing_lost",
+        passed=not total.losses,
+        metadata={"losses": list(total.losses)},
     )
 
 
@@ -263,8 +272,8 @@ def reference_assets() -> list[dg.AssetsDefinition]:
     return [reference_rows, reference_values]
 
 
-def _ranges(report: SliceReport) -> Sequence[OffsetRange]:
-    return report.slice.ranges if report.slice else ()
+def _offsets(report: SliceReport) -> str:
+    return " ".join(str(part) for part in report.asked) or "none"
 
 
 def _shown(value: object) -> str:

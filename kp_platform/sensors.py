@@ -14,7 +14,7 @@ import dagster as dg
 from kp_platform.flows import Flow
 from kp_platform.jobs import FLOW_TAG, AssetJob
 from kp_platform.pipeline import positions
-from kp_platform.pipeline.offsets import Plan, plan
+from kp_platform.pipeline.offsets import Plan
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.errors import ServerDown, TopicMissing
 from kp_platform.resources.kafka import KafkaResource
@@ -61,15 +61,15 @@ def decide(todo: Plan, runs: Sequence[FlowRun], max_run_seconds: float) -> Decis
         if run.age_seconds < limits.get(run.status, 0.0):
             status = run.status.value.lower()
             return Decision(False, f"run {run.run_id[:8]} is {status}; lag {todo.lag}")
-    if not (todo.slice or todo.gaps or todo.restarts):
+    if not todo.work:
         return Decision(False, "caught up, lag 0")
     if (left := _seconds_to_wait(runs)) > 0:
         return Decision(
             False,
             f"run {runs[0].run_id[:8]} failed, the next starts in {left:.0f} s; lag {todo.lag}",
         )
-    gaps, restarts = len(todo.gaps), len(todo.restarts)
-    return Decision(True, f"lag {todo.lag}, {gaps} gaps, {restarts} restarted partitions")
+    losses = f", lost {len(todo.gaps) + len(todo.truncated)} range(s)" if todo.losses else ""
+    return Decision(True, f"lag {todo.lag}{losses}")
 
 
 def _seconds_to_wait(runs: Sequence[FlowRun]) -> float:
@@ -119,9 +119,8 @@ def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:
 
 
 def _look(flow: Flow, kafka: KafkaResource, elasticsearch: ElasticsearchResource) -> Plan:
-    state = kafka.topic_state(flow.topic)
-    held = positions.read(elasticsearch, flow, state)
-    return plan(state, {part: each.offset for part, each in held.items()}, max_rows=1)
+    state, held = positions.look(kafka, elasticsearch, flow)
+    return positions.plan_from(state, held, max_rows=1)
 
 
 def _latest_runs(instance: dg.DagsterInstance, flow: Flow) -> list[FlowRun]:

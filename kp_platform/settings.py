@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+MASK = "********"
 LOOPBACK_HOSTS = {"127.0.0.1", "localhost"}
 EXTERNAL_SERVICES = ("kafka", "mysql", "redis", "elasticsearch", "trino")
 
@@ -31,7 +32,12 @@ class Settings(BaseSettings):
     """The effective settings of one stack. Environment wins over `.env`, `.env` over defaults."""
 
     model_config = SettingsConfigDict(
-        env_prefix="KP_", env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
+        env_prefix="KP_",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
     )
 
     home: Path = Field(Path(".kp"), description="Folder that holds all state of the local stack.")
@@ -116,10 +122,10 @@ class Settings(BaseSettings):
         30.0, ge=0, description="A run ends when no event came for this long."
     )
     max_run_seconds: float = Field(
-        600.0, gt=0, description="A run ends after this time; the sensor starts the next one."
+        600.0, gt=0, le=1500, description="A run ends after this time; the sensor starts the next."
     )
     sensor_wait_seconds: float = Field(
-        10.0, ge=0, le=50, description="How long one sensor tick watches the topic for new events."
+        10.0, ge=0, le=30, description="How long one sensor tick watches the topic for new events."
     )
 
     @field_validator("home", "cache")
@@ -131,11 +137,14 @@ class Settings(BaseSettings):
     @field_validator("trino_url", "elasticsearch_url", "emitter_url", "dagster_url")
     @classmethod
     def _is_http_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError(f"{value!r} is not an http(s) URL")
-        parts.port  # noqa: B018  raises ValueError on a port that is not a number
+        _check_url(value, {"http", "https"})
         return value.rstrip("/")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis_url(cls, value: SecretStr) -> SecretStr:
+        _check_url(value.get_secret_value(), {"redis", "rediss"})
+        return value
 
     @field_validator("external")
     @classmethod
@@ -156,23 +165,29 @@ def _names(comma_list: str) -> list[str]:
     return [name.strip() for name in comma_list.split(",") if name.strip()]
 
 
+def _check_url(value: str, schemes: set[str]) -> None:
+    """Raises ValueError, without the value: a URL may hold a password."""
+    parts = urlsplit(value)
+    if parts.scheme not in schemes or not parts.hostname:
+        expected = " or ".join(f"{scheme}://HOST:PORT" for scheme in sorted(schemes))
+        raise ValueError(f"is not of the form {expected}")
+    parts.port  # noqa: B018  raises ValueError on a port that is not a number
+
+
 def environment(settings: Settings, *, secrets: bool) -> dict[str, str]:
     """The settings as `KP_*` variables, e.g. for a child process; secrets masked unless asked."""
     values: dict[str, str] = {}
     for name in type(settings).model_fields:
         value = getattr(settings, name)
-        if isinstance(value, SecretStr):
-            value = value.get_secret_value() if secrets else masked(value)
-        values[f"KP_{name.upper()}"] = str(value)
+        text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        if not secrets:
+            is_secret = isinstance(value, SecretStr) and text and "://" not in text
+            text = MASK if is_secret else without_password(text)
+        values[f"KP_{name.upper()}"] = text
     return values
 
 
-def masked(secret: SecretStr) -> str:
-    """A secret fit for a screen: of a URL only the password is hidden, else everything."""
-    text = secret.get_secret_value()
-    parts = urlsplit(text)
-    if "://" not in text:
-        return "********" if text else ""
-    if parts.password is None:
-        return text
-    return text.replace(f":{parts.password}@", ":********@", 1)
+def without_password(url: str) -> str:
+    """A URL fit for a screen; any other text stays as it is."""
+    password = urlsplit(url).password if "://" in url else None
+    return url if password is None else url.replace(f":{password}@", f":{MASK}@", 1)

@@ -6,15 +6,15 @@ Belongs here: one fake for each connection. Each passes the same contract tests 
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import kp_platform
-from kp_platform.pipeline.dead_letters import RawMessage
 from kp_platform.pipeline.documents import Row
-from kp_platform.pipeline.errors import QueryFailed
+from kp_platform.pipeline.errors import MessageUnreadable, QueryFailed
+from kp_platform.pipeline.log import RawMessage
 from kp_platform.pipeline.offsets import TopicState, Watermarks
 from kp_platform.pipeline.query import QueryStats
 from kp_platform.pipeline.store import ItemResult, Stored, Version
@@ -92,7 +92,8 @@ class FakeKafka:
 class FakeTrino:
     """The slice's query of the access log over a fake Kafka, MySQL and Redis.
 
-    `drop` are (partition, offset) that an answer leaves out; `failure` fails every query.
+    `drop` are (partition, offset) that an answer leaves out; `failure` fails every query,
+    `poison` are those that fail each query that reads them; `before_answer` is called once.
     """
 
     columns = (
@@ -103,6 +104,8 @@ class FakeTrino:
     def __init__(self, kafka: FakeKafka, mysql: "FakeMySQL", redis: "FakeRedis") -> None:
         self.kafka, self.mysql, self.redis = kafka, mysql, redis
         self.drop: set[tuple[int, int]] = set()
+        self.poison: set[tuple[int, int]] = set()
+        self.before_answer: Callable[[], object] | None = None
         self.failure = ""
         self.queries: list[list[object]] = []
 
@@ -111,6 +114,12 @@ class FakeTrino:
         self.queries.append(list(parameters))
         if self.failure:
             raise QueryFailed(self.failure)
+        if call := self.before_answer:
+            self.before_answer = None
+            call()
+        for partition, start, end in _triples(parameters):
+            if any(part == partition and start <= at < end for part, at in self.poison):
+                raise MessageUnreadable("Document nesting depth (1001) exceeds the maximum")
         rows = [
             self._row(partition, offset)
             for partition, start, end in _triples(parameters)

@@ -9,7 +9,8 @@ from kp_platform.assets import DrainConfig, check_results, gathered, preview, re
 from kp_platform.flows import ACCESS_LOG
 from kp_platform.pipeline.bulk import Outcome
 from kp_platform.pipeline.documents import DeadLetter
-from kp_platform.pipeline.offsets import OffsetRange, Slice
+from kp_platform.pipeline.errors import SliceError
+from kp_platform.pipeline.offsets import OffsetRange
 from kp_platform.pipeline.stream import SliceReport
 
 KEY = dg.AssetKey("enriched_access_log")
@@ -18,15 +19,15 @@ KEY = dg.AssetKey("enriched_access_log")
 def report(start: int, end: int) -> SliceReport:
     rows = end - start
     return SliceReport(
-        slice=Slice((OffsetRange(0, start, end),)), rows=rows, outcome=Outcome(indexed=rows)
+        asked=(OffsetRange(0, start, end),), rows=rows, outcome=Outcome(indexed=rows), slices=1
     )
 
 
 def test_the_first_report_goes_out_at_once_and_small_ones_after_it_together() -> None:
     reports = [report(0, 5), report(5, 7), None, report(7, 9)]
-    assert [(each.slices, str(each.slice)) for each in gathered(iter(reports))] == [
-        (1, "0:[0,5)"),
-        (2, "0:[5,9)"),
+    assert [(each.slices, each.asked) for each in gathered(iter(reports))] == [
+        (1, (OffsetRange(0, 0, 5),)),
+        (2, (OffsetRange(0, 5, 9),)),
     ]
 
 
@@ -47,7 +48,7 @@ def test_a_waiting_report_goes_out_after_a_while_though_nothing_follows() -> Non
 def test_numbers_are_metadata_that_dagster_plots() -> None:
     metadata = report_metadata(ACCESS_LOG, report(0, 5))
     assert metadata["rows"] == dg.MetadataValue.int(5)
-    assert metadata["offsets"] == dg.MetadataValue.json({"partition 0": "[0, 5)"})
+    assert metadata["offsets"] == dg.MetadataValue.text("0:[0,5)")
     assert metadata["missing enrichment"] == dg.MetadataValue.json({"mysql": 0, "redis": 0})
 
 
@@ -61,15 +62,44 @@ def test_an_unaccounted_row_fails_the_check() -> None:
     lost = report(0, 5)
     lost.outcome.indexed = 4
     passed = {each.check_name: each.passed for each in check_results(KEY, lost)}
-    assert passed == {"slice_complete": False, "nothing_dead_lettered": True}
+    assert passed == {
+        "slice_complete": False,
+        "nothing_dead_lettered": True,
+        "nothing_lost": True,
+    }
 
 
 def test_a_dead_letter_warns_with_its_reason() -> None:
     bad = report(0, 1)
     bad.outcome = Outcome(dead=[DeadLetter(0, 0, "", "not_json", "")])
-    [_, check] = check_results(KEY, bad)
+    _, check, _ = check_results(KEY, bad)
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert check.metadata["reasons"].value == {"not_json": 1}
+
+
+def test_what_was_done_before_a_failure_is_still_reported() -> None:
+    def failing() -> Iterator[SliceReport | None]:
+        yield report(0, 5)
+        yield report(5, 7)
+        raise SliceError("Trino is down")
+
+    reports = gathered(failing())
+    assert [next(reports).rows, next(reports).rows] == [5, 2]
+    with pytest.raises(SliceError):
+        next(reports)
+
+
+def test_a_failure_fails_the_check_of_the_slice_with_its_text() -> None:
+    complete, dead, lost = check_results(KEY, report(0, 5), failure=SliceError("MySQL is down"))
+    assert (complete.passed, complete.description) == (False, "MySQL is down")
+    assert dead.passed
+    assert lost.passed
+
+
+def test_a_loss_fails_its_check_and_says_what_was_lost() -> None:
+    _, _, lost = check_results(KEY, SliceReport(losses=("retention deleted 0:[3,9)",)))
+    assert (lost.passed, lost.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert lost.metadata["losses"].value == ["retention deleted 0:[3,9)"]
 
 
 def test_limits_left_out_of_the_run_config_come_from_the_settings(

@@ -59,6 +59,16 @@ def test_the_sql_reads_the_flows_own_table(flow: Flow) -> None:
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=FLOW_IDS)
+def test_the_catalog_names_the_flows_table(flow: Flow) -> None:
+    """Trino shows only tables that the catalog names, whatever table files there are."""
+    catalog = (ROOT / "presto_etc" / "catalog" / "kafka_tests.properties").read_text()
+    [names] = [line for line in catalog.splitlines() if line.startswith("kafka.table-names=")]
+    described = table_file(flow)
+    table = f"{described['schemaName']}.{described['tableName']}"
+    assert table in names.removeprefix("kafka.table-names=").split(",")
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=FLOW_IDS)
 def test_the_mapping_is_strict_versioned_and_carries_the_alias(flow: Flow) -> None:
     template = mapping(flow)
     assert template["mappings"]["dynamic"] == "strict"

@@ -16,7 +16,7 @@ NOT_STARTED = dg.DagsterRunStatus.NOT_STARTED
 
 
 def test_waiting_events_start_a_run() -> None:
-    assert decide(WORK, [], 600) == Decision(True, "lag 5, 0 gaps, 0 restarted partitions")
+    assert decide(WORK, [], 600) == Decision(True, "lag 5")
 
 
 def test_nothing_to_do_starts_none() -> None:
@@ -24,7 +24,8 @@ def test_nothing_to_do_starts_none() -> None:
 
 
 def test_a_gap_alone_starts_a_run() -> None:
-    assert decide(Plan((OffsetRange(0, 0, 5),), (), None, 0), [], 600).start
+    todo = Plan((OffsetRange(0, 0, 5),), (), None, 0)
+    assert decide(todo, [], 600) == Decision(True, "lag 0, lost 1 range(s)")
 
 
 @pytest.mark.parametrize(

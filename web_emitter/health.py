@@ -17,7 +17,8 @@ from starlette.responses import PlainTextResponse, Response
 from web_emitter.producer import BrokersUnreachable, Sink
 from web_emitter.search import LogSearch, SearchUnavailable
 
-_PROBE_SECONDS = 1.0
+# Orchestrators give a probe one second by default.
+_PROBE_SECONDS = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,11 @@ class Readiness:
 
     async def _elasticsearch(self) -> Check:
         try:
-            await self._search.ping()
+            await asyncio.wait_for(self._search.ping(), _PROBE_SECONDS)
         except SearchUnavailable as error:
             return Check(False, str(error))
+        except TimeoutError:
+            return Check(False, f"no answer in {_PROBE_SECONDS} s")
         return Check(True, "answers")
 
 

@@ -73,7 +73,7 @@ def _compare_with_stored(
 
 
 def _rejected(document: Document, result: ItemResult) -> DeadLetter:
-    return _dead(document, result.error or f"status_{result.status}", result.reason)
+    return _dead(document, result.error, result.reason)
 
 
 def _dead(document: Document, reason: str, detail: str) -> DeadLetter:

@@ -6,26 +6,17 @@ exact offsets. Does not belong here: deciding that a message is bad (`documents.
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import orjson
 
 from kp_platform.flows import Flow
 from kp_platform.pipeline.documents import DeadLetter
-from kp_platform.pipeline.errors import SliceError
+from kp_platform.pipeline.log import RawMessage
 from kp_platform.pipeline.offsets import OffsetRange, TopicState
 from kp_platform.pipeline.store import DocumentStore, create, put, send
 
 DEAD_INDEX = "kp.dead"
 GAP_INDEX = "kp.gaps"
-
-
-@dataclass(frozen=True, slots=True)
-class RawMessage:
-    """A message as its bytes lie in the topic; `value` is None for a tombstone."""
-
-    key: bytes | None
-    value: bytes | None
 
 
 def bury(
@@ -37,7 +28,7 @@ def bury(
     now: str,
 ) -> None:
     """Store dead letters; one that is there already stays as it is. `raw` is keyed by
-    (partition, offset). Raises SliceError when one could not be stored."""
+    (partition, offset). Raises what `store.send` raises."""
     operations = []
     for letter in letters:
         message = raw[letter.partition, letter.offset]
@@ -56,7 +47,7 @@ def bury(
         }
         identity = f"{flow.name}:{state.topic_id}:{letter.partition}:{letter.offset}"
         operations.append(create(DEAD_INDEX, identity, orjson.dumps(body)))
-    _write(store, operations, "dead letter")
+    send(store, operations)
 
 
 def record_gaps(
@@ -64,11 +55,10 @@ def record_gaps(
     flow: Flow,
     state: TopicState,
     gaps: Sequence[OffsetRange],
-    reason: str,
     now: str,
 ) -> None:
-    """Store gaps. A gap is known by its start, so one that grew before its position moved is
-    written over. Raises SliceError when one could not be stored."""
+    """Store offsets that retention deleted. A gap is known by its start, so one that grew before
+    its position moved is written over. Raises what `store.send` raises."""
     operations = []
     for gap in gaps:
         body = {
@@ -79,17 +69,11 @@ def record_gaps(
             "partition": gap.partition,
             "start": gap.start,
             "end": gap.end,
-            "reason": reason,
+            "reason": "retention",
         }
-        identity = f"{flow.name}:{state.topic_id}:{gap.partition}:{gap.start}:{reason}"
+        identity = f"{flow.name}:{state.topic_id}:{gap.partition}:{gap.start}"
         operations.append(put(GAP_INDEX, identity, orjson.dumps(body)))
-    _write(store, operations, "gap")
-
-
-def _write(store: DocumentStore, operations: Sequence[bytes], what: str) -> None:
-    for result in send(store, operations):
-        if not (result.written or result.conflict):
-            raise SliceError(f"a {what} could not be stored: {result.error}: {result.reason}")
+    send(store, operations)
 
 
 def _base64(value: bytes | None) -> str | None:

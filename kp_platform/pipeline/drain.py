@@ -11,34 +11,24 @@ be killed, doubled, retried or late: nothing is lost and nothing is indexed twic
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from kp_platform.flows import Flow
 from kp_platform.pipeline import dead_letters, positions
-from kp_platform.pipeline.dead_letters import RawMessage
-from kp_platform.pipeline.errors import SliceError, SliceTaken
-from kp_platform.pipeline.offsets import Plan, Slice, TopicState, plan
+from kp_platform.pipeline.documents import DeadLetter
+from kp_platform.pipeline.errors import MessageUnreadable, SliceError, SliceTaken
+from kp_platform.pipeline.log import Log
+from kp_platform.pipeline.offsets import Plan, Slice, TopicState
 from kp_platform.pipeline.positions import Position
 from kp_platform.pipeline.query import QueryEngine
 from kp_platform.pipeline.store import DocumentStore
 from kp_platform.pipeline.stream import SliceReport, stream, utc_now
 
+# Raw messages may have a megabyte each.
+BURY_AT_ONCE = 100
+
 logger = logging.getLogger(__name__)
-
-
-class Log(Protocol):
-    """Kafka, as far as the pipeline knows it."""
-
-    def topic_state(self, topic: str) -> TopicState: ...
-
-    def raw_messages(
-        self, topic: str, offsets: Sequence[tuple[int, int]]
-    ) -> dict[tuple[int, int], RawMessage]: ...
-
-    def commit(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
-        """Mirror positions to a consumer group, best effort: a failure is logged, not raised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +39,7 @@ class Limits:
     bulk_rows: int
     follow_idle_seconds: float
     max_run_seconds: float
-    poll_seconds: float = 0.05  # looking at a topic costs about a millisecond
+    poll_seconds: float = 0.05  # a look takes some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +62,27 @@ class Pipeline:
         started = last_work = time.monotonic()
         self.prepare()
         state, held = self.look()
+        self._mirror(held)
         if not held and positions.other_topic_ids(self.store, self.flow, state):
-            logger.error("topic %s was deleted and made again: starting anew", self.flow.topic)
+            yield self._loss(
+                f"topic {self.flow.topic} was deleted and made again; its new self "
+                "is read from its start"
+            )
         while time.monotonic() - started < self.limits.max_run_seconds:
             todo = self.plan(state, held)
-            if todo.slice or todo.gaps or todo.restarts:
+            if todo.losses:  # not by positions that another run may have moved since
+                state, held = self.look()
+                todo = self.plan(state, held)
+            if todo.work:
                 try:
-                    yield self.step(state, held, todo)
+                    report = self.step(state, held, todo)
                 except SliceTaken as taken:
                     logger.warning("%s; this run ends", taken)
                     return
                 last_work = time.monotonic()
                 state, held = self.look()
+                report.lag_after = self.plan(state, held).lag
+                yield report
             elif time.monotonic() - last_work >= self.limits.follow_idle_seconds:
                 return
             else:
@@ -99,27 +98,29 @@ class Pipeline:
 
     def look(self) -> tuple[TopicState, dict[int, Position]]:
         """The topic and the positions as they are now."""
-        state = self.log.topic_state(self.flow.topic)
-        return state, positions.read(self.store, self.flow, state)
+        return positions.look(self.log, self.store, self.flow)
 
     def plan(self, state: TopicState, held: Mapping[int, Position]) -> Plan:
         """What to do next, given the topic and the positions."""
-        offsets = {partition: position.offset for partition, position in held.items()}
-        return plan(state, offsets, self.limits.slice_rows)
+        return positions.plan_from(state, held, self.limits.slice_rows)
 
     def step(self, state: TopicState, held: Mapping[int, Position], todo: Plan) -> SliceReport:
-        """Record what is lost, then index the slice, then move its positions."""
+        """Pass over what is lost, or else index the slice; then move the positions.
+
+        One or the other, so that positions always move from where the plan saw them.
+        """
         began = time.monotonic()
-        report = SliceReport(slice=todo.slice, gaps=todo.gaps, restarts=todo.restarts)
-        if todo.gaps or todo.restarts:
-            self._pass_over(state, held, todo)
-            held = positions.read(self.store, self.flow, state)
-        if todo.slice is not None:
-            self._index(state, todo.slice, report)
-            ends = {part.partition: part.end for part in todo.slice.ranges}
-            self._move(state, held, ends)
-            self.log.commit(self.flow.consumer_group, self.flow.topic, ends)
-        report.lag_after = self.plan(*self.look()).lag
+        if todo.losses:
+            report, moves = self._pass_over(state, todo)
+        elif todo.slice is not None:
+            report = self._index(state, todo.slice)
+            moves = {part.partition: part.end for part in todo.slice.ranges}
+        else:
+            raise ValueError("a plan without work has no step")
+        positions.move(
+            self.store, self.flow, state, held, moves, writer=uuid.uuid4().hex, now=utc_now()
+        )
+        self.log.commit(self.flow.consumer_group, self.flow.topic, moves)
         report.total_seconds = time.monotonic() - began
         return report
 
@@ -128,30 +129,59 @@ class Pipeline:
     ) -> tuple[TopicState, dict[int, Position]]:
         """The topic as it is now; the positions are read again only for another topic id."""
         now = self.log.topic_state(self.flow.topic)
-        same = now.topic_id == state.topic_id
-        return now, held if same else positions.read(self.store, self.flow, now)
+        return (now, held) if now.topic_id == state.topic_id else self.look()
 
-    def _pass_over(self, state: TopicState, held: Mapping[int, Position], todo: Plan) -> None:
+    def _mirror(self, held: Mapping[int, Position]) -> None:
+        """Commits of a group that is idle expire after a week; each run renews them."""
+        if held:
+            offsets = {partition: position.offset for partition, position in held.items()}
+            self.log.commit(self.flow.consumer_group, self.flow.topic, offsets)
+
+    def _loss(self, sentence: str) -> SliceReport:
+        logger.error(sentence)
+        return SliceReport(losses=(sentence,))
+
+    def _pass_over(self, state: TopicState, todo: Plan) -> tuple[SliceReport, dict[int, int]]:
+        dead_letters.record_gaps(self.store, self.flow, state, todo.gaps, utc_now())
+        report = SliceReport()
         for gap in todo.gaps:
-            logger.error("retention deleted %s %s before it was read", self.flow.topic, gap)
-        for restart in todo.restarts:
-            logger.error("%s has lost offsets %s, it starts anew", self.flow.topic, restart)
-        dead_letters.record_gaps(self.store, self.flow, state, todo.gaps, "retention", utc_now())
+            sentence = f"retention deleted {self.flow.topic} {gap} before it was read"
+            report = report.followed_by(self._loss(sentence))
+        for lost in todo.truncated:
+            sentence = f"{self.flow.topic} has lost {lost} from its end; it is read from its start"
+            report = report.followed_by(self._loss(sentence))
         moves = {gap.partition: gap.end for gap in todo.gaps}
-        moves |= {restart.partition: restart.start for restart in todo.restarts}
-        self._move(state, held, moves)
+        moves |= {lost.partition: state.partitions[lost.partition].low for lost in todo.truncated}
+        return report, moves
 
-    def _index(self, state: TopicState, part: Slice, report: SliceReport) -> None:
+    def _index(self, state: TopicState, part: Slice) -> SliceReport:
         """Every event of the slice into the index or the dead letters, acknowledged."""
-        stream(self.flow, self.engine, self.store, part, self.limits.bulk_rows, report)
+        report = self._stream(part)
         self._check_same_topic(state, part)
-        if dead := report.outcome.dead:
-            raw = self.log.raw_messages(self.flow.topic, [(d.partition, d.offset) for d in dead])
-            dead_letters.bury(self.store, self.flow, state, dead, raw, utc_now())
+        for start in range(0, len(report.outcome.dead), BURY_AT_ONCE):
+            letters = report.outcome.dead[start : start + BURY_AT_ONCE]
+            places = [(letter.partition, letter.offset) for letter in letters]
+            raw = self.log.raw_messages(self.flow.topic, places)
+            dead_letters.bury(self.store, self.flow, state, letters, raw, utc_now())
         if len(part) < self.limits.slice_rows:
             # Caught up, so people wait for these events. In a backlog the refresh interval of
             # the index is cheaper.
             self.store.refresh(self.flow.index)
+        return report
+
+    def _stream(self, part: Slice) -> SliceReport:
+        """The slice by one query; by more when a message spoils it, down to that one message."""
+        try:
+            return stream(self.flow, self.engine, self.store, part, self.limits.bulk_rows)
+        except MessageUnreadable as error:
+            if len(part) > 1:
+                first, second = part.halves()
+                return replace(self._stream(first).followed_by(self._stream(second)), slices=1)
+            [one] = part.ranges
+            letter = DeadLetter(one.partition, one.start, "", "unreadable", str(error))
+            report = SliceReport(asked=part.ranges, rows=1, slices=1)
+            report.outcome.dead.append(letter)
+            return report
 
     def _check_same_topic(self, state: TopicState, part: Slice) -> None:
         """What was read must be of the topic that was planned for, and not half deleted."""
@@ -161,9 +191,3 @@ class Pipeline:
         for each in part.ranges:
             if now.partitions[each.partition].low > each.start:
                 raise SliceError(f"retention passed the start of {each} during the read")
-
-    def _move(
-        self, state: TopicState, held: Mapping[int, Position], after: Mapping[int, int]
-    ) -> None:
-        writer = uuid.uuid4().hex
-        positions.move(self.store, self.flow, state, held, after, writer=writer, now=utc_now())

@@ -13,6 +13,10 @@ class QueryFailed(SliceError):
     """Trino answered the slice's query with an error; its text names the connector at fault."""
 
 
+class MessageUnreadable(QueryFailed):
+    """Trino cannot decode one of the slice's messages, so it answers with none of them."""
+
+
 class ShortAnswer(SliceError):
     """Trino returned other offsets than the slice asked for."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kp_platform.flows import Flow
 from kp_platform.pipeline import positions
-from kp_platform.pipeline.drain import Log
+from kp_platform.pipeline.log import Log
 from kp_platform.pipeline.store import DocumentStore
 
 
@@ -26,8 +26,7 @@ class PartitionLag:
 
 def partition_lags(flow: Flow, log: Log, store: DocumentStore) -> list[PartitionLag]:
     """One value for each partition of the flow's topic, in order."""
-    state = log.topic_state(flow.topic)
-    held = positions.read(store, flow, state)
+    state, held = positions.look(log, store, flow)
     lags = []
     for partition, marks in sorted(state.partitions.items()):
         position = held[partition].offset if partition in held else None

@@ -44,6 +44,19 @@ class Slice:
     def __str__(self) -> str:
         return " ".join(str(part) for part in self.ranges)
 
+    def halves(self) -> tuple["Slice", "Slice"]:
+        """Two slices that are this one together: by partitions, else by offsets.
+
+        Raises ValueError for a single offset.
+        """
+        if len(self.ranges) > 1:
+            middle = len(self.ranges) // 2
+            return Slice(self.ranges[:middle]), Slice(self.ranges[middle:])
+        [part] = self.ranges
+        at = part.start + len(part) // 2
+        first = OffsetRange(part.partition, part.start, at)
+        return Slice((first,)), Slice((OffsetRange(part.partition, at, part.end),))
+
 
 @dataclass(frozen=True, slots=True)
 class Watermarks:
@@ -64,16 +77,25 @@ class TopicState:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do next: record gaps, restart truncated partitions, then read the slice, if any.
+    """What to do next: pass over what is lost, else read the slice, if any.
 
-    `gaps` are offsets that retention deleted before they were read. `restarts` are partitions
-    whose position lies past the end of the log, each with that position and the low watermark.
+    `gaps` are offsets that retention deleted before they were read. `truncated` are offsets below a
+    position that the log has no more at its end; such a partition is read from its start again.
+    `lag` counts the offsets that can be read.
     """
 
     gaps: tuple[OffsetRange, ...]
-    restarts: tuple[OffsetRange, ...]
+    truncated: tuple[OffsetRange, ...]
     slice: Slice | None
     lag: int
+
+    @property
+    def losses(self) -> bool:
+        return bool(self.gaps or self.truncated)
+
+    @property
+    def work(self) -> bool:
+        return self.losses or self.slice is not None
 
 
 def plan(state: TopicState, positions: Mapping[int, int], max_rows: int) -> Plan:
@@ -83,12 +105,12 @@ def plan(state: TopicState, positions: Mapping[int, int], max_rows: int) -> Plan
     without one starts at its low watermark.
     """
     gaps: list[OffsetRange] = []
-    restarts: list[OffsetRange] = []
+    truncated: list[OffsetRange] = []
     waiting: dict[int, tuple[int, int]] = {}
     for partition, marks in sorted(state.partitions.items()):
         position = positions.get(partition, marks.low)
         if position > marks.high:
-            restarts.append(OffsetRange(partition, marks.low, position))
+            truncated.append(OffsetRange(partition, marks.high, position))
         elif position < marks.low:
             gaps.append(OffsetRange(partition, position, marks.low))
         start = position if marks.low <= position <= marks.high else marks.low
@@ -96,7 +118,7 @@ def plan(state: TopicState, positions: Mapping[int, int], max_rows: int) -> Plan
             waiting[partition] = (start, marks.high)
     return Plan(
         gaps=tuple(gaps),
-        restarts=tuple(restarts),
+        truncated=tuple(truncated),
         slice=_share(waiting, max_rows),
         lag=sum(high - start for start, high in waiting.values()),
     )

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import orjson
 
 from kp_platform.flows import Flow
-from kp_platform.pipeline.errors import SliceTaken
-from kp_platform.pipeline.offsets import TopicState
+from kp_platform.pipeline.errors import SliceError, SliceTaken
+from kp_platform.pipeline.log import Log
+from kp_platform.pipeline.offsets import Plan, TopicState, plan
 from kp_platform.pipeline.store import DocumentStore, Version, create, put, send
 
 INDEX = "kp.positions"
@@ -36,8 +37,28 @@ def read(store: DocumentStore, flow: Flow, state: TopicState) -> dict[int, Posit
     }
 
 
+def look(log: Log, store: DocumentStore, flow: Flow) -> tuple[TopicState, dict[int, Position]]:
+    """The topic and the positions as they are now, and fit to each other.
+
+    Positions are read after the watermarks, so one that another run has just moved may lie past
+    them. That is no log that lost its end: watermarks only grow, so they are read once more.
+    """
+    state = log.topic_state(flow.topic)
+    held = read(store, flow, state)
+    if all(held[part].offset <= state.partitions[part].high for part in held):
+        return state, held
+    again = log.topic_state(flow.topic)
+    return again, held if again.topic_id == state.topic_id else read(store, flow, again)
+
+
+def plan_from(state: TopicState, held: Mapping[int, Position], max_rows: int) -> Plan:
+    """What to do next, given the topic and the positions."""
+    return plan(state, {part: position.offset for part, position in held.items()}, max_rows)
+
+
 def other_topic_ids(store: DocumentStore, flow: Flow, state: TopicState) -> set[str]:
     """Ids under which the flow's topic was read before: not empty when the topic was made again."""
+    store.refresh(INDEX)
     seen = {stored.source["topic_id"] for stored in store.find(INDEX, "flow", flow.name)}
     return seen - {state.topic_id}
 
@@ -76,10 +97,12 @@ def move(
             operations[partition] = create(INDEX, identity, body)
         else:
             operations[partition] = put(INDEX, identity, body, expected=version)
-    results = send(store, list(operations.values()))
-    refused = [p for p, result in zip(operations, results, strict=True) if not result.written]
-    if refused:
-        _raise_unless_ours(store, flow, state, refused, writer)
+    results = dict(zip(operations, send(store, list(operations.values())), strict=True))
+    for result in results.values():
+        if result.rejected:
+            raise SliceError(f"{INDEX} refuses a position: {result.error}: {result.reason}")
+    if conflicts := [partition for partition in results if results[partition].conflict]:
+        _raise_unless_ours(store, flow, state, conflicts, writer)
 
 
 def _raise_unless_ours(

@@ -11,11 +11,17 @@ from typing import Any, Protocol
 import orjson
 import stamina
 
-from kp_platform.pipeline.errors import BulkOverloaded, IndexBlocked
+from kp_platform.pipeline.errors import BulkOverloaded, IndexBlocked, SliceError
 
 # Elasticsearch refuses bodies above http.max_content_length, 100 MB unless set lower.
 MAX_REQUEST_BYTES = 10_000_000
 RETRY_SECONDS = 60.0
+_DOCUMENT_ERRORS = {
+    "document_parsing_exception",
+    "illegal_argument_exception",
+    "mapper_parsing_exception",
+    "strict_dynamic_mapping_exception",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +57,13 @@ class ItemResult:
         return self.status == 409
 
     @property
+    def rejected(self) -> bool:
+        """The document itself is at fault; nothing but a list of known errors says so."""
+        return self.status == 400 and self.error in _DOCUMENT_ERRORS
+
+    @property
     def busy(self) -> bool:
-        return self.status in (429, 503)
+        return self.status == 429 or self.status >= 500
 
     @property
     def blocked(self) -> bool:
@@ -63,7 +74,10 @@ class DocumentStore(Protocol):
     """Elasticsearch, as far as the pipeline knows it."""
 
     def bulk(self, lines: bytes) -> Sequence[ItemResult]:
-        """Apply NDJSON operations; one result for each, in order."""
+        """Apply NDJSON operations; one result for each, in order.
+
+        Raises BulkOverloaded when the whole request was refused for now, SliceError for good.
+        """
 
     def get(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Stored]:
         """The documents that exist of these (index, id), as of now, searchable or not."""
@@ -95,9 +109,11 @@ def put(index: str, identity: str, body: bytes, expected: Version | None = None)
 def send(
     store: DocumentStore, operations: Sequence[bytes], retry_seconds: float = RETRY_SECONDS
 ) -> list[ItemResult]:
-    """Send operations by bulk; those that a busy server rejected are sent again.
+    """Send operations by bulk; those that a busy server refused are sent again.
 
-    Raises IndexBlocked at a write block or a closed index, BulkOverloaded after `retry_seconds`.
+    Each result is written, a conflict, or rejected for the document's own fault. Raises
+    IndexBlocked at a write block or a closed index, BulkOverloaded after `retry_seconds`, and
+    SliceError for whatever else: a cluster in trouble must not turn good events into dead letters.
     """
     results: dict[int, ItemResult] = {}
     waiting = list(range(len(operations)))
@@ -108,11 +124,11 @@ def send(
             for request in _requests(operations, waiting):
                 answer = store.bulk(b"".join(operations[index] for index in request))
                 results.update(zip(request, answer, strict=True))
-            _raise_if_blocked(results)
+            _raise_unless_understood(results)
             waiting = [index for index in waiting if results[index].busy]
             if waiting:
                 raise BulkOverloaded(
-                    f"{len(waiting)} of {len(operations)} operations rejected: "
+                    f"{len(waiting)} of {len(operations)} operations refused: "
                     f"{results[waiting[0]].reason}"
                 )
     return [results[index] for index in range(len(operations))]
@@ -132,7 +148,9 @@ def _requests(operations: Sequence[bytes], waiting: Sequence[int]) -> Iterator[l
         yield request
 
 
-def _raise_if_blocked(results: Mapping[int, ItemResult]) -> None:
+def _raise_unless_understood(results: Mapping[int, ItemResult]) -> None:
     for result in results.values():
         if result.blocked:
             raise IndexBlocked(f"{result.error}: {result.reason}")
+        if not (result.written or result.conflict or result.rejected or result.busy):
+            raise SliceError(f"status {result.status}: {result.error}: {result.reason}")

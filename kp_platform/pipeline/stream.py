@@ -8,7 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,16 +28,16 @@ BATCHES_IN_FLIGHT = 4
 
 @dataclass(slots=True, kw_only=True)
 class SliceReport:
-    """What one step did, or several in a row. `slice` is None when there was only a gap or a
-    restart to record.
+    """What one step did, or several in a row.
 
-    `trino_seconds` is the time spent waiting for rows; `elasticsearch_seconds` is the time of all
-    bulk requests added up, of which two run side by side while rows still come.
+    `asked` are the offsets that were to be read, none when there was only a loss to record;
+    `losses` says in words what can never be read. `trino_seconds` is the time spent waiting for
+    rows; `elasticsearch_seconds` is the time of all bulk requests added up, of which two run side
+    by side while rows still come.
     """
 
-    slice: Slice | None
-    gaps: tuple[OffsetRange, ...] = ()
-    restarts: tuple[OffsetRange, ...] = ()
+    asked: tuple[OffsetRange, ...] = ()
+    losses: tuple[str, ...] = ()
     rows: int = 0
     outcome: Outcome = field(default_factory=Outcome)
     missing: Counter[str] = field(default_factory=Counter)
@@ -47,51 +47,52 @@ class SliceReport:
     elasticsearch_seconds: float = 0.0
     total_seconds: float = 0.0
     lag_after: int = 0
-    slices: int = 1
+    slices: int = 0
 
     def followed_by(self, later: "SliceReport") -> "SliceReport":
         """Both as one report: counts add up; query, preview and lag are those of the later."""
         outcome = Outcome()
         outcome.add(self.outcome)
         outcome.add(later.outcome)
-        return replace(
-            later,
-            slice=_joined(self.slice, later.slice),
-            gaps=self.gaps + later.gaps,
-            restarts=self.restarts + later.restarts,
+        return SliceReport(
+            asked=_joined(self.asked + later.asked),
+            losses=self.losses + later.losses,
             rows=self.rows + later.rows,
             outcome=outcome,
             missing=self.missing + later.missing,
             preview=later.preview or self.preview,
+            query=later.query if later.asked else self.query,
             trino_seconds=self.trino_seconds + later.trino_seconds,
             elasticsearch_seconds=self.elasticsearch_seconds + later.elasticsearch_seconds,
             total_seconds=self.total_seconds + later.total_seconds,
+            lag_after=later.lag_after,
             slices=self.slices + later.slices,
         )
 
 
-def _joined(first: Slice | None, then: Slice | None) -> Slice | None:
-    """From the first start to the last end of each partition."""
-    spans: dict[int, tuple[int, int]] = {}
-    for part in [*(first.ranges if first else ()), *(then.ranges if then else ())]:
-        start, _ = spans.get(part.partition, (part.start, part.end))
-        spans[part.partition] = (start, part.end)
-    ranges = [OffsetRange(partition, *span) for partition, span in sorted(spans.items())]
-    return Slice(tuple(ranges)) if ranges else None
+def _joined(ranges: Sequence[OffsetRange]) -> tuple[OffsetRange, ...]:
+    """The same offsets in as few ranges as their order allows: one that ends where a later one of
+    its partition starts becomes one with it."""
+    joined: list[OffsetRange] = []
+    last: dict[int, int] = {}
+    for part in ranges:
+        at = last.get(part.partition)
+        if at is not None and joined[at].end == part.start:
+            joined[at] = OffsetRange(part.partition, joined[at].start, part.end)
+        else:
+            last[part.partition] = len(joined)
+            joined.append(part)
+    return tuple(joined)
 
 
 def stream(
-    flow: Flow,
-    engine: QueryEngine,
-    store: DocumentStore,
-    part: Slice,
-    batch_rows: int,
-    report: SliceReport,
-) -> None:
-    """Index every event of the slice and count into `report`; dead letters are only collected.
+    flow: Flow, engine: QueryEngine, store: DocumentStore, part: Slice, batch_rows: int
+) -> SliceReport:
+    """Index every event of the slice; dead letters are only collected.
 
     Raises ShortAnswer unless exactly the slice's offsets came, and what query and bulk raise.
     """
+    report = SliceReport(asked=part.ranges, slices=1)
     coverage = Coverage(part)
     sending: deque[Future[tuple[Outcome, float]]] = deque()
     with ThreadPoolExecutor(BULK_THREADS) as threads:
@@ -102,6 +103,7 @@ def stream(
         while sending:
             _collect(sending.popleft(), report)
     coverage.check()
+    return report
 
 
 def _documents(

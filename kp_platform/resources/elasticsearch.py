@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import dagster as dg
 from pydantic import Field
 
+from kp_platform.pipeline.errors import BulkOverloaded, SliceError
 from kp_platform.pipeline.store import ItemResult, Stored, Version
 from kp_platform.resources.errors import ServerDown
 from kp_platform.settings import Settings
@@ -27,10 +28,11 @@ _MOST_HITS = 10_000
 
 @functools.lru_cache
 def _client(url: str, timeout_seconds: float) -> "Elasticsearch":
-    """One connection pool for each address and process."""
+    """One connection pool for each address and process. A request that timed out is not sent
+    again: four frozen minutes are not better than one."""
     from elasticsearch import Elasticsearch
 
-    return Elasticsearch(url, request_timeout=timeout_seconds, max_retries=3, retry_on_timeout=True)
+    return Elasticsearch(url, request_timeout=timeout_seconds)
 
 
 class ElasticsearchResource(dg.ConfigurableResource[None]):
@@ -38,10 +40,13 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
 
     url: str = Field(default="", description="URL of a node. Empty: KP_ELASTICSEARCH_URL.")
     timeout_seconds: float = Field(
-        default=60.0, gt=0, description="Longest wait for one answer, seconds."
+        default=10.0, gt=0, description="Longest wait for one answer, seconds."
+    )
+    bulk_timeout_seconds: float = Field(
+        default=60.0, gt=0, description="Longest wait for the answer to a bulk request, seconds."
     )
 
-    @property
+    @functools.cached_property
     def address(self) -> str:
         return self.url or Settings().elasticsearch_url
 
@@ -54,15 +59,23 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
         with self._answers():
             health = self.client().options(request_timeout=5, max_retries=0).cluster.health()
         if health["status"] == "red":
-            raise self._down("cluster health is red")
+            raise self._down("cluster health is red", "is not ready")
 
     def bulk(self, lines: bytes) -> Sequence[ItemResult]:
         """See `DocumentStore.bulk`. Only each item's status and error are asked for."""
+        from elastic_transport import ApiError
+
+        patient = self.client().options(request_timeout=self.bulk_timeout_seconds)
         with self._answers():
-            answer = self.client().bulk(
-                operations=cast(Any, lines),  # bytes pass through, ten times cheaper than dicts
-                filter_path="errors,items.*.status,items.*.error",
-            )
+            try:
+                answer = patient.bulk(
+                    operations=cast(Any, lines),  # bytes pass through, ten times cheaper than dicts
+                    filter_path="errors,items.*.status,items.*.error",
+                )
+            except ApiError as error:
+                if error.meta.status in (429, 503):
+                    raise BulkOverloaded(f"bulk request refused: {error}") from error
+                raise SliceError(f"bulk request refused: {error}") from error
         return [_item_result(*item.values()) for item in answer["items"]]
 
     def get(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Stored]:
@@ -76,7 +89,7 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
         for doc in answer["docs"]:
             error = doc.get("error", {}).get("type")
             if error not in (None, "index_not_found_exception"):
-                raise self._down(f"{error} for {doc['_index']}/{doc['_id']}")
+                raise self._down(f"{error} for {doc['_index']}/{doc['_id']}", "cannot read a shard")
             if doc.get("found"):
                 version = Version(doc["_seq_no"], doc["_primary_term"])
                 found[doc["_index"], doc["_id"]] = Stored(doc["_source"], version)
@@ -104,8 +117,9 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
 
     def refresh(self, index: str) -> None:
         """See `DocumentStore.refresh`."""
+        patient = self.client().options(request_timeout=self.bulk_timeout_seconds)
         with self._answers():
-            self.client().indices.refresh(index=index, ignore_unavailable=True)
+            patient.indices.refresh(index=index, ignore_unavailable=True)
 
     def ensure_index(self, name: str) -> None:
         """See `DocumentStore.ensure_index`. A file with `index_patterns` is a template, which is
@@ -135,11 +149,13 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
 
         try:
             yield
-        except (ApiError, TransportError) as error:
+        except ApiError as error:
+            raise self._down(error, "refuses a request") from error
+        except TransportError as error:
             raise self._down(error) from error
 
-    def _down(self, cause: object) -> ServerDown:
-        return ServerDown("Elasticsearch", self.address, "KP_ELASTICSEARCH_URL", cause)
+    def _down(self, cause: object, problem: str = "does not answer") -> ServerDown:
+        return ServerDown("Elasticsearch", self.address, "KP_ELASTICSEARCH_URL", cause, problem)
 
 
 def _item_result(item: dict[str, Any]) -> ItemResult:

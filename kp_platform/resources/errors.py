@@ -1,13 +1,25 @@
 """What a connection raises when its server cannot be used."""
 
+from kp_platform.settings import without_password
+
 
 class ServerDown(Exception):
-    """A server does not answer. The text names the server, its address and the setting."""
+    """A server cannot be used: it does not answer, or `problem` says what it does instead.
 
-    def __init__(self, server: str, address: str, setting: str, cause: object) -> None:
+    The text names the server, its address and the setting; it has no password.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        address: str,
+        setting: str,
+        cause: object,
+        problem: str = "does not answer",
+    ) -> None:
         reason = " ".join(str(cause).split())[:300]
         super().__init__(
-            f"{server} does not answer at {address} (setting {setting}): {reason}; "
+            f"{server} {problem} at {without_password(address)} (setting {setting}): {reason}; "
             "see `kp status`, start the local servers with `kp up`"
         )
 

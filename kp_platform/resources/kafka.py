@@ -6,6 +6,7 @@ events (that is `web_emitter`) and reading them in bulk (Trino does).
 
 import functools
 import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,7 +24,8 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 from pydantic import Field
 
-from kp_platform.pipeline.dead_letters import RawMessage
+from kp_platform.pipeline.errors import SliceError
+from kp_platform.pipeline.log import RawMessage
 from kp_platform.pipeline.offsets import TopicState, Watermarks
 from kp_platform.resources.errors import ServerDown, TopicMissing
 from kp_platform.settings import Settings
@@ -45,10 +47,18 @@ def _is_transient(error: Exception) -> bool:
     )
 
 
-@functools.lru_cache
+_admins: dict[str, AdminClient] = {}
+_admins_lock = threading.Lock()
+
+
 def _admin(bootstrap_servers: str) -> AdminClient:
     """One client for each address and process: when it is collected its futures never complete."""
-    return AdminClient({"bootstrap.servers": bootstrap_servers}, logger=logger)
+    with _admins_lock:
+        if bootstrap_servers not in _admins:
+            _admins[bootstrap_servers] = AdminClient(
+                {"bootstrap.servers": bootstrap_servers}, logger=logger
+            )
+        return _admins[bootstrap_servers]
 
 
 class KafkaResource(dg.ConfigurableResource[None]):
@@ -58,10 +68,10 @@ class KafkaResource(dg.ConfigurableResource[None]):
         default="", description="Comma list of host:port. Empty: KP_KAFKA_BOOTSTRAP_SERVERS."
     )
     timeout_seconds: float = Field(
-        default=10.0, gt=0, description="Longest wait for one answer, seconds."
+        default=5.0, gt=0, description="Longest wait for one answer, seconds."
     )
 
-    @property
+    @functools.cached_property
     def address(self) -> str:
         return self.bootstrap_servers or Settings().kafka_bootstrap_servers
 
@@ -91,7 +101,7 @@ class KafkaResource(dg.ConfigurableResource[None]):
     ) -> dict[tuple[int, int], RawMessage]:
         """Key and value of the messages at these (partition, offset), byte for byte.
 
-        Raises ServerDown when they do not come in time.
+        Raises ServerDown when they do not come in time, SliceError when they are not there.
         """
         consumer = Consumer(
             {
@@ -99,6 +109,8 @@ class KafkaResource(dg.ConfigurableResource[None]):
                 "group.id": "kp-raw-messages",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
+                "isolation.level": "read_uncommitted",  # as Trino reads
+                "enable.partition.eof": True,
             },
             logger=logger,
         )
@@ -120,13 +132,15 @@ class KafkaResource(dg.ConfigurableResource[None]):
         quiet_since = time.monotonic()
         while left:
             for message in consumer.consume(500, timeout=0.2):
-                if error := message.error():
-                    raise self._down(error)
+                error, offset = message.error(), message.offset()
+                if error or offset is None or offset > max(left):
+                    raise SliceError(f"{topic} {partition} has no offset {min(left)}: {error}")
                 quiet_since = time.monotonic()
-                offset = message.offset()
-                if offset is not None and offset in left:
+                if offset in left:
                     left.remove(offset)
                     yield offset, RawMessage(message.key(), message.value())
+                if not left:
+                    return
             if time.monotonic() - quiet_since > self.timeout_seconds:
                 raise self._down(f"offset {min(left)} of {topic} {partition} did not come")
 

@@ -4,6 +4,7 @@ Belongs here: the table `tests` and its rows. Does not belong here: the join, wh
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ class MySQLResource(dg.ConfigurableResource[None]):
         default=10, gt=0, description="Longest wait for one answer, seconds."
     )
 
-    @property
+    @functools.cached_property
     def address(self) -> str:
         settings = Settings()
         return f"{self.host or settings.mysql_host}:{self.port or settings.mysql_port}"
@@ -59,7 +60,12 @@ class MySQLResource(dg.ConfigurableResource[None]):
         with self._cursor() as cursor:
             held = _names(cursor)
             new = [(name,) for name in names if name not in held]
-            cursor.executemany("INSERT INTO testing.tests (test_name) VALUES (%s)", new)
+            cursor.executemany(
+                "INSERT INTO testing.tests (test_name) VALUES (%s) "
+                # The collation is not case-sensitive: another spelling is the same row.
+                "ON DUPLICATE KEY UPDATE test_id = test_id",
+                new,
+            )
 
     def ids(self) -> dict[str, int]:
         """test_id by test_name."""
@@ -94,7 +100,12 @@ class MySQLResource(dg.ConfigurableResource[None]):
             ):
                 yield cursor
         except pymysql.OperationalError as error:
-            raise ServerDown("MySQL", self.address, "KP_MYSQL_HOST/PORT/USER", error) from error
+            raise self._down(error) from error
+        except pymysql.MySQLError as error:
+            raise self._down(error, "refuses a statement") from error
+
+    def _down(self, cause: object, problem: str = "does not answer") -> ServerDown:
+        return ServerDown("MySQL", self.address, "KP_MYSQL_HOST/PORT/USER", cause, problem)
 
 
 def _names(cursor: Any) -> dict[str, int]:

@@ -11,7 +11,7 @@ import redis
 from pydantic import Field
 
 from kp_platform.resources.errors import ServerDown
-from kp_platform.settings import Settings, masked
+from kp_platform.settings import Settings
 
 
 class RedisResource(dg.ConfigurableResource[None]):
@@ -40,9 +40,9 @@ class RedisResource(dg.ConfigurableResource[None]):
 
     @contextlib.contextmanager
     def _client(self) -> Iterator["redis.Redis"]:
-        url = Settings().redis_url
+        url = Settings().redis_url.get_secret_value()
         client = redis.Redis.from_url(
-            url.get_secret_value(),
+            url,
             decode_responses=True,
             socket_timeout=self.timeout_seconds,
             socket_connect_timeout=self.timeout_seconds,
@@ -51,4 +51,4 @@ class RedisResource(dg.ConfigurableResource[None]):
             with contextlib.closing(client):
                 yield client
         except redis.RedisError as error:
-            raise ServerDown("Redis", masked(url), "KP_REDIS_URL", error) from error
+            raise ServerDown("Redis", url, "KP_REDIS_URL", error) from error

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from kp_platform.flows import ACCESS_LOG
 from kp_platform.pipeline.drain import Limits, Pipeline
@@ -137,8 +139,7 @@ def test_a_replay_of_the_same_offsets_adds_nothing(pipeline: Pipeline) -> None:
     assert part is not None
     drained(pipeline)
     before = documents(*(event.uuid for event in events))
-    again = SliceReport(slice=part)
-    pipeline._index(state, part, again)
+    again = pipeline._index(state, part)
     assert (again.outcome.indexed, again.outcome.already_there) == (0, 30)
     assert documents(*(event.uuid for event in events)) == before
 
@@ -180,6 +181,43 @@ def test_a_malformed_message_is_a_dead_letter_and_its_neighbours_are_indexed(
     kept = letter["value"]
     assert (None if kept is None else base64.b64decode(kept)) == value
     assert lag(pipeline) == 0
+
+
+def test_a_message_that_spoils_a_query_is_found_and_its_neighbours_are_indexed(
+    pipeline: Pipeline,
+) -> None:
+    """Trino's decoder gives up on a column nested over 1,000 levels, and with it on the slice."""
+    nested = b'{"name": ' + b"[" * 2_000 + b"]" * 2_000 + b"}"
+    events = [Event() for _ in range(8)]
+    values = [event.value for event in events]
+    places = publish(*values[:5], nested, *values[5:], partition=1)
+    drained(pipeline)
+    assert len(documents(*(event.uuid for event in events))) == 8
+    [letter] = dead_letters(*places[5])
+    assert letter["reason"] == "unreadable"
+    assert base64.b64decode(letter["value"]) == nested
+    assert lag(pipeline) == 0
+
+
+def test_offsets_that_retention_deleted_are_a_recorded_gap(pipeline: Pipeline) -> None:
+    places = publish(*(Event().value for _ in range(6)), partition=3)
+    first, keep = places[0][1], places[4][1]
+    admin = AdminClient({"bootstrap.servers": KafkaResource().address})
+    futures = admin.delete_records([TopicPartition(ACCESS_LOG.topic, 3, keep)])
+    for future in futures.values():
+        future.result()
+    loss, indexed = drained(pipeline)
+    assert loss.losses == (
+        f"retention deleted analyze.action 3:[{first},{keep}) before it was read",
+    )
+    assert indexed.outcome.indexed == 2
+    assert lag(pipeline) == 0
+    KEPT.refresh("kp.gaps")
+    gaps = [
+        (each.source["start"], each.source["end"])
+        for each in KEPT.find("kp.gaps", "topic", ACCESS_LOG.topic)
+    ]
+    assert (first, keep) in gaps
 
 
 def test_a_slice_with_a_short_answer_fails_and_moves_no_position(pipeline: Pipeline) -> None:

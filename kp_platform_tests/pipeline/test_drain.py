@@ -3,6 +3,7 @@
 import base64
 import json
 import uuid
+from collections.abc import Sequence
 
 import pytest
 
@@ -14,9 +15,11 @@ from kp_platform.pipeline.errors import (
     IndexBlocked,
     QueryFailed,
     ShortAnswer,
+    SliceError,
     SliceTaken,
 )
 from kp_platform.pipeline.lag import partition_lags
+from kp_platform.pipeline.offsets import OffsetRange
 from kp_platform.pipeline.store import ItemResult, Stored, create, send
 from kp_platform.pipeline.stream import SliceReport
 from kp_platform.reference import REFERENCE_VALUES, seed
@@ -128,11 +131,9 @@ def test_a_replay_of_the_same_offsets_adds_nothing(world: World) -> None:
 def test_a_run_killed_before_the_position_moved_is_redone_without_a_trace(world: World) -> None:
     world.access(20)
     state, held = world.pipeline.look()
-    world.pipeline._index(
-        state,
-        world.pipeline.plan(state, held).slice or pytest.fail("nothing planned"),
-        SliceReport(slice=None),
-    )
+    part = world.pipeline.plan(state, held).slice
+    assert part is not None
+    world.pipeline._index(state, part)
     assert world.lag() == 20
     world.drain()
     assert len(world.stored("log.index")) == 20
@@ -150,20 +151,58 @@ def test_of_two_runs_on_the_same_slice_one_wins(world: World) -> None:
     assert world.lag() == 0
 
 
-def test_the_loser_of_a_slice_ends_without_an_error(world: World) -> None:
+def test_a_run_that_is_overtaken_during_its_query_ends_without_an_error(world: World) -> None:
     world.access(20)
-    run = world.pipeline.drain()
-    other = Pipeline(ACCESS_LOG, world.kafka, world.trino, world.store, world.pipeline.limits)
-    query = world.trino.query
-
-    def overtaken(sql: str, parameters: list[object]) -> object:
-        world.trino.query = query  # type: ignore[method-assign]  # the other run comes first, once
-        list(other.drain())
-        return query(sql, parameters)
-
-    world.trino.query = overtaken  # type: ignore[method-assign, assignment]  # see above
-    assert list(run) == []
+    world.trino.before_answer = world.drain  # another run, on the same slice
+    assert world.drain() == []
     assert len(world.stored("log.index")) == 20
+    assert world.lag() == 0
+
+
+def test_a_run_that_is_overtaken_never_moves_a_position_back(world: World) -> None:
+    world.access(20)
+
+    def overtake() -> None:
+        world.drain()
+        world.access(20)
+        world.drain()
+
+    world.trino.before_answer = overtake
+    assert world.drain() == []
+    assert world.lag() == 0
+
+
+def test_a_position_that_moved_between_two_reads_is_no_truncated_log(world: World) -> None:
+    """Watermarks are read first, positions second; another run may commit in between."""
+    world.access(9)
+    world.drain()
+    get = world.store.get
+
+    def slow_get(keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Stored]:
+        world.store.get = get  # type: ignore[method-assign]  # once
+        world.access(9)
+        world.drain()
+        return get(keys)
+
+    world.store.get = slow_get  # type: ignore[method-assign]  # see above
+    state, held = world.pipeline.look()
+    assert world.pipeline.plan(state, held).truncated == ()
+    assert world.drain() == []
+
+
+def test_a_message_that_trino_cannot_decode_is_found_and_buried(world: World) -> None:
+    world.access(30)
+    world.trino.poison = {(1, 4), (2, 7)}
+    [report] = world.drain()
+    assert len(world.stored("log.index")) == 28
+    letters = {
+        (each.source["partition"], each.source["offset"], each.source["reason"])
+        for each in world.stored(DEAD_INDEX).values()
+    }
+    assert letters == {(1, 4, "unreadable"), (2, 7, "unreadable")}
+    assert (report.rows, report.slices, len(report.outcome.dead)) == (30, 1, 2)
+    assert sum(len(part) for part in report.asked) == 30
+    assert world.lag() == 0
 
 
 def test_a_short_answer_fails_the_slice_and_moves_no_position(world: World) -> None:
@@ -198,13 +237,51 @@ def test_a_malformed_message_becomes_a_dead_letter_with_its_bytes(world: World) 
     assert world.lag() == 0
 
 
-def test_a_document_that_the_index_rejects_becomes_a_dead_letter(world: World) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        "document_parsing_exception",  # a value that its field cannot hold
+        "illegal_argument_exception",  # a keyword of more than 32,766 bytes
+        "mapper_parsing_exception",
+        "strict_dynamic_mapping_exception",  # a field that the mapping has not
+    ],
+)
+def test_a_document_that_is_at_fault_becomes_a_dead_letter(world: World, error: str) -> None:
     ids = world.access(9)
-    world.store.refuse[ids[4]] = [ItemResult(400, "mapper_parsing_exception", "no")]
+    world.store.refuse[ids[4]] = [ItemResult(400, error, "no")]
     world.drain()
     assert sorted(world.stored("log.index")) == sorted(set(ids) - {ids[4]})
     [letter] = world.stored(DEAD_INDEX).values()
-    assert letter.source["reason"] == "mapper_parsing_exception"
+    assert letter.source["reason"] == error
+    assert world.lag() == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, "validation_exception"),  # the cluster has as many shards as it may
+        (404, "index_not_found_exception"),  # indices may not be made by writing
+        (413, "content_too_long"),
+        (401, "security_exception"),
+    ],
+)
+def test_a_cluster_in_trouble_makes_no_dead_letters(world: World, status: int, error: str) -> None:
+    ids = world.access(9)
+    world.store.refuse[ids[4]] = [ItemResult(status, error, "trouble")]
+    with pytest.raises(SliceError, match="trouble"):
+        world.drain()
+    assert world.stored(DEAD_INDEX) == {}
+    assert world.lag() == 9
+
+
+def test_a_position_that_the_index_refuses_is_an_error_and_not_another_run(world: World) -> None:
+    world.access(3, partition=0)
+    state, _ = world.pipeline.look()
+    identity = f"access_log:{state.topic_id}:0"
+    world.store.refuse[identity] = [ItemResult(400, "strict_dynamic_mapping_exception", "no")]
+    with pytest.raises(SliceError, match="refuses a position"):
+        world.drain()
+    assert world.lag() == 3
 
 
 def test_the_same_event_sent_twice_is_one_document_and_is_counted(world: World) -> None:
@@ -237,7 +314,7 @@ def test_a_busy_server_is_asked_again_for_the_rejected_items_only(world: World) 
 def test_a_server_that_stays_busy_fails_the_operation() -> None:
     store = FakeElasticsearch()
     store.refuse["a"] = [ItemResult(503, "unavailable", "down")] * 1000
-    with pytest.raises(BulkOverloaded, match="1 of 1 operations rejected: down"):
+    with pytest.raises(BulkOverloaded, match="1 of 1 operations refused: down"):
         send(store, [create("log.index-x", "a", b"{}")], retry_seconds=0.3)
 
 
@@ -255,21 +332,47 @@ def test_offsets_deleted_before_they_were_read_are_a_recorded_gap(world: World) 
     world.drain()
     world.access(10, partition=2)
     world.kafka.delete_records(TOPIC, 2, before=15)
-    [report] = world.drain()
+    loss, indexed = world.drain()
     [gap] = world.stored(GAP_INDEX).values()
     assert (gap.source["partition"], gap.source["start"], gap.source["end"]) == (2, 10, 15)
-    assert [str(each) for each in report.gaps] == ["2:[10,15)"]
+    assert loss.losses == ("retention deleted analyze.action 2:[10,15) before it was read",)
+    assert (indexed.rows, indexed.losses) == (5, ())
     assert len(world.stored("log.index")) == 15
     assert world.lag() == 0
 
 
-def test_a_topic_made_again_is_read_from_its_start_and_old_documents_stay(world: World) -> None:
+def test_a_gap_up_to_the_end_moves_the_position_and_its_mirror(world: World) -> None:
+    world.access(10, partition=2)
+    world.kafka.delete_records(TOPIC, 2, before=4)
+    world.drain()
+    world.access(5, partition=2)
+    world.kafka.delete_records(TOPIC, 2, before=15)
+    world.drain()
+    assert world.lag() == 0
+    assert world.kafka.committed(ACCESS_LOG.consumer_group, TOPIC)[2] == 15
+
+
+def test_a_log_that_lost_its_end_is_read_again_and_says_so(world: World) -> None:
+    world.access(10, partition=0)
+    world.drain()
+    del world.kafka.topics[TOPIC].messages[0][6:]
+    world.access(1, partition=0)
+    loss, _ = world.drain()
+    assert loss.losses == (
+        "analyze.action has lost 0:[7,10) from its end; it is read from its start",
+    )
+    assert len(world.stored("log.index")) == 11
+    assert world.lag() == 0
+
+
+def test_a_topic_made_again_is_read_from_its_start_and_says_so(world: World) -> None:
     world.access(10)
     world.drain()
     world.kafka.delete_topic(TOPIC)
     world.kafka.create_topics({TOPIC: 3})
     world.access(4)
-    world.drain()
+    loss, _ = world.drain()
+    assert "was deleted and made again" in loss.losses[0]
     assert len(world.stored("log.index")) == 14
     assert world.lag() == 0
 
@@ -280,10 +383,24 @@ def test_positions_are_mirrored_to_the_consumer_group(world: World) -> None:
     assert world.kafka.committed(ACCESS_LOG.consumer_group, TOPIC) == {0: 3, 1: 3, 2: 3}
 
 
+def test_a_run_renews_the_mirror_though_it_has_nothing_to_do(world: World) -> None:
+    world.access(9)
+    world.drain()
+    world.kafka.groups.clear()
+    assert world.drain() == []
+    assert world.kafka.committed(ACCESS_LOG.consumer_group, TOPIC) == {0: 3, 1: 3, 2: 3}
+
+
 def test_reports_add_up() -> None:
     world = World(slice_rows=10)
     world.access(25)
     first, second, third = world.drain()
     total = first.followed_by(second).followed_by(third)
     assert (total.slices, total.rows, total.outcome.indexed) == (3, 25, 25)
-    assert str(total.slice) == "0:[0,9) 1:[0,8) 2:[0,8)"
+    assert [str(part) for part in total.asked] == ["0:[0,9)", "1:[0,8)", "2:[0,8)"]
+
+
+def test_reports_of_a_partition_read_anew_keep_its_ranges_apart() -> None:
+    before = SliceReport(asked=(OffsetRange(0, 90, 100),))
+    after = SliceReport(asked=(OffsetRange(0, 0, 5),))
+    assert before.followed_by(after).asked == before.asked + after.asked

@@ -35,7 +35,7 @@ def test_a_slice_has_one_range_for_each_partition() -> None:
 
 def test_a_partition_without_position_starts_at_its_low_watermark() -> None:
     assert plan(topic(p0=(3, 7)), {}, 100) == Plan(
-        gaps=(), restarts=(), slice=Slice((OffsetRange(0, 3, 7),)), lag=4
+        gaps=(), truncated=(), slice=Slice((OffsetRange(0, 3, 7),)), lag=4
     )
 
 
@@ -57,7 +57,7 @@ def test_a_gap_up_to_the_end_leaves_nothing_to_read() -> None:
 
 def test_a_position_past_the_end_restarts_the_partition() -> None:
     result = plan(topic(p0=(0, 5)), {0: 9}, 100)
-    assert result.restarts == (OffsetRange(0, 0, 9),)
+    assert result.truncated == (OffsetRange(0, 5, 9),)
     assert result.slice == Slice((OffsetRange(0, 0, 5),))
 
 
@@ -65,6 +65,30 @@ def test_what_a_short_partition_leaves_goes_to_the_long_ones() -> None:
     result = plan(topic(p0=(0, 1000), p1=(0, 4)), {}, 100)
     assert result.slice == Slice((OffsetRange(0, 0, 96), OffsetRange(1, 0, 4)))
     assert result.lag == 1004
+
+
+@pytest.mark.parametrize(
+    ("ranges", "first", "second"),
+    [
+        ([(0, 0, 5), (1, 0, 3), (2, 0, 1)], [(0, 0, 5)], [(1, 0, 3), (2, 0, 1)]),  # by partitions
+        ([(0, 4, 9)], [(0, 4, 6)], [(0, 6, 9)]),  # by offsets
+        ([(0, 4, 6)], [(0, 4, 5)], [(0, 5, 6)]),
+    ],
+)
+def test_a_slice_is_its_halves(
+    ranges: list[tuple[int, int, int]],
+    first: list[tuple[int, int, int]],
+    second: list[tuple[int, int, int]],
+) -> None:
+    whole, left, right = (
+        Slice(tuple(OffsetRange(*each) for each in part)) for part in (ranges, first, second)
+    )
+    assert whole.halves() == (left, right)
+
+
+def test_a_single_offset_has_no_halves() -> None:
+    with pytest.raises(ValueError, match="not a range"):
+        Slice((OffsetRange(0, 4, 5),)).halves()
 
 
 @st.composite
@@ -106,8 +130,8 @@ def test_following_the_plan_reaches_the_end_and_skips_only_recorded_gaps(
         result = plan(state, held, max_rows)
         for gap in result.gaps:
             held[gap.partition] = gap.end
-        for restart in result.restarts:
-            held[restart.partition] = restart.start
+        for lost in result.truncated:
+            held[lost.partition] = state.partitions[lost.partition].low
         if result.slice is None:
             break
         for part in result.slice.ranges:

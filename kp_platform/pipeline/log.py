@@ -1,0 +1,34 @@
+"""The few verbs the pipeline needs of the log, Kafka.
+
+Belongs here: the `Log` protocol and the bytes of a message. Does not belong here: reading events in
+bulk, which Trino does (`query.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kp_platform.pipeline.offsets import TopicState
+
+
+@dataclass(frozen=True, slots=True)
+class RawMessage:
+    """A message as its bytes lie in the topic; `value` is None for a tombstone."""
+
+    key: bytes | None
+    value: bytes | None
+
+
+class Log(Protocol):
+    """Kafka, as far as the pipeline knows it."""
+
+    def topic_state(self, topic: str) -> TopicState:
+        """Topic id and watermarks as of now."""
+
+    def raw_messages(
+        self, topic: str, offsets: Sequence[tuple[int, int]]
+    ) -> dict[tuple[int, int], RawMessage]:
+        """The messages at these (partition, offset), byte for byte."""
+
+    def commit(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
+        """Mirror positions to a consumer group, best effort: a failure is logged, not raised."""

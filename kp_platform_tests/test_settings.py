@@ -1,0 +1,94 @@
+"""Settings: local defaults that shift together, URLs that are checked, secrets that stay hidden."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from kp_platform.resources.errors import ServerDown
+from kp_platform.settings import Settings, environment, without_password
+
+
+def settings(**values: object) -> Settings:
+    return Settings(_env_file=None, **values)  # type: ignore[arg-type]  # checked by pydantic
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in environment(settings(), secrets=False):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_offset_shifts_every_local_port() -> None:
+    here, there = (environment(settings(port_offset=n), secrets=True) for n in (0, 300))
+    moved = {name for name in here if here[name] != there[name]} - {"KP_PORT_OFFSET"}
+    assert moved == {
+        "KP_KAFKA_BOOTSTRAP_SERVERS",
+        "KP_KAFKA_CONTROLLER_PORT",
+        "KP_TRINO_URL",
+        "KP_ELASTICSEARCH_URL",
+        "KP_ELASTICSEARCH_TRANSPORT_PORT",
+        "KP_MYSQL_PORT",
+        "KP_REDIS_URL",
+        "KP_EMITTER_URL",
+        "KP_DAGSTER_URL",
+        "KP_DAGSTER_CODE_SERVER_PORT",
+    }
+
+
+def test_an_address_that_is_given_is_not_shifted() -> None:
+    assert settings(port_offset=300, trino_url="http://t:8080/").trino_url == "http://t:8080"
+
+
+def test_what_children_are_given_makes_the_same_settings(tmp_path: Path) -> None:
+    before = settings(home=tmp_path, port_offset=200, mysql_password=SecretStr("a b"))
+    variables = environment(before, secrets=True)
+    again = settings(**{name.removeprefix("KP_").lower(): text for name, text in variables.items()})
+    assert again == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("KP_MYSQL_PASSWORD", "hunter2"),
+        ("KP_MYSQL_TRINO_PASSWORD", "hunter2"),
+        ("KP_REDIS_URL", "redis://:hunter2@r:6379/10"),
+        ("KP_ELASTICSEARCH_URL", "https://elastic:hunter2@e:9200"),
+        ("KP_TRINO_URL", "https://user:hunter2@t:8443"),
+    ],
+)
+def test_a_password_is_masked_wherever_it_stands(name: str, value: str) -> None:
+    given = settings(**{name.removeprefix("KP_").lower(): value})
+    assert "hunter2" not in str(environment(given, secrets=False))
+    assert environment(given, secrets=True)[name] == value
+    assert "hunter2" not in repr(given.mysql_password)
+
+
+def test_an_error_of_a_server_has_no_password() -> None:
+    error = ServerDown("Elasticsearch", "https://elastic:hunter2@e:9200", "KP_X", "refused")
+    assert str(error).startswith(
+        "Elasticsearch does not answer at https://elastic:********@e:9200 (setting KP_X): refused"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("elasticsearch_url", "elastic:hunter2@e:9200"),  # no scheme
+        ("trino_url", "ftp://user:hunter2@t"),  # another scheme
+        ("redis_url", "127.0.0.1:hunter2"),  # no scheme
+        ("redis_url", "redis://:hunter2@r:port/10"),  # a port that is no number
+        ("dagster_url", "http://:hunter2@"),  # no host
+    ],
+)
+def test_a_wrong_url_is_refused_without_repeating_it(name: str, value: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        settings(**{name: value})
+    assert name in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_only_the_password_of_a_url_is_hidden() -> None:
+    assert without_password("redis://user:p%40ss@h:1/10") == "redis://user:********@h:1/10"
+    assert without_password("redis://h:1/10") == "redis://h:1/10"
+    assert without_password("127.0.0.1:18092") == "127.0.0.1:18092"

@@ -63,12 +63,11 @@ class Pipeline:
         self.prepare()
         state, held = self.look()
         self._mirror(held)
-        if not held and positions.other_topic_ids(self.store, self.flow, state):
-            yield self._loss(
-                f"topic {self.flow.topic} was deleted and made again; its new self "
-                "is read from its start"
-            )
+        topic_id = ""
         while time.monotonic() - started < self.limits.max_run_seconds:
+            if state.topic_id != topic_id:
+                topic_id = state.topic_id
+                yield self._made_again(state, held)
             todo = self.plan(state, held)
             if todo.losses:  # not by positions that another run may have moved since
                 state, held = self.look()
@@ -136,6 +135,14 @@ class Pipeline:
         if held:
             offsets = {partition: position.offset for partition, position in held.items()}
             self.log.commit(self.flow.consumer_group, self.flow.topic, offsets)
+
+    def _made_again(self, state: TopicState, held: Mapping[int, Position]) -> SliceReport | None:
+        """A loss when the topic was read before under another id, and never under this one."""
+        if held or not positions.other_topic_ids(self.store, self.flow, state):
+            return None
+        return self._loss(
+            f"topic {self.flow.topic} was deleted and made again; it is read from its start"
+        )
 
     def _loss(self, sentence: str) -> SliceReport:
         logger.error(sentence)

@@ -4,6 +4,7 @@ import base64
 import json
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -375,6 +376,20 @@ def test_a_topic_made_again_is_read_from_its_start_and_says_so(world: World) -> 
     assert "was deleted and made again" in loss.losses[0]
     assert len(world.stored("log.index")) == 14
     assert world.lag() == 0
+
+
+def test_a_topic_made_again_under_a_following_run_is_said_too(world: World) -> None:
+    world.access(10)
+    following = replace(
+        world.pipeline, limits=replace(world.pipeline.limits, follow_idle_seconds=9)
+    )
+    reports = (report for report in following.drain() if report is not None)
+    assert next(reports).rows == 10
+    world.kafka.delete_topic(TOPIC)
+    world.kafka.create_topics({TOPIC: 3})
+    world.access(4)
+    assert "was deleted and made again" in next(reports).losses[0]
+    assert next(reports).rows == 4
 
 
 def test_positions_are_mirrored_to_the_consumer_group(world: World) -> None:

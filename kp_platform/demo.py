@@ -189,7 +189,9 @@ def _epoch(iso: str) -> float:
 
 
 def _show_documents(seen: Sequence[Seen], console: Console) -> None:
-    table = Table(*_SHOWN, box=None, title="five of the documents", title_justify="left")
+    table = Table(box=None, title="five of the documents", title_justify="left")
+    for field in _SHOWN:
+        table.add_column(field, overflow="fold")  # on a narrow terminal nothing is cut off
     for each in seen:
         table.add_row(*(str(each.document[field]) for field in _SHOWN))
     console.print(table)

@@ -49,41 +49,54 @@ class Stack:
         return done
 
 
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every test starts from the defaults, whatever the caller's environment and `.env` say."""
+    for name in os.environ:
+        if name.startswith(("KP_", "DAGSTER_")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """All services up, for the whole session."""
     home = Path(tempfile.mkdtemp(prefix="kp-tests-"))
     settings = _settings(home)
-    variables = {**_inherited(), **environment(settings, secrets=True)}
-    before = dict(os.environ)
-    os.environ.update(environment(settings, secrets=True))
-    stack = Stack(settings, variables)
+    inherited = {name: os.environ[name] for name in os.environ if not name.startswith("DAGSTER_")}
+    stack = Stack(settings, {**inherited, **environment(settings, secrets=True)})
     try:
         stack.kp("up")
         yield stack
     finally:
         stack.kp("down", "--purge", check=False)
-        os.environ.clear()
-        os.environ.update(before)
         shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture
-def quiet_stack(stack: Stack) -> Stack:
+def quiet_stack(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Stack:
     """The stack without Dagster's daemon and runs: nothing indexes but the test itself."""
     keeper = Supervisor(stack.settings.home)
     for name in ("dagster-daemon", "dagster-code-server"):
         keeper.stop_program(name)
+    _enter(stack, monkeypatch)
     return stack
 
 
 @pytest.fixture
-def whole_stack(stack: Stack) -> Stack:
+def whole_stack(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Stack:
     """The stack with every service running."""
     programs = Supervisor(stack.settings.home).programs().values()
     if any(program.state != "RUNNING" for program in programs):
         stack.kp("up")
+    _enter(stack, monkeypatch)
     return stack
+
+
+def _enter(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resources that a test makes without arguments are connected to the stack."""
+    for name, value in environment(stack.settings, secrets=True).items():
+        monkeypatch.setenv(name, value)
 
 
 def _settings(home: Path) -> Settings:
@@ -98,13 +111,6 @@ def _settings(home: Path) -> Settings:
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-def _inherited() -> dict[str, str]:
-    """The caller's environment without its KP_* and Dagster settings."""
-    return {
-        key: value for key, value in os.environ.items() if not key.startswith(("KP_", "DAGSTER_"))
-    }
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:

@@ -13,12 +13,6 @@ def settings(**values: object) -> Settings:
     return Settings(_env_file=None, **values)  # type: ignore[arg-type]  # checked by pydantic
 
 
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in environment(settings(), secrets=False):
-        monkeypatch.delenv(name, raising=False)
-
-
 def test_the_offset_shifts_every_local_port() -> None:
     here, there = (environment(settings(port_offset=n), secrets=True) for n in (0, 300))
     moved = {name for name in here if here[name] != there[name]} - {"KP_PORT_OFFSET"}

@@ -19,7 +19,10 @@ java() {
     return 1
 }
 
-# The first of the names that this system's package lists know.
+browser() { command -v chromium || command -v google-chrome || command -v chromium-browser; }
+
+# The first of the names that this system's package lists know, else the last, as on a machine
+# without lists.
 first_known() {
     for name; do
         if [ -n "$(apt-cache --quiet=0 policy "$name" 2>/dev/null | grep 'Candidate: [0-9]')" ]; then
@@ -27,17 +30,17 @@ first_known() {
             return
         fi
     done
-    echo "$1"
+    echo "$name"
 }
 
 look() {
     missing=
     "$python" -c 'import ensurepip, venv' 2>/dev/null || need python3-venv
-    java || need "$(first_known openjdk-17-jre-headless openjdk-21-jre-headless default-jre-headless)"
+    java || need "$(first_known openjdk-17-jre-headless default-jre-headless)"
     PATH="$PATH:/usr/sbin" command -v redis-server >/dev/null || need redis-server
-    library 'libaio\.so\.1' || need "$(first_known libaio1 libaio1t64)"
+    library 'libaio\.so\.1' || need "$(first_known libaio1t64 libaio1)"
     library 'libnuma\.so\.1' || need libnuma1
-    [ "${1:-}" != test ] || command -v chromium >/dev/null || need chromium
+    [ "${1:-}" != test ] || browser >/dev/null || need "$(first_known chromium chromium-browser)"
 }
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
@@ -53,24 +56,54 @@ if ! command -v apt-get >/dev/null; then
 fi
 as_root=
 if [ "$(id -u)" != 0 ]; then
-    # Without a terminal sudo cannot ask for a password.
-    if ! command -v sudo >/dev/null || { [ ! -t 0 ] && ! sudo -n true 2>/dev/null; }; then
-        echo "not root and no sudo: let an administrator run: apt-get install -y$missing" >&2
+    can_ask=-n # without a terminal sudo cannot ask for a password
+    [ ! -t 0 ] || can_ask=
+    if ! command -v sudo >/dev/null || ! sudo $can_ask true; then
+        command="apt-get update && apt-get install -y$missing"
+        echo "not root and no sudo: let an administrator run: $command" >&2
         exit 1
     fi
     as_root=sudo
 fi
 
-$as_root apt-get update -qq
+log=$(mktemp)
+policy=/usr/sbin/policy-rc.d
+no_start=
+trap 'rm -f "$log"; [ -z "$no_start" ] || $as_root rm -f "$policy"' EXIT
+trap 'exit 130' INT TERM HUP
+
+# A fresh machine may be busy with its first upgrade: wait up to 5 minutes for apt's locks.
+apt_get() {
+    $as_root env LC_ALL=C DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >"$log" 2>&1
+}
+
+update() {
+    tries=60 # the timeout above does not count for the lock of the lists
+    while ! apt_get update && [ $tries -gt 0 ] && grep -q 'Could not get lock' "$log"; do
+        tries=$((tries - 1))
+        sleep 5
+    done
+    cat "$log" >&2 # a source that does not answer must not stop packages that others have
+}
+
+update
 look "${1:-}" # names that were unknown before the update
 echo "installing system packages:$missing"
 # No package may start a server: the stack runs its own, on its own ports.
-policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
-    trap '$as_root rm -f "$policy"' EXIT
-    trap 'exit 130' INT TERM HUP
+    no_start=yes
     printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
     $as_root chmod 755 "$policy"
 fi
 # shellcheck disable=SC2086  # a list of names
-$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+if ! apt_get install -y --no-install-recommends $missing; then
+    tail -n 20 "$log" >&2
+    echo "cannot install$missing" >&2
+    exit 1
+fi
+look "${1:-}"
+if [ -n "$missing" ]; then
+    echo "still missing after the installation:$missing (for $(command -v "$python"))" >&2
+    exit 1
+fi

@@ -59,7 +59,7 @@ def _software(settings: Settings, local: set[str]) -> Iterator[Finding]:
     if "elasticsearch" in local:
         home = machine.elasticsearch_java_home(settings)
         where = settings.elasticsearch_java_home or machine.JAVA_FOLDER
-        remedy = "apt-get install -y openjdk-17-jre-headless, or set KP_ELASTICSEARCH_JAVA_HOME"
+        remedy = "apt-get install -y default-jre-headless, or set KP_ELASTICSEARCH_JAVA_HOME"
         absent = f"no Java 17 or newer with all modules at {where}"
         yield _present("java for elasticsearch", home, absent, remedy)
         if os.geteuid() == 0:

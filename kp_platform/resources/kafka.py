@@ -47,6 +47,12 @@ def _is_transient(error: Exception) -> bool:
     )
 
 
+def _is_not_known_yet(error: Exception) -> bool:
+    return _is_transient(error) or (
+        isinstance(error, KafkaException) and error.args[0].code() in _NO_SUCH_TOPIC
+    )
+
+
 _admins: dict[str, AdminClient] = {}
 _admins_lock = threading.Lock()
 
@@ -183,11 +189,20 @@ class KafkaResource(dg.ConfigurableResource[None]):
         for name, future in futures.items():
             try:
                 future.result()
+                self._await_known(name)
                 created.append(name)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise self._down(error) from error
         return created
+
+    def _await_known(self, topic: str) -> None:
+        """A broker learns of a new topic from the controller, a moment after `create_topics`."""
+        for attempt in stamina.retry_context(
+            on=_is_not_known_yet, timeout=self.timeout_seconds, wait_initial=0.05, wait_max=0.5
+        ):
+            with attempt:
+                self._topic_state(topic)
 
     def _topic_state(self, topic: str) -> TopicState:
         described = self._describe(topic)

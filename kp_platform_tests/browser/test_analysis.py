@@ -1,5 +1,6 @@
 """A visit in a real browser is on the analysis page moments later, and hostile text is inert."""
 
+import shutil
 import uuid
 from collections.abc import Iterator
 
@@ -9,6 +10,8 @@ from playwright.sync_api import Dialog, Page, expect, sync_playwright
 from kp_platform_tests.conftest import Stack
 from kp_platform_tests.integration.events import Event, publish
 
+# The names that packages.sh accepts; Ubuntu's is the last.
+BROWSERS = ("chromium", "google-chrome", "chromium-browser")
 # Without the last four Chromium calls home at every start, which a closed network refuses.
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run "
@@ -19,7 +22,8 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+        program = next(filter(None, map(shutil.which, BROWSERS)), None)
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         yield browser.new_page()
         browser.close()
 

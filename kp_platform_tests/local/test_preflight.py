@@ -47,7 +47,7 @@ def test_a_missing_java_names_the_setting_and_the_package(tmp_path: Path) -> Non
     found = _bad(settings_in(tmp_path, elasticsearch_java_home=str(tmp_path)))
     finding = found["java for elasticsearch"]
     assert str(tmp_path) in finding.detail
-    assert "openjdk-17-jre-headless" in finding.remedy
+    assert "default-jre-headless" in finding.remedy
     assert "KP_ELASTICSEARCH_JAVA_HOME" in finding.remedy
 
 

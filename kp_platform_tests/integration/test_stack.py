@@ -169,7 +169,9 @@ def test_external_servers_are_only_probed(whole_stack: Stack, second_home: dict[
     try:
         second.kp("up")
         found = json.loads(second.kp("status", "--json").stdout)
-        assert [each["state"] for each in found] == ["external"] * 5 + ["running"] * 4
+        assert [each["state"] == "external" for each in found] == [True] * 5 + [False] * 4
+        assert [each["pid"] is None for each in found] == [True] * 5 + [False] * 4
+        assert all(each["ready"] for each in found)
     finally:
         second.kp("down", "--purge")
     assert supervisor.processes(Path(second_home["KP_HOME"])) == []

@@ -16,6 +16,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+from stamina.instrumentation import set_on_retry_hooks
 from typer.exceptions import TyperException
 
 from kp_platform.settings import Settings, environment
@@ -193,6 +194,7 @@ class Failure(Exception):
 
 def main() -> None:
     """Entry point: turns every expected error into one line and an exit code."""
+    set_on_retry_hooks([])  # else stamina prints each retry to stdout, into the JSON
     try:
         code = app(prog_name="kp", standalone_mode=False)
     except TyperException as error:

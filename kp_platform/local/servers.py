@@ -253,6 +253,8 @@ def _elasticsearch(settings: Settings) -> Service:
             "ES_PATH_CONF": str(folder / "config"),
             "ES_TMPDIR": str(folder / "tmp"),
             "ES_JAVA_OPTS": "",
+            # Its launcher leaves folders in the temporary folder, and splits this at blanks.
+            "CLI_JAVA_OPTS": "" if " " in str(folder) else f"-Djava.io.tmpdir={folder / 'tmp'}",
         },
     )
 

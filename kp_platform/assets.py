@@ -56,12 +56,10 @@ class DrainConfig(dg.Config):
 
     def limits(self) -> Limits:
         settings = Settings()
-        names = ("slice_rows", "bulk_rows", "follow_idle_seconds", "max_run_seconds")
-        given = {name: getattr(self, name) for name in names}
         return Limits(
             **{
-                name: getattr(settings, name) if value is None else value
-                for name, value in given.items()
+                name: getattr(settings, name) if given is None else given
+                for name, given in self.model_dump().items()
             }
         )
 

@@ -6,7 +6,6 @@ no `.env` of the developer can lead a test to another server.
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from kp_platform.local.preflight import is_free
 from kp_platform.local.servers import services
 from kp_platform.local.supervisor import Supervisor
 from kp_platform.settings import Settings, environment
@@ -52,9 +52,7 @@ class Stack:
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every test starts from the defaults, whatever the caller's environment and `.env` say."""
-    for name in os.environ:
-        if name.startswith(("KP_", "DAGSTER_")):
-            monkeypatch.delenv(name)
+    _forget_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
 
 
@@ -62,9 +60,10 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def stack() -> Iterator[Stack]:
     """All services up, for the whole session."""
     home = Path(tempfile.mkdtemp(prefix="kp-tests-"))
-    settings = _settings(home)
-    inherited = {name: os.environ[name] for name in os.environ if not name.startswith("DAGSTER_")}
-    stack = Stack(settings, {**inherited, **environment(settings, secrets=True)})
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _forget_settings(monkeypatch)
+        settings = _settings(home)
+        stack = Stack(settings, {**os.environ, **environment(settings, secrets=True)})
     try:
         stack.kp("up")
         yield stack
@@ -93,6 +92,12 @@ def whole_stack(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Stack:
     return stack
 
 
+def _forget_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(("KP_", "DAGSTER_")):
+            monkeypatch.delenv(name)
+
+
 def _enter(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Resources that a test makes without arguments are connected to the stack."""
     for name, value in environment(stack.settings, secrets=True).items():
@@ -101,16 +106,16 @@ def _enter(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _settings(home: Path) -> Settings:
     for offset in OFFSETS:
-        settings = Settings(_env_file=None, home=home, port_offset=offset, follow_idle_seconds=2.0)
-        ports = [port.number for each in services(settings) for port in each.ports]
-        if all(_is_free(port) for port in ports):
+        settings = Settings(
+            _env_file=None,
+            home=home,
+            port_offset=offset,
+            follow_idle_seconds=2,
+            sensor_wait_seconds=2,
+        )
+        if all(is_free(port.number) for each in services(settings) for port in each.ports):
             return settings
     pytest.fail(f"no free block of ports for the tests among offsets {OFFSETS}")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:

@@ -89,10 +89,6 @@ def _url_port(setting: str, url: str, service: str = "", scheme: str = "http") -
     return port
 
 
-def _address(port: Port) -> str:
-    return f"{LOOPBACK}:{port.number}"
-
-
 def java_command(classpath: Path, main: str, *arguments: str, heap: str) -> tuple[str, ...]:
     java = machine.TRINO_JAVA_HOME / "bin" / "java"
     options = (f"-Xmx{heap}", "-XX:+UseG1GC", "-XX:+ExitOnOutOfMemoryError", "-Duser.timezone=UTC")

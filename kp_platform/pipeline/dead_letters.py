@@ -6,6 +6,7 @@ exact offsets. Does not belong here: deciding that a message is bad (`documents.
 
 import base64
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import orjson
 
@@ -32,12 +33,7 @@ def bury(
     operations = []
     for letter in letters:
         message = raw[letter.partition, letter.offset]
-        body = {
-            "@timestamp": now,
-            "flow": flow.name,
-            "topic": flow.topic,
-            "topic_id": state.topic_id,
-            "partition": letter.partition,
+        body = _common(flow, state, letter.partition, now) | {
             "offset": letter.offset,
             "event_timestamp": letter.timestamp,
             "reason": letter.reason,
@@ -61,12 +57,7 @@ def record_gaps(
     its position moved is written over. Raises what `store.send` raises."""
     operations = []
     for gap in gaps:
-        body = {
-            "@timestamp": now,
-            "flow": flow.name,
-            "topic": flow.topic,
-            "topic_id": state.topic_id,
-            "partition": gap.partition,
+        body = _common(flow, state, gap.partition, now) | {
             "start": gap.start,
             "end": gap.end,
             "reason": "retention",
@@ -74,6 +65,16 @@ def record_gaps(
         identity = f"{flow.name}:{state.topic_id}:{gap.partition}:{gap.start}"
         operations.append(put(GAP_INDEX, identity, orjson.dumps(body)))
     send(store, operations)
+
+
+def _common(flow: Flow, state: TopicState, partition: int, now: str) -> dict[str, Any]:
+    return {
+        "@timestamp": now,
+        "flow": flow.name,
+        "topic": flow.topic,
+        "topic_id": state.topic_id,
+        "partition": partition,
+    }
 
 
 def _base64(value: bytes | None) -> str | None:

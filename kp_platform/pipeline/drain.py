@@ -62,7 +62,7 @@ class Pipeline:
         started = last_work = time.monotonic()
         self.prepare()
         state, held = self.look()
-        self._mirror(held)
+        self._mirror(positions.offsets(held))
         topic_id = ""
         while time.monotonic() - started < self.limits.max_run_seconds:
             if state.topic_id != topic_id:
@@ -119,7 +119,7 @@ class Pipeline:
         positions.move(
             self.store, self.flow, state, held, moves, writer=uuid.uuid4().hex, now=utc_now()
         )
-        self.log.commit(self.flow.consumer_group, self.flow.topic, moves)
+        self._mirror(moves)
         report.total_seconds = time.monotonic() - began
         return report
 
@@ -130,33 +130,29 @@ class Pipeline:
         now = self.log.topic_state(self.flow.topic)
         return (now, held) if now.topic_id == state.topic_id else self.look()
 
-    def _mirror(self, held: Mapping[int, Position]) -> None:
-        """Commits of a group that is idle expire after a week; each run renews them."""
-        if held:
-            offsets = {partition: position.offset for partition, position in held.items()}
+    def _mirror(self, offsets: Mapping[int, int]) -> None:
+        """Commits of a group that is idle expire after a week, so each run begins with one."""
+        if offsets:
             self.log.commit(self.flow.consumer_group, self.flow.topic, offsets)
 
     def _made_again(self, state: TopicState, held: Mapping[int, Position]) -> SliceReport | None:
         """A loss when the topic was read before under another id, and never under this one."""
         if held or not positions.other_topic_ids(self.store, self.flow, state):
             return None
-        return self._loss(
+        return _losses(
             f"topic {self.flow.topic} was deleted and made again; it is read from its start"
         )
 
-    def _loss(self, sentence: str) -> SliceReport:
-        logger.error(sentence)
-        return SliceReport(losses=(sentence,))
-
     def _pass_over(self, state: TopicState, todo: Plan) -> tuple[SliceReport, dict[int, int]]:
         dead_letters.record_gaps(self.store, self.flow, state, todo.gaps, utc_now())
-        report = SliceReport()
-        for gap in todo.gaps:
-            sentence = f"retention deleted {self.flow.topic} {gap} before it was read"
-            report = report.followed_by(self._loss(sentence))
-        for lost in todo.truncated:
-            sentence = f"{self.flow.topic} has lost {lost} from its end; it is read from its start"
-            report = report.followed_by(self._loss(sentence))
+        topic = self.flow.topic
+        report = _losses(
+            *(f"retention deleted {topic} {gap} before it was read" for gap in todo.gaps),
+            *(
+                f"{topic} has lost {lost} from its end; it is read from its start"
+                for lost in todo.truncated
+            ),
+        )
         moves = {gap.partition: gap.end for gap in todo.gaps}
         moves |= {lost.partition: state.partitions[lost.partition].low for lost in todo.truncated}
         return report, moves
@@ -198,3 +194,10 @@ class Pipeline:
         for each in part.ranges:
             if now.partitions[each.partition].low > each.start:
                 raise SliceError(f"retention passed the start of {each} during the read")
+
+
+def _losses(*sentences: str) -> SliceReport:
+    """What can never be read: said in the log at once, and kept in the report."""
+    for sentence in sentences:
+        logger.error(sentence)
+    return SliceReport(losses=sentences)

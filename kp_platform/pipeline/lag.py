@@ -30,7 +30,6 @@ def partition_lags(flow: Flow, log: Log, store: DocumentStore) -> list[Partition
     lags = []
     for partition, marks in sorted(state.partitions.items()):
         position = held[partition].offset if partition in held else None
-        start = marks.low if position is None or position > marks.high else position
         lags.append(
             PartitionLag(
                 flow=flow.name,
@@ -39,7 +38,7 @@ def partition_lags(flow: Flow, log: Log, store: DocumentStore) -> list[Partition
                 low=marks.low,
                 high=marks.high,
                 position=position,
-                lag=marks.high - max(start, marks.low),
+                lag=marks.high - marks.start(position),
             )
         )
     return lags

@@ -65,6 +65,13 @@ class Watermarks:
     low: int
     high: int
 
+    def start(self, position: int | None) -> int:
+        """Where to read on: at the position, if the log holds it or will hold it next, else, and
+        without one, at the low watermark."""
+        if position is None or not self.low <= position <= self.high:
+            return self.low
+        return position
+
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
@@ -113,7 +120,7 @@ def plan(state: TopicState, positions: Mapping[int, int], max_rows: int) -> Plan
             truncated.append(OffsetRange(partition, marks.high, position))
         elif position < marks.low:
             gaps.append(OffsetRange(partition, position, marks.low))
-        start = position if marks.low <= position <= marks.high else marks.low
+        start = marks.start(position)
         if start < marks.high:
             waiting[partition] = (start, marks.high)
     return Plan(

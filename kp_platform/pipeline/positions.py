@@ -53,7 +53,12 @@ def look(log: Log, store: DocumentStore, flow: Flow) -> tuple[TopicState, dict[i
 
 def plan_from(state: TopicState, held: Mapping[int, Position], max_rows: int) -> Plan:
     """What to do next, given the topic and the positions."""
-    return plan(state, {part: position.offset for part, position in held.items()}, max_rows)
+    return plan(state, offsets(held), max_rows)
+
+
+def offsets(held: Mapping[int, Position]) -> dict[int, int]:
+    """The bare offset of each position."""
+    return {partition: position.offset for partition, position in held.items()}
 
 
 def other_topic_ids(store: DocumentStore, flow: Flow, state: TopicState) -> set[str]:

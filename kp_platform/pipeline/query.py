@@ -6,10 +6,12 @@ partition 0. Here that branch is repeated for each range of the slice, its numbe
 Trino pushes offsets down as one span over all partitions, hence a branch for each partition.
 """
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from kp_platform.flows import Flow
@@ -51,14 +53,20 @@ class QueryEngine(Protocol):
 
 def slice_query(flow: Flow, part: Slice) -> tuple[str, list[int]]:
     """The SQL that reads exactly `part`, and its parameters in order."""
-    text = flow.sql_path.read_text()
-    found = _BRANCH.search(text)
-    if found is None:
-        raise ValueError(f"{flow.sql_path}: no branch that ends in the predicate of partition 0")
-    branch = found["select"] + _PREDICATE
+    before, branch, after = _parts(flow.sql_path)
     union = "\n    UNION ALL\n    ".join([branch] * len(part.ranges))
     parameters = [n for each in part.ranges for n in (each.partition, each.start, each.end)]
-    return text[: found.start()] + union + text[found.end() :], parameters
+    return before + union + after, parameters
+
+
+@functools.cache
+def _parts(path: Path) -> tuple[str, str, str]:
+    """The text before the branch of one partition, that branch with `?`, and the text after it."""
+    text = path.read_text()
+    found = _BRANCH.search(text)
+    if found is None:
+        raise ValueError(f"{path}: no branch that ends in the predicate of partition 0")
+    return text[: found.start()], found["select"] + _PREDICATE, text[found.end() :]
 
 
 class Coverage:

@@ -70,7 +70,7 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
             try:
                 answer = patient.bulk(
                     operations=cast(Any, lines),  # bytes pass through, ten times cheaper than dicts
-                    filter_path="errors,items.*.status,items.*.error",
+                    filter_path="items.*.status,items.*.error",
                 )
             except ApiError as error:
                 if error.meta.status in (429, 503):

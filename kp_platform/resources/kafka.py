@@ -8,7 +8,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -91,16 +91,11 @@ class KafkaResource(dg.ConfigurableResource[None]):
     def topic_state(self, topic: str) -> TopicState:
         """Topic id, low and high watermarks of all partitions. Raises ServerDown, TopicMissing."""
         try:
-            for attempt in stamina.retry_context(
-                on=_is_transient, timeout=self.timeout_seconds, wait_initial=0.05, wait_max=0.5
-            ):
-                with attempt:
-                    return self._topic_state(topic)
+            return self._topic_state(topic, again_on=_is_transient)
         except KafkaException as error:
             if error.args[0].code() in _NO_SUCH_TOPIC:
                 raise TopicMissing(topic, self.address) from error
             raise self._down(error) from error
-        raise AssertionError("a retry ends with a value or an error")
 
     def raw_messages(
         self, topic: str, offsets: Sequence[tuple[int, int]]
@@ -189,22 +184,23 @@ class KafkaResource(dg.ConfigurableResource[None]):
         for name, future in futures.items():
             try:
                 future.result()
-                self._await_known(name)
+                # A broker learns of it from the controller, a moment later.
+                self._topic_state(name, again_on=_is_not_known_yet)
                 created.append(name)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise self._down(error) from error
         return created
 
-    def _await_known(self, topic: str) -> None:
-        """A broker learns of a new topic from the controller, a moment after `create_topics`."""
+    def _topic_state(self, topic: str, again_on: Callable[[Exception], bool]) -> TopicState:
         for attempt in stamina.retry_context(
-            on=_is_not_known_yet, timeout=self.timeout_seconds, wait_initial=0.05, wait_max=0.5
+            on=again_on, timeout=self.timeout_seconds, wait_initial=0.05, wait_max=0.5
         ):
             with attempt:
-                self._topic_state(topic)
+                return self._topic_state_now(topic)
+        raise AssertionError("a retry ends with a value or an error")
 
-    def _topic_state(self, topic: str) -> TopicState:
+    def _topic_state_now(self, topic: str) -> TopicState:
         described = self._describe(topic)
         partitions = [part.id for part in described.partitions]
         lows = self._offsets(topic, partitions, OffsetSpec.earliest())

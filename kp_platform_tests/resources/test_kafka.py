@@ -1,0 +1,35 @@
+"""What KafkaResource makes of a broker's errors; its answers are in `test_contracts.py`."""
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from kp_platform.resources.kafka import _is_not_known_yet, _is_transient
+
+
+@pytest.mark.parametrize(
+    ("code", "transient", "while_made"),
+    [
+        # The leader of a new partition is elected, but the broker has not taken it up yet.
+        (KafkaError.LEADER_NOT_AVAILABLE, True, True),
+        (KafkaError.NOT_LEADER_FOR_PARTITION, True, True),
+        (KafkaError.REPLICA_NOT_AVAILABLE, True, True),
+        # The client's metadata is a leader epoch older, or newer, than the broker's.
+        (KafkaError.FENCED_LEADER_EPOCH, True, True),
+        (KafkaError.UNKNOWN_LEADER_EPOCH, True, True),
+        # A new leader does not know its high watermark yet; its disk is being checked.
+        (KafkaError.OFFSET_NOT_AVAILABLE, True, True),
+        (KafkaError.KAFKA_STORAGE_ERROR, True, True),
+        # A topic that is not there: an answer, except just after it was made.
+        (KafkaError.UNKNOWN_TOPIC_OR_PART, False, True),
+        (KafkaError.UNKNOWN_TOPIC_ID, False, True),
+        # A person has to do something.
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, False, False),
+        # No broker answers: told at once.
+        (KafkaError._TIMED_OUT, False, False),
+    ],
+)
+def test_only_what_passes_by_itself_is_asked_again(
+    code: int, transient: bool, while_made: bool
+) -> None:
+    error = KafkaException(KafkaError(code))
+    assert (_is_transient(error), _is_not_known_yet(error)) == (transient, while_made)

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from kp_platform import reference
 from kp_platform.flows import Flow
+from kp_platform.pipeline.bulk import Outcome
 from kp_platform.pipeline.drain import Limits, Pipeline
 from kp_platform.pipeline.stream import SliceReport
 from kp_platform.resources.elasticsearch import ElasticsearchResource
@@ -75,25 +76,25 @@ def topic_asset(flow: Flow) -> dg.AssetSpec:
     )
 
 
-def enriched_asset_key(flow: Flow) -> dg.AssetKey:
-    return dg.AssetKey(f"enriched_{flow.name}")
+def flow_asset_key(flow: Flow) -> dg.AssetKey:
+    return dg.AssetKey(flow.asset)
 
 
-def enriched_asset(flow: Flow) -> dg.AssetsDefinition:
-    """The index that a flow writes."""
-    key = enriched_asset_key(flow)
+def flow_asset(flow: Flow) -> dg.AssetsDefinition:
+    """What a flow writes."""
+    key = flow_asset_key(flow)
 
     @dg.asset(
         key=key,
-        deps=[topic_asset(flow).key, *(REFERENCE_KEYS[source] for source in flow.references)],
+        deps=_upstream(flow),
         kinds={"trino", "elasticsearch"},
         group_name=GROUP,
         output_required=False,
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=24)),
         description=(
-            f"{flow.description}. Index `{flow.index}`, one document for each event, its id the "
-            f"event's {flow.id_field}. A run takes slices until it is caught up, then follows the "
-            "topic. Each materialization reports one slice, or several small ones in a row."
+            f"{flow.description}. Index `{flow.index}`{_documents(flow)}. A run takes slices until "
+            "it is caught up, then follows the topic. Each materialization reports one slice, or "
+            "several small ones in a row."
         ),
         metadata={
             "index": flow.index,
@@ -118,7 +119,7 @@ def enriched_asset(flow: Flow) -> dg.AssetsDefinition:
             ),
         ],
     )
-    def enriched(
+    def take_slices(
         context: dg.AssetExecutionContext,
         config: DrainConfig,
         kafka: KafkaResource,
@@ -129,7 +130,19 @@ def enriched_asset(flow: Flow) -> dg.AssetsDefinition:
             context, key, Pipeline(flow, kafka, trino, elasticsearch, config.limits())
         )
 
-    return enriched
+    return take_slices
+
+
+def _upstream(flow: Flow) -> list[dg.AssetKey]:
+    references = [REFERENCE_KEYS[source] for source in flow.references]
+    rewritten = [flow_asset_key(flow.rewrites.target)] if flow.rewrites else []
+    return [topic_asset(flow).key, *references, *rewritten]
+
+
+def _documents(flow: Flow) -> str:
+    if flow.rewrites:
+        return f": its documents whose {flow.rewrites.document_field} is a message's key"
+    return f", one document for each event, its id the event's {flow.id_field}"
 
 
 def _drained(
@@ -175,25 +188,33 @@ def gathered(
 def sentence(report: SliceReport) -> str:
     """A report for the log of a run."""
     outcome = report.outcome
+    done = ", ".join(f"{count} {what}" for what, count in _counts(outcome).items() if count)
     return (
-        f"{_offsets(report)}: {report.rows} rows, {outcome.indexed} indexed, "
-        f"{outcome.already_there} already there, {outcome.duplicates} duplicates, "
-        f"{len(outcome.dead)} dead, {report.total_seconds:.2f} s, lag {report.lag_after}"
+        f"{_offsets(report)}: {report.rows} rows, {done or 'nothing'}, "
+        f"{report.total_seconds:.2f} s, lag {report.lag_after}"
     )
+
+
+def _counts(outcome: Outcome) -> dict[str, int]:
+    return {
+        "indexed": outcome.indexed,
+        "already there": outcome.already_there,
+        "duplicates": outcome.duplicates,
+        "changes applied": outcome.applied,
+        "documents rewritten": outcome.rewritten,
+        "dead letters": len(outcome.dead),
+    }
 
 
 def report_metadata(flow: Flow, report: SliceReport) -> dict[str, dg.MetadataValue[Any]]:
     """A report for the Dagster UI; numbers are plotted over time."""
     value, outcome, settings = dg.MetadataValue, report.outcome, Settings()
     return {
-        "dagster/row_count": value.int(outcome.indexed),
+        "dagster/row_count": value.int(outcome.indexed + outcome.rewritten),
         "slices": value.int(report.slices),
         "offsets": value.text(_offsets(report)),
         "rows": value.int(report.rows),
-        "indexed": value.int(outcome.indexed),
-        "already there": value.int(outcome.already_there),
-        "duplicates": value.int(outcome.duplicates),
-        "dead letters": value.int(len(outcome.dead)),
+        **{name: value.int(count) for name, count in _counts(outcome).items()},
         "losses": value.json(list(report.losses)),
         "missing enrichment": value.json({s: report.missing[s] for s in flow.references}),
         "seconds": value.float(round(report.total_seconds, 3)),
@@ -221,8 +242,7 @@ def check_results(
 ) -> Iterator[dg.AssetCheckResult]:
     """The checks of a run, from the sum of its reports and the error that ended it, if any."""
     outcome = total.outcome
-    asked = sum(len(part) for part in total.asked)
-    settled = outcome.indexed + outcome.already_there + outcome.duplicates + len(outcome.dead)
+    asked, settled = sum(len(part) for part in total.asked), outcome.settled
     yield dg.AssetCheckResult(
         asset_key=key,
         check_name="slice_complete",

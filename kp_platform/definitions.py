@@ -4,12 +4,12 @@ Belongs here: putting flows, assets, jobs, sensors and resources together. Loadi
 and no environment: resources read their settings when a connection is opened.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from kp_platform.assets import enriched_asset, reference_assets, topic_asset
-from kp_platform.flows import FLOWS
+from kp_platform.assets import flow_asset, reference_assets, topic_asset
+from kp_platform.flows import FLOWS, Flow
 from kp_platform.jobs import indexing_job, reference_job
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
@@ -19,17 +19,19 @@ from kp_platform.resources.trino import TrinoResource
 from kp_platform.sensors import offset_sensor
 
 
-def build_definitions(*, resources: Mapping[str, object] | None = None) -> dg.Definitions:
+def build_definitions(
+    *, flows: Sequence[Flow] = FLOWS, resources: Mapping[str, object] | None = None
+) -> dg.Definitions:
     """The same graph for production, tests and notebooks; `resources` replace the real ones."""
-    jobs = {flow.name: indexing_job(flow) for flow in FLOWS}
+    jobs = {flow.name: indexing_job(flow) for flow in flows}
     return dg.Definitions(
         assets=[
-            *(topic_asset(flow) for flow in FLOWS),
-            *(enriched_asset(flow) for flow in FLOWS),
+            *(topic_asset(flow) for flow in flows),
+            *(flow_asset(flow) for flow in flows),
             *reference_assets(),
         ],
         jobs=[*jobs.values(), reference_job()],
-        sensors=[offset_sensor(flow, jobs[flow.name]) for flow in FLOWS],
+        sensors=[offset_sensor(flow, jobs[flow.name]) for flow in flows],
         resources={
             "kafka": KafkaResource(),
             "trino": TrinoResource(),

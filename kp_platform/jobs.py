@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from kp_platform.assets import REFERENCE_ROWS, REFERENCE_VALUES, enriched_asset_key
+from kp_platform.assets import REFERENCE_ROWS, REFERENCE_VALUES, flow_asset_key
 from kp_platform.flows import Flow
 
 AssetJob = Any  # what define_asset_job returns has no public name
@@ -20,7 +20,7 @@ def indexing_job(flow: Flow) -> AssetJob:
     """Index a flow's topic until idle. In one process: a step of its own would cost 2.5 s."""
     return dg.define_asset_job(
         name=f"index_{flow.name}",
-        selection=dg.AssetSelection.assets(enriched_asset_key(flow)),
+        selection=dg.AssetSelection.assets(flow_asset_key(flow)),
         description=f"Index topic {flow.topic} until caught up, then follow it until idle.",
         executor_def=dg.in_process_executor,
         tags={

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MASK = "********"
 LOOPBACK_HOSTS = {"127.0.0.1", "localhost"}
+_ROOT = Path(__file__).parents[1]
 EXTERNAL_SERVICES = ("kafka", "mysql", "redis", "elasticsearch", "trino")
 
 
@@ -60,6 +61,10 @@ class Settings(BaseSettings):
     trino_url: str = Field(
         default_factory=_local("http://127.0.0.1:{port}", 18080),
         description="Trino coordinator.",
+    )
+    presto_etc: Path = Field(
+        _ROOT / "presto_etc",
+        description="Folder of the local Trino's configuration, catalogs and table files.",
     )
     trino_user: str = Field("kp_platform", description="Trino user that the runs query as.")
     elasticsearch_url: str = Field(
@@ -128,7 +133,7 @@ class Settings(BaseSettings):
         10.0, ge=0, le=30, description="How long one sensor tick watches the topic for new events."
     )
 
-    @field_validator("home", "cache")
+    @field_validator("home", "cache", "presto_etc")
     @classmethod
     def _is_absolute(cls, value: Path) -> Path:
         """Children of the stack run in other folders, and two spellings must not be two stacks."""

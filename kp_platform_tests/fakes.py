@@ -6,21 +6,20 @@ Belongs here: one fake for each connection. Each passes the same contract tests 
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import kp_platform
 from kp_platform.pipeline.documents import Row
 from kp_platform.pipeline.errors import MessageUnreadable, QueryFailed
 from kp_platform.pipeline.log import RawMessage
 from kp_platform.pipeline.offsets import TopicState, Watermarks
 from kp_platform.pipeline.query import QueryStats
-from kp_platform.pipeline.store import ItemResult, Stored, Version
+from kp_platform.pipeline.store import MAPPINGS, Hit, ItemResult, Stored, Version
 from kp_platform.resources.errors import TopicMissing
 
-_MAPPINGS = Path(kp_platform.__file__).parent / "mappings"
 _EPOCH_DAY = "2026-03-01"
 
 
@@ -90,7 +89,7 @@ class FakeKafka:
 
 
 class FakeTrino:
-    """The slice's query of the access log over a fake Kafka, MySQL and Redis.
+    """The slice's query of the access log, or of the reference changes, over fakes.
 
     `drop` are (partition, offset) that an answer leaves out; `failure` fails every query,
     `poison` are those that fail each query that reads them; `before_answer` is called once.
@@ -100,6 +99,7 @@ class FakeTrino:
         "@timestamp uuid uri name redis_key redis_value test_id test_name created_at "
         "partition offset message"
     ).split()
+    change_columns = ("@timestamp", "source", "key", *columns[4:])
 
     def __init__(self, kafka: FakeKafka, mysql: "FakeMySQL", redis: "FakeRedis") -> None:
         self.kafka, self.mysql, self.redis = kafka, mysql, redis
@@ -117,33 +117,33 @@ class FakeTrino:
         if call := self.before_answer:
             self.before_answer = None
             call()
+        [topic] = set(re.findall(r"FROM kafka_tests\.([\w.]+)", sql))
         for partition, start, end in _triples(parameters):
             if any(part == partition and start <= at < end for part, at in self.poison):
                 raise MessageUnreadable("Document nesting depth (1001) exceeds the maximum")
+        columns = self.columns if topic == "analyze.action" else self.change_columns
         rows = [
-            self._row(partition, offset)
+            self._row(topic, columns, partition, offset)
             for partition, start, end in _triples(parameters)
-            for offset in self._present(partition, start, end)
+            for offset in self._present(topic, partition, start, end)
         ]
-        yield FakeAnswer(self.columns, rows, QueryStats(f"query-{len(self.queries)}", "", 0))
+        yield FakeAnswer(columns, rows, QueryStats(f"query-{len(self.queries)}", "", 0))
 
-    def _present(self, partition: int, start: int, end: int) -> Iterator[int]:
-        topic = self.kafka.topics["analyze.action"]
+    def _present(self, name: str, partition: int, start: int, end: int) -> Iterator[int]:
+        topic = self.kafka.topics[name]
         low, high = topic.low.get(partition, 0), len(topic.messages[partition])
         for offset in range(max(start, low), min(end, high)):
             if (partition, offset) not in self.drop:
                 yield offset
 
-    def _row(self, partition: int, offset: int) -> Row:
-        value = self.kafka.topics["analyze.action"].messages[partition][offset].value
+    def _row(self, topic: str, columns: Sequence[str], partition: int, offset: int) -> Row:
+        value = self.kafka.topics[topic].messages[partition][offset].value
         event = _lenient(value)
-        name = event.get("name") or ""
+        name = event.get("name") or event.get("key") or ""
         test_id, url = self.mysql.rows.get(name), self.redis.held.get(name)
         return (
             f"{_EPOCH_DAY}T00:00:00.{offset % 1000:03}Z",
-            event.get("uuid"),
-            event.get("uri"),
-            event.get("name"),
+            *(event.get(field) for field in columns[1 : columns.index("redis_key")]),
             None if url is None else name,
             url,
             test_id,
@@ -204,8 +204,14 @@ class FakeElasticsearch:
     def refresh(self, index: str) -> None:
         self.searchable |= {key for key in self.documents if _belongs(key[0], index)}
 
-    def ensure_index(self, name: str) -> None:
-        json.loads((_MAPPINGS / f"{name}.json").read_text())
+    @contextlib.contextmanager
+    def snapshot(self, index: str) -> Iterator["FakeSnapshot"]:
+        yield FakeSnapshot(
+            [Hit(*key, self.documents[key]) for key in self.searchable if _belongs(key[0], index)]
+        )
+
+    def ensure_index(self, name: str, mappings: Path = MAPPINGS) -> None:
+        json.loads((mappings / f"{name}.json").read_text())
 
     def _apply(self, action: dict[str, dict[str, Any]], source: dict[str, Any]) -> ItemResult:
         [(verb, target)] = action.items()
@@ -218,6 +224,23 @@ class FakeElasticsearch:
         self._sequence += 1
         self.documents[key] = Stored(source, Version(self._sequence, 1))
         return ItemResult(200 if held else 201)
+
+
+@dataclass
+class FakeSnapshot:
+    hits: list[Hit]
+
+    def differing(
+        self, field: str, value: str, facts: Mapping[str, Any], size: int
+    ) -> Iterator[list[Hit]]:
+        found = [
+            hit
+            for hit in self.hits
+            if (source := hit.stored.source).get(field) == value
+            and any(source.get(name) != fact for name, fact in facts.items())
+        ]
+        for at in range(0, len(found), size):
+            yield found[at : at + size]
 
 
 class FakeMySQL:

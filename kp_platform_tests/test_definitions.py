@@ -21,7 +21,7 @@ def test_they_load_in_a_fresh_interpreter_with_an_empty_environment() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env={}, cwd="/", capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout.strip()) == (0, "4"), done.stderr
+    assert (done.returncode, done.stdout.strip()) == (0, "8"), done.stderr
 
 
 def test_the_lineage_leads_from_topic_table_and_keys_to_the_enriched_log() -> None:

@@ -7,13 +7,13 @@ import pytest
 import sqlglot
 from sqlglot import expressions
 
-from kp_platform.flows import FLOWS, Flow
+from kp_platform.flows import ACCESS_LOG, FLOWS, Flow, Rewrite
 from kp_platform_tests.conftest import ROOT
 from web_emitter.events import AccessEvent
 
 FLOW_IDS = [flow.name for flow in FLOWS]
 # What the pipeline adds to the columns of the SQL; `message` is for its eyes only.
-ADDED = {"topic", "indexed_at", "enrichment"}
+ADDED = {"topic", "indexed_at", "delay_ms"}
 
 
 def sql(flow: Flow) -> expressions.Select:
@@ -23,7 +23,8 @@ def sql(flow: Flow) -> expressions.Select:
 
 
 def mapping(flow: Flow) -> dict[str, Any]:
-    template: dict[str, Any] = json.loads(flow.mapping_path.read_text())["template"]
+    text = (flow.mappings / f"{flow.index}.json").read_text()
+    template: dict[str, Any] = json.loads(text)["template"]
     return template
 
 
@@ -37,10 +38,29 @@ def table_file(flow: Flow) -> dict[str, Any]:
     return found[0]
 
 
-@pytest.mark.parametrize("flow", FLOWS, ids=FLOW_IDS)
+INDEXING = [flow for flow in FLOWS if flow.rewrites is None]
+REWRITING = [flow for flow in FLOWS if flow.rewrites is not None]
+
+
+@pytest.mark.parametrize("flow", INDEXING, ids=lambda flow: flow.name)
 def test_the_columns_of_the_sql_are_the_fields_of_the_mapping(flow: Flow) -> None:
     columns = set(sql(flow).named_selects) - {"message"}
-    assert columns | ADDED == set(mapping(flow)["mappings"]["properties"])
+    added = ADDED | ({"enrichment"} if flow.references else set())
+    assert columns | added == set(mapping(flow)["mappings"]["properties"])
+
+
+@pytest.mark.parametrize("flow", REWRITING, ids=lambda flow: flow.name)
+def test_a_change_brings_what_the_rewritten_flow_joins_by_the_same_joins(flow: Flow) -> None:
+    assert flow.rewrites is not None
+    target, key = flow.rewrites.target, flow.rewrites.key_field
+    own = {"@timestamp", "partition", "offset", "message"}
+    brought = set(sql(flow).named_selects) - own - set(flow.fields)
+    assert brought == set(sql(target).named_selects) - own - set(target.fields)
+    joins = [join.sql() for join in sql(flow).args["joins"]]
+    theirs = [join.sql() for join in sql(target).args["joins"]]
+    by_name = f"slice.{flow.rewrites.document_field}"
+    assert joins == [join.replace(by_name, f"slice.{key}") for join in theirs]
+    assert (flow.index, flow.references) == (target.index, target.references)
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=FLOW_IDS)
@@ -56,16 +76,6 @@ def test_the_sql_reads_the_flows_own_table(flow: Flow) -> None:
     described = table_file(flow)
     name = f"kafka_tests.{described['schemaName']}.{described['tableName']}"
     assert name in {table.sql() for table in sql(flow).find_all(expressions.Table)}
-
-
-@pytest.mark.parametrize("flow", FLOWS, ids=FLOW_IDS)
-def test_the_catalog_names_the_flows_table(flow: Flow) -> None:
-    """Trino shows only tables that the catalog names, whatever table files there are."""
-    catalog = (ROOT / "presto_etc" / "catalog" / "kafka_tests.properties").read_text()
-    [names] = [line for line in catalog.splitlines() if line.startswith("kafka.table-names=")]
-    described = table_file(flow)
-    table = f"{described['schemaName']}.{described['tableName']}"
-    assert table in names.removeprefix("kafka.table-names=").split(",")
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=FLOW_IDS)
@@ -89,6 +99,21 @@ def test_every_join_is_a_left_join() -> None:
         assert {join.side for join in sql(flow).find_all(expressions.Join)} <= {"LEFT"}
 
 
-def test_a_flow_checks_its_id_field() -> None:
-    with pytest.raises(ValueError, match="id_field 'id' is not in fields"):
-        Flow(name="x", topic="x", index="x", description="x", fields=("a",), id_field="id")
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"id_field": "id"},  # documents would have no id
+        {"allowed": {"id": ("x",)}},
+        {"rewrites": Rewrite(target=ACCESS_LOG, key_field="id", document_field="name")},
+    ],
+)
+def test_a_flow_names_only_its_own_fields(wrong: dict[str, Any]) -> None:
+    flow = dict.fromkeys(("name", "topic", "index", "asset", "description", "id_field"), "x")
+    right: dict[str, Any] = {**flow, "fields": ("x",)}
+    with pytest.raises(ValueError, match="flow x: 'id' is not in fields"):
+        Flow(**{**right, **wrong})
+
+
+def test_no_two_flows_share_a_topic_an_asset_or_a_name() -> None:
+    for names in zip(*((flow.name, flow.topic, flow.asset) for flow in FLOWS), strict=True):
+        assert len(set(names)) == len(FLOWS)

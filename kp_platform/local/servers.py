@@ -6,6 +6,7 @@ The settings are the truth for where a service listens: a server on this machine
 port of its own URL. Everything listens on 127.0.0.1 only.
 """
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -22,7 +23,6 @@ from kp_platform.local.errors import StackError
 from kp_platform.settings import LOOPBACK_HOSTS, Settings
 
 LOOPBACK = "127.0.0.1"
-PRESTO_ETC = Path(__file__).parents[2] / "presto_etc"
 SERVERS, CODE, CONSUMERS = range(3)
 """The stages of a start: a stage begins when the one before it is ready."""
 
@@ -278,14 +278,23 @@ def _trino(settings: Settings) -> Service:
     command = (
         str(distribution(settings, "trino") / "bin" / "launcher"),
         "-jvm-dir", str(machine.TRINO_JAVA_HOME),
-        "-etc-dir", str(PRESTO_ETC),
+        "-etc-dir", str(settings.presto_etc),
         "-data-dir", str(settings.home / "trino"),
         "-D", f"node.bind-ip={LOOPBACK}",
         "-D", f"node.internal-address={LOOPBACK}",
         "run",
     )  # fmt: skip
-    environment = {"KP_TRINO_PORT": str(port.number)}
+    environment = {"KP_TRINO_PORT": str(port.number), "KP_KAFKA_TABLES": kafka_tables(settings)}
     return declare(ports=(port,), command=command, environment=environment)
+
+
+def kafka_tables(settings: Settings) -> str:
+    """The tables that the table files describe, as Trino's catalog wants them named."""
+    files = sorted((settings.presto_etc / "kafka").glob("*.json"))
+    if not files:
+        raise StackError(f"KP_PRESTO_ETC: {settings.presto_etc} has no table file in kafka/")
+    described = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    return ",".join(f"{each['schemaName']}.{each['tableName']}" for each in described)
 
 
 def _dagster_environment(settings: Settings) -> dict[str, str]:

@@ -17,18 +17,29 @@ from kp_platform.pipeline.store import DocumentStore, ItemResult, create, send
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of documents: `indexed` now, `already_there` from an earlier read of the same
-    offset, `duplicates` of an event that stands at another offset, or `dead`."""
+    """What became of messages: `indexed` now, `already_there` from an earlier read of the same
+    offset, `duplicates` of an event that stands at another offset, `applied` changes, or `dead`.
+    `rewritten` counts the documents that followed a change."""
 
     indexed: int = 0
     already_there: int = 0
     duplicates: int = 0
+    applied: int = 0
+    rewritten: int = 0
     dead: list[DeadLetter] = field(default_factory=list)
+
+    @property
+    def settled(self) -> int:
+        """How many messages are accounted for."""
+        seen = self.indexed + self.already_there + self.duplicates + self.applied
+        return seen + len(self.dead)
 
     def add(self, other: "Outcome") -> None:
         self.indexed += other.indexed
         self.already_there += other.already_there
         self.duplicates += other.duplicates
+        self.applied += other.applied
+        self.rewritten += other.rewritten
         self.dead += other.dead
 
 

@@ -9,8 +9,9 @@ ignored, a lone surrogate becomes `?`), so the message itself is parsed and held
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
@@ -23,6 +24,7 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 _NIL_UUID = "00000000-0000-0000-0000-000000000000"
 # One index a day: a wild clock must not open an index for each day of its imagination.
 _FIRST_DAY, _LAST_DAY = "2000-01-01", "2100-01-01"
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 class BadMessage(Exception):
@@ -78,10 +80,51 @@ def parse_message(message: str | bytes | None, flow: Flow) -> dict[str, str]:
             kind = type(value[name]).__name__
             raise BadMessage("wrong_type", f"{name} is a {kind}, not a string")
     event = {name: value[name] for name in flow.fields}
-    identity = event[flow.id_field]
-    if not _UUID.fullmatch(identity) or identity == _NIL_UUID:
-        raise BadMessage("bad_uuid", f"{flow.id_field} is not a lower-case, non-nil UUID")
+    for name, values in flow.allowed.items():
+        if event[name] not in values:
+            raise BadMessage("bad_value", f"{name} is none of {', '.join(values)}")
+    if flow.rewrites is None:
+        identity = event[flow.id_field]
+        if not _UUID.fullmatch(identity) or identity == _NIL_UUID:
+            raise BadMessage("bad_uuid", f"{flow.id_field} is not a lower-case, non-nil UUID")
     return event
+
+
+class Columns:
+    """Where the columns of a flow's query stand, and the check of a row against the contract.
+
+    Raises ValueError when the SQL lacks a column.
+    """
+
+    def __init__(self, flow: Flow, columns: Sequence[str]) -> None:
+        self.at = {name: position for position, name in enumerate(columns)}
+        needed = {"@timestamp", "partition", "offset", "message", *flow.fields}
+        needed.update(flow.references.values())
+        if missing := sorted(needed - self.at.keys()):
+            raise ValueError(f"{flow.sql_path.name} does not return {', '.join(missing)}")
+        self._flow = flow
+        self._place = self.at["partition"], self.at["offset"], self.at["@timestamp"]
+        self._message = self.at["message"]
+        self._fields = [(name, self.at[name]) for name in flow.fields]
+
+    def place(self, row: Row) -> tuple[int, int, str]:
+        """Partition, offset and timestamp of the row's message."""
+        partition, offset, timestamp = self._place
+        return row[partition], row[offset], row[timestamp]
+
+    def defect(self, row: Row) -> DeadLetter | None:
+        """The dead letter that the row's message is, if it breaks its contract."""
+        partition, offset, timestamp = self.place(row)
+        try:
+            if not _FIRST_DAY <= timestamp < _LAST_DAY:
+                raise BadMessage("bad_timestamp", f"{timestamp} is not a day of this century")
+            event = parse_message(row[self._message], self._flow)
+            for name, position in self._fields:
+                if event[name] != row[position]:
+                    raise BadMessage("altered", f"Trino read another {name} than the message has")
+        except BadMessage as bad:
+            return DeadLetter(partition, offset, timestamp, bad.reason, bad.detail)
+        return None
 
 
 def builder(flow: Flow, columns: Sequence[str]) -> Callable[[Row, str], Document | DeadLetter]:
@@ -89,36 +132,25 @@ def builder(flow: Flow, columns: Sequence[str]) -> Callable[[Row, str], Document
 
     `indexed_at` is an ISO 8601 time in UTC. Raises ValueError when the SQL lacks a column.
     """
-    at = {name: position for position, name in enumerate(columns)}
-    needed = {"@timestamp", "partition", "offset", "message", *flow.fields}
-    needed.update(flow.references.values())
-    if missing := sorted(needed - at.keys()):
-        raise ValueError(f"{flow.sql_path.name} does not return {', '.join(missing)}")
-    timestamp_at, partition_at, offset_at = at["@timestamp"], at["partition"], at["offset"]
-    message_at, id_at = at["message"], at[flow.id_field]
-    kept = [(name, position) for name, position in at.items() if name != "message"]
-    fields = [(name, at[name]) for name in flow.fields]
-    references = [(source, at[column]) for source, column in flow.references.items()]
+    known = Columns(flow, columns)
+    kept = [(name, position) for name, position in known.at.items() if name != "message"]
+    identity = known.at[flow.id_field]
+    references = [(source, known.at[column]) for source, column in flow.references.items()]
 
     def build(row: Row, indexed_at: str) -> Document | DeadLetter:
-        partition, offset, timestamp = row[partition_at], row[offset_at], row[timestamp_at]
-        try:
-            if not _FIRST_DAY <= timestamp < _LAST_DAY:
-                raise BadMessage("bad_timestamp", f"{timestamp} is not a day of this century")
-            event = parse_message(row[message_at], flow)
-            for name, position in fields:
-                if event[name] != row[position]:
-                    raise BadMessage("altered", f"Trino read another {name} than the message has")
-        except BadMessage as bad:
-            return DeadLetter(partition, offset, timestamp, bad.reason, bad.detail)
+        if dead := known.defect(row):
+            return dead
+        partition, offset, timestamp = known.place(row)
         missing = tuple(source for source, position in references if row[position] is None)
         document = {name: row[position] for name, position in kept}
         document["topic"] = flow.topic
         document["indexed_at"] = indexed_at
-        document["enrichment"] = {"state": _state(missing, references), "missing": missing}
+        document["delay_ms"] = milliseconds_between(timestamp, indexed_at)
+        if references:
+            document["enrichment"] = enrichment(missing, flow.references)
         return Document(
             index=f"{flow.index}-{timestamp[:10].replace('-', '.')}",
-            id=row[id_at],
+            id=row[identity],
             partition=partition,
             offset=offset,
             timestamp=timestamp,
@@ -129,7 +161,15 @@ def builder(flow: Flow, columns: Sequence[str]) -> Callable[[Row, str], Document
     return build
 
 
-def _state(missing: Sequence[str], references: Sequence[object]) -> str:
+def milliseconds_between(earlier: str, later: str) -> int:
+    """From one ISO 8601 time to another; negative when the clocks disagree."""
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)) // _MILLISECOND
+
+
+def enrichment(missing: Sequence[str], references: Mapping[str, str]) -> dict[str, Any]:
+    """What a document says of its reference data."""
     if not missing:
-        return "complete"
-    return "none" if len(missing) == len(references) else "partial"
+        state = "complete"
+    else:
+        state = "none" if len(missing) == len(references) else "partial"
+    return {"state": state, "missing": list(missing)}

@@ -22,6 +22,7 @@ from kp_platform.pipeline.log import Log
 from kp_platform.pipeline.offsets import Plan, Slice, TopicState
 from kp_platform.pipeline.positions import Position
 from kp_platform.pipeline.query import QueryEngine
+from kp_platform.pipeline.rewrite import Rewriter
 from kp_platform.pipeline.store import DocumentStore
 from kp_platform.pipeline.stream import SliceReport, stream, utc_now
 
@@ -93,7 +94,7 @@ class Pipeline:
         """Create what the flow writes to, if it is not there."""
         for name in (positions.INDEX, dead_letters.DEAD_INDEX, dead_letters.GAP_INDEX):
             self.store.ensure_index(name)
-        self.store.ensure_index(self.flow.index)
+        self.store.ensure_index(self.flow.index, self.flow.mappings)
 
     def look(self) -> tuple[TopicState, dict[int, Position]]:
         """The topic and the positions as they are now."""
@@ -101,7 +102,7 @@ class Pipeline:
 
     def plan(self, state: TopicState, held: Mapping[int, Position]) -> Plan:
         """What to do next, given the topic and the positions."""
-        return positions.plan_from(state, held, self.limits.slice_rows)
+        return positions.plan_from(state, held, self._slice_rows)
 
     def step(self, state: TopicState, held: Mapping[int, Position], todo: Plan) -> SliceReport:
         """Pass over what is lost, or else index the slice; then move the positions.
@@ -122,6 +123,10 @@ class Pipeline:
         self._mirror(moves)
         report.total_seconds = time.monotonic() - began
         return report
+
+    @property
+    def _slice_rows(self) -> int:
+        return min(self.limits.slice_rows, self.flow.slice_rows or self.limits.slice_rows)
 
     def _look_again(
         self, state: TopicState, held: dict[int, Position]
@@ -166,7 +171,7 @@ class Pipeline:
             places = [(letter.partition, letter.offset) for letter in letters]
             raw = self.log.raw_messages(self.flow.topic, places)
             dead_letters.bury(self.store, self.flow, state, letters, raw, utc_now())
-        if len(part) < self.limits.slice_rows:
+        if len(part) < self._slice_rows:
             # Caught up, so people wait for these events. In a backlog the refresh interval of
             # the index is cheaper.
             self.store.refresh(self.flow.index)
@@ -175,7 +180,7 @@ class Pipeline:
     def _stream(self, part: Slice) -> SliceReport:
         """The slice by one query; by more when a message spoils it, down to that one message."""
         try:
-            return stream(self.flow, self.engine, self.store, part, self.limits.bulk_rows)
+            return self._take(part)
         except MessageUnreadable as error:
             if len(part) > 1:
                 first, second = part.halves()
@@ -185,6 +190,19 @@ class Pipeline:
             report = SliceReport(asked=part.ranges, rows=1, slices=1)
             report.outcome.dead.append(letter)
             return report
+
+    def _take(self, part: Slice) -> SliceReport:
+        if self.flow.rewrites is None:
+            return stream(self.flow, self.engine, self.store, part, self.limits.bulk_rows)
+        return Rewriter(
+            flow=self.flow,
+            rewrites=self.flow.rewrites,
+            log=self.log,
+            engine=self.engine,
+            store=self.store,
+            batch_rows=self.limits.bulk_rows,
+            patience_seconds=self.limits.max_run_seconds,
+        ).rewrite(part)
 
     def _check_same_topic(self, state: TopicState, part: Slice) -> None:
         """What was read must be of the topic that was planned for, and not half deleted."""

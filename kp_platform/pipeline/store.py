@@ -5,7 +5,9 @@ Does not belong here: what is stored (`documents.py`, `positions.py`, `dead_lett
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
@@ -13,6 +15,7 @@ import stamina
 
 from kp_platform.pipeline.errors import BulkOverloaded, IndexBlocked, SliceError
 
+MAPPINGS = Path(__file__).parents[1] / "mappings"
 # Elasticsearch refuses bodies above http.max_content_length, 100 MB unless set lower.
 MAX_REQUEST_BYTES = 10_000_000
 RETRY_SECONDS = 60.0
@@ -38,6 +41,25 @@ class Stored:
 
     source: dict[str, Any]
     version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A document that a search found, and where it lies."""
+
+    index: str
+    id: str
+    stored: Stored
+
+
+class Snapshot(Protocol):
+    """An index or alias as its searches saw it at one moment."""
+
+    def differing(
+        self, field: str, value: str, facts: Mapping[str, Any], size: int
+    ) -> Iterator[list[Hit]]:
+        """Pages of at most `size` documents whose keyword `field` equals `value` and of which one
+        of `facts` (None: no value) is not as given. A long text may count as differing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +110,12 @@ class DocumentStore(Protocol):
     def refresh(self, index: str) -> None:
         """Make everything written so far searchable."""
 
-    def ensure_index(self, name: str) -> None:
-        """Create the index or template that `mappings/<name>.json` declares, if it is not there."""
+    def snapshot(self, index: str) -> AbstractContextManager[Snapshot]:
+        """Everything searchable now, to be read while it goes on changing."""
+
+    def ensure_index(self, name: str, mappings: Path = MAPPINGS) -> None:
+        """Create the index or template that `<mappings>/<name>.json` declares, if it is not there;
+        indices that a template made before get the fields that it has now."""
 
 
 def create(index: str, identity: str, body: bytes) -> bytes:

@@ -6,8 +6,9 @@ on a minimal build without security, scripts or lifecycle management; so no `inf
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,15 +16,17 @@ import dagster as dg
 from pydantic import Field
 
 from kp_platform.pipeline.errors import BulkOverloaded, SliceError
-from kp_platform.pipeline.store import ItemResult, Stored, Version
+from kp_platform.pipeline.store import MAPPINGS, Hit, ItemResult, Stored, Version
 from kp_platform.resources.errors import ServerDown
 from kp_platform.settings import Settings
 
 if TYPE_CHECKING:  # importing the client takes a second of CPU: only where it is used
     from elasticsearch import Elasticsearch
 
-_MAPPINGS = Path(__file__).parent.parent / "mappings"
 _MOST_HITS = 10_000
+_LONGEST_TERM = 32_766  # bytes, of Lucene
+# A snapshot that is not read for so long is given up.
+_SNAPSHOT_KEPT = "5m"
 
 
 @functools.lru_cache
@@ -91,8 +94,7 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
             if error not in (None, "index_not_found_exception"):
                 raise self._down(f"{error} for {doc['_index']}/{doc['_id']}", "cannot read a shard")
             if doc.get("found"):
-                version = Version(doc["_seq_no"], doc["_primary_term"])
-                found[doc["_index"], doc["_id"]] = Stored(doc["_source"], version)
+                found[doc["_index"], doc["_id"]] = _stored(doc)
         return found
 
     def find(self, index: str, field: str, value: str) -> list[Stored]:
@@ -105,10 +107,7 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
                 seq_no_primary_term=True,
                 ignore_unavailable=True,
             )
-        return [
-            Stored(hit["_source"], Version(hit["_seq_no"], hit["_primary_term"]))
-            for hit in answer["hits"]["hits"]
-        ]
+        return [_stored(hit) for hit in answer["hits"]["hits"]]
 
     def count(self, index: str) -> int:
         """Searchable documents of an index or alias; 0 when it does not exist."""
@@ -121,15 +120,36 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
         with self._answers():
             patient.indices.refresh(index=index, ignore_unavailable=True)
 
-    def ensure_index(self, name: str) -> None:
+    @contextmanager
+    def snapshot(self, index: str) -> Iterator["ElasticsearchSnapshot"]:
+        """See `DocumentStore.snapshot`: a point in time."""
+        client = self.client()
+        with self._answers():
+            opened = client.open_point_in_time(
+                index=index, keep_alive=_SNAPSHOT_KEPT, ignore_unavailable=True
+            )
+            try:
+                yield ElasticsearchSnapshot(client, opened["id"])
+            finally:
+                client.close_point_in_time(id=opened["id"])
+
+    def ensure_index(self, name: str, mappings: Path = MAPPINGS) -> None:
         """See `DocumentStore.ensure_index`. A file with `index_patterns` is a template, which is
         put anew each time: it concerns the indices of days to come."""
-        body: dict[str, Any] = json.loads((_MAPPINGS / f"{name}.json").read_text())
+        body: dict[str, Any] = json.loads((mappings / f"{name}.json").read_text())
         with self._answers():
             if "index_patterns" in body:
-                self.client().indices.put_index_template(name=name, **_keywords(body))
+                self._put_template(name, body)
             else:
                 self._create_index(name, body)
+
+    def _put_template(self, name: str, body: dict[str, Any]) -> None:
+        """Days that exist get the fields that were added since; others cannot be changed."""
+        indices = self.client().indices
+        indices.put_index_template(name=name, **_keywords(body))
+        if indices.exists_alias(name=name):
+            fields = body["template"]["mappings"]["properties"]
+            indices.put_mapping(index=name, properties=fields)
 
     def _create_index(self, name: str, body: dict[str, Any]) -> None:
         from elasticsearch import BadRequestError
@@ -156,6 +176,48 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
 
     def _down(self, cause: object, problem: str = "does not answer") -> ServerDown:
         return ServerDown("Elasticsearch", self.address, "KP_ELASTICSEARCH_URL", cause, problem)
+
+
+@dataclass(frozen=True, slots=True)
+class ElasticsearchSnapshot:
+    """A point in time; see `kp_platform.pipeline.store.Snapshot`."""
+
+    client: "Elasticsearch"
+    id: str
+
+    def differing(
+        self, field: str, value: str, facts: Mapping[str, Any], size: int
+    ) -> Iterator[list[Hit]]:
+        same = {"bool": {"filter": [_equal(name, fact) for name, fact in facts.items()]}}
+        query = {"bool": {"filter": _equal(field, value), "must_not": same}}
+        after: dict[str, Any] = {}
+        while True:
+            answer = self.client.search(
+                pit={"id": self.id, "keep_alive": _SNAPSHOT_KEPT},
+                query=query,
+                size=size,
+                sort=["_shard_doc"],
+                seq_no_primary_term=True,
+                track_total_hits=False,
+                **after,
+            )
+            hits = answer["hits"]["hits"]
+            if not hits:
+                return
+            yield [Hit(hit["_index"], hit["_id"], _stored(hit)) for hit in hits]
+            after = {"search_after": hits[-1]["sort"]}
+
+
+def _equal(field: str, fact: Any) -> dict[str, Any]:
+    if fact is None:
+        return {"bool": {"must_not": {"exists": {"field": field}}}}
+    if isinstance(fact, str) and len(fact.encode()) > _LONGEST_TERM:
+        return {"match_none": {}}  # no keyword is as long, and asking for it is an error
+    return {"term": {field: fact}}
+
+
+def _stored(hit: dict[str, Any]) -> Stored:
+    return Stored(hit["_source"], Version(hit["_seq_no"], hit["_primary_term"]))
 
 
 def _item_result(item: dict[str, Any]) -> ItemResult:

@@ -66,6 +66,7 @@ def test_a_document_carries_the_event_its_enrichment_and_its_place() -> None:
         "offset": 41,
         "topic": "analyze.action",
         "indexed_at": "2026-03-02T00:00:00.500Z",
+        "delay_ms": 501,
         "enrichment": {"state": "complete", "missing": []},
     }
 

@@ -1,0 +1,173 @@
+"""A slice of changes: documents of another flow follow the reference data that its messages name.
+
+Belongs here: which documents are rewritten, when the slice is done. Does not belong here: the
+order of slices and positions (`drain.py`).
+
+Older data never come over newer. A round takes a snapshot of the index first, then asks Trino for
+the reference data of now, then writes each document only over the version that the snapshot saw.
+Who wrote a document after the snapshot wins: a conflict, and another round. Who wrote it before the
+snapshot had asked Trino before we did. No clock decides.
+
+No document is missed. One may be on its way with data that were read before the change. So a slice
+is done only by a round that began after everything was indexed that the other flow's topic held
+when the slice was begun.
+"""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from kp_platform.flows import Flow, Rewrite
+from kp_platform.pipeline import positions
+from kp_platform.pipeline.documents import Columns, DeadLetter, enrichment
+from kp_platform.pipeline.errors import SliceError
+from kp_platform.pipeline.log import Log
+from kp_platform.pipeline.offsets import Slice, TopicState
+from kp_platform.pipeline.query import Coverage, QueryEngine, slice_query
+from kp_platform.pipeline.store import DocumentStore, Hit, put, send
+from kp_platform.pipeline.stream import PREVIEW_ROWS, SliceReport
+
+LOOK_SECONDS = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Key:
+    """What is known of one key: its columns of now, and the messages that named it."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    messages: list[tuple[int, int, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Rewriter:
+    """A flow of changes with the servers that it needs."""
+
+    flow: Flow
+    rewrites: Rewrite
+    log: Log
+    engine: QueryEngine
+    store: DocumentStore
+    batch_rows: int
+    patience_seconds: float
+
+    def rewrite(self, part: Slice) -> SliceReport:
+        """Every document that a change of the slice concerns carries the reference data of now.
+
+        Raises SliceError when the other flow does not index what waits for it in
+        `patience_seconds`, and what query and bulk raise. Documents rewritten until then stay so.
+        """
+        deadline = time.monotonic() + self.patience_seconds
+        goal = self.log.topic_state(self.rewrites.target.topic)
+        rewritten, trino_seconds, elasticsearch_seconds = 0, 0.0, 0.0
+        while True:
+            settled = self._has_indexed(goal)
+            report, conflicts = self._round(part)
+            rewritten += report.outcome.rewritten
+            trino_seconds += report.trino_seconds
+            elasticsearch_seconds += report.elasticsearch_seconds
+            if settled and not conflicts:
+                break
+            self._wait_until_indexed(goal, deadline)
+        report.outcome.rewritten = rewritten
+        report.trino_seconds = trino_seconds
+        report.elasticsearch_seconds = elasticsearch_seconds
+        return report
+
+    def _has_indexed(self, goal: TopicState) -> bool:
+        """Whether the other flow has indexed what its topic held then; a topic made again has
+        nothing of that left."""
+        state, held = positions.look(self.log, self.store, self.rewrites.target)
+        if state.topic_id != goal.topic_id:
+            return True
+        at = positions.offsets(held)
+        return all(at.get(part, marks.low) >= marks.high for part, marks in goal.partitions.items())
+
+    def _wait_until_indexed(self, goal: TopicState, deadline: float) -> None:
+        while not self._has_indexed(goal):
+            if time.monotonic() > deadline:
+                raise SliceError(
+                    f"{self.rewrites.target.topic} is not indexed up to where it was when its "
+                    f"reference data changed, after {self.patience_seconds:.0f} s: see `kp lag`"
+                )
+            time.sleep(LOOK_SECONDS)
+
+    def _round(self, part: Slice) -> tuple[SliceReport, int]:
+        """What one look did, and how many documents another writer had changed meanwhile."""
+        report = SliceReport(asked=part.ranges, slices=1)
+        conflicts = 0
+        index = self.rewrites.target.index
+        self.store.refresh(index)
+        with self.store.snapshot(index) as snapshot:
+            keys = self._read(part, report)
+            began = time.monotonic()
+            for key, known in keys.items():
+                field_ = self.rewrites.document_field
+                for hits in snapshot.differing(field_, key, known.facts, self.batch_rows):
+                    conflicts += self._write(hits, known, report)
+                    if not known.messages:
+                        break
+            report.elasticsearch_seconds = time.monotonic() - began
+        return report, conflicts
+
+    def _read(self, part: Slice, report: SliceReport) -> dict[str, _Key]:
+        """The keys that the slice's messages name, with what Trino knows of them now."""
+        sql, parameters = slice_query(self.flow, part)
+        coverage = Coverage(part)
+        keys: dict[str, _Key] = defaultdict(_Key)
+        began = time.monotonic()
+        with self.engine.query(sql, parameters) as answer:
+            known = Columns(self.flow, answer.columns)
+            own = {"@timestamp", "partition", "offset", "message", *self.flow.fields}
+            facts = {name: at for name, at in known.at.items() if name not in own}
+            key_at = known.at[self.rewrites.key_field]
+            for rows in answer.batches(self.batch_rows):
+                report.rows += len(rows)
+                for row in rows:
+                    place = known.place(row)
+                    coverage.tick(place[0], place[1])
+                    if dead := known.defect(row):
+                        report.outcome.dead.append(dead)
+                        continue
+                    report.outcome.applied += 1
+                    keys[row[key_at]].facts = {name: row[at] for name, at in facts.items()}
+                    keys[row[key_at]].messages.append(place)
+            report.query = answer.stats
+        coverage.check()
+        report.trino_seconds = time.monotonic() - began
+        return keys
+
+    def _write(self, hits: Sequence[Hit], known: _Key, report: SliceReport) -> int:
+        """Rewrite those documents that do differ; returns the number of conflicts.
+
+        Facts that the index refuses make dead letters of the messages that brought them.
+        """
+        changed = [(hit, new) for hit in hits if (new := self._new(hit, known.facts))]
+        operations = [
+            put(hit.index, hit.id, orjson.dumps(new), expected=hit.stored.version)
+            for hit, new in changed
+        ]
+        results = send(self.store, operations) if operations else []
+        if refused := [result for result in results if result.rejected]:
+            reason = refused[0].error, refused[0].reason
+            report.outcome.applied -= len(known.messages)
+            report.outcome.dead += [DeadLetter(*place, *reason) for place in known.messages]
+            known.messages.clear()
+        written = [new for (_, new), result in zip(changed, results, strict=True) if result.written]
+        report.outcome.rewritten += len(written)
+        report.preview += written[: PREVIEW_ROWS - len(report.preview)]
+        logger.info("%d documents rewritten", len(written))
+        return sum(result.conflict for result in results)
+
+    def _new(self, hit: Hit, facts: dict[str, Any]) -> dict[str, Any] | None:
+        """The document with the facts of now; None when it has them already."""
+        references = self.flow.references
+        missing = [source for source, column in references.items() if facts[column] is None]
+        new = hit.stored.source | facts | {"enrichment": enrichment(missing, references)}
+        return None if new == hit.stored.source else new

@@ -12,7 +12,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 from uuid import UUID, uuid4
 
 import orjson
@@ -22,7 +22,11 @@ MAX_URI_LENGTH = 8_192
 # Characters, as wide as the column a name is joined with: testing.tests.test_name varchar(85).
 MAX_NAME_LENGTH = 85
 
+# Characters, a line break of a browser (CR LF) being two. As UTF-8 at most 80 kB.
+MAX_TEXT_LENGTH = 20_000
+
 ACCESS_EVENT_TYPE = "kp.access.v1"
+FULL_TEXT_EVENT_TYPE = "kp.fulltext.v1"
 
 _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*(.*)")
 
@@ -46,23 +50,45 @@ def _now_ms() -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AccessEvent:
+class _CloudEvent:
+    """What every event says of itself, in its headers. Raises ValueError when it is no event."""
+
+    type: ClassVar[str]
+
+    source: str = "/"
+    uuid: UUID = field(default_factory=uuid4)
+    timestamp_ms: int = field(default_factory=_now_ms)
+
+    def __post_init__(self) -> None:
+        if self.uuid.version != 4:
+            raise ValueError("uuid is not a version 4 UUID")
+
+    def headers(self) -> list[Header]:
+        return [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", str(self.uuid).encode()),
+            ("ce_source", self.source.encode()),
+            ("ce_type", self.type.encode()),
+            ("ce_time", _rfc3339(self.timestamp_ms)),
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessEvent(_CloudEvent):
     """One access of one URL. `uri` is as the server received it: percent-encoded, never decoded.
 
     Raises ValueError when a field breaks the contract. `truncated` says that the URI was longer
     than MAX_URI_LENGTH and cut there; it travels as the extension attribute `kptruncated`.
     """
 
+    type: ClassVar[str] = ACCESS_EVENT_TYPE
+
     uri: str
     name: str
-    source: str = "/"
-    uuid: UUID = field(default_factory=uuid4)
-    timestamp_ms: int = field(default_factory=_now_ms)
     truncated: bool = False
 
     def __post_init__(self) -> None:
-        if self.uuid.version != 4:
-            raise ValueError("uuid is not a version 4 UUID")
+        _CloudEvent.__post_init__(self)  # super() does not find its class behind slots
         if not self.uri or len(self.uri) > MAX_URI_LENGTH:
             raise ValueError(f"uri is empty or longer than {MAX_URI_LENGTH}")
         if not is_visible_ascii(self.uri):
@@ -80,28 +106,48 @@ class AccessEvent:
         return orjson.dumps({"uuid": self.uuid, "uri": self.uri, "name": self.name})
 
     def headers(self) -> list[Header]:
-        headers: list[Header] = [
-            ("ce_specversion", b"1.0"),
-            ("ce_id", str(self.uuid).encode()),
-            ("ce_source", self.source.encode()),
-            ("ce_type", ACCESS_EVENT_TYPE.encode()),
-            ("ce_time", _rfc3339(self.timestamp_ms)),
-        ]
+        headers = _CloudEvent.headers(self)
         if self.truncated:
             headers.append(("ce_kptruncated", b"true"))
         return headers
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullTextEvent(_CloudEvent):
+    """One note that somebody wrote, unchanged. Raises ValueError when it breaks the contract."""
+
+    type: ClassVar[str] = FULL_TEXT_EVENT_TYPE
+
+    text: str
+
+    def __post_init__(self) -> None:
+        _CloudEvent.__post_init__(self)
+        if defect := text_defect(self.text):
+            raise ValueError(f"text is {defect}")
+
+    def body(self) -> bytes:
+        return orjson.dumps({"uuid": self.uuid, "text": self.text})
+
+
 def name_defect(name: object) -> str | None:
     """Why something cannot be an event's name, in one word, or None."""
-    if not isinstance(name, str):
+    return _defect(name, MAX_NAME_LENGTH)
+
+
+def text_defect(text: object) -> str | None:
+    """Why something cannot be an event's text, in one word, or None."""
+    return _defect(text, MAX_TEXT_LENGTH)
+
+
+def _defect(text: object, max_length: int) -> str | None:
+    if not isinstance(text, str):
         return "not_text"
-    if not name or name.isspace():
+    if not text or text.isspace():
         return "empty"
-    if len(name) > MAX_NAME_LENGTH:
+    if len(text) > max_length:
         return "too_long"
     try:
-        name.encode()
+        text.encode()
     except UnicodeEncodeError:  # a lone surrogate
         return "not_unicode"
     return None

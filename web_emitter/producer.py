@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from threading import Event as Signal
 from threading import Lock, Thread
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
@@ -58,7 +58,9 @@ class Counts:
 class Sink(Protocol):
     """Where events go. `send` must not wait; what it raises the middleware counts and hides."""
 
-    def send(self, event: Event) -> None: ...
+    def send(self, event: Event) -> bool:
+        """Whether the event was taken, to be delivered; False: it was dropped."""
+        ...
 
     def counts(self) -> Counts: ...
 
@@ -139,7 +141,7 @@ class EventProducer:
         )
         self._thread.start()
 
-    def send(self, event: Event) -> None:
+    def send(self, event: Event) -> bool:
         self._ledger.accept()
         if self._closed:
             return self._drop("closed")
@@ -152,12 +154,13 @@ class EventProducer:
                 on_delivery=self._report,
             )
         except BufferError:
-            self._drop("queue_full")
+            return self._drop("queue_full")
         except KafkaException as error:
-            self._drop(error.args[0].name())
+            return self._drop(error.args[0].name())
         except Exception:
             self._drop("error")
             raise
+        return True
 
     def counts(self) -> Counts:
         return self._ledger.counts()
@@ -211,6 +214,7 @@ class EventProducer:
             "delivery to %s failed: %s %s", self.settings.topic, error.name(), error.str()
         )
 
-    def _drop(self, reason: str) -> None:
+    def _drop(self, reason: str) -> Literal[False]:
         self._ledger.drop(reason)
         self._throttle.warning("event for %s dropped: %s", self.settings.topic, reason)
+        return False

@@ -1,4 +1,4 @@
-"""The access event: its bytes, its headers, its refusals, and the URI as received."""
+"""The events: their bytes, their headers, their refusals, and the URI as received."""
 
 import json
 from pathlib import Path
@@ -10,19 +10,23 @@ from hypothesis import strategies as st
 
 from web_emitter.events import (
     MAX_NAME_LENGTH,
+    MAX_TEXT_LENGTH,
     MAX_URI_LENGTH,
     AccessEvent,
+    FullTextEvent,
     name_defect,
+    text_defect,
     uri_as_received,
 )
 
 UUID_4 = UUID("0b1c6b1e-6f0f-4d3b-9a57-0d6f4d1f2a01")
-TABLE_FILE = Path(__file__).parents[2] / "presto_etc" / "kafka" / "action.json"
+TABLE_FILES = Path(__file__).parents[2] / "presto_etc" / "kafka"
 
 uris = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=300)
-names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=85).filter(
-    lambda name: not name.isspace()
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
+    lambda text: not text.isspace()
 )
+names = texts.filter(lambda name: len(name) <= MAX_NAME_LENGTH)
 
 
 def test_the_body_is_exactly_the_contract() -> None:
@@ -30,12 +34,24 @@ def test_the_body_is_exactly_the_contract() -> None:
     assert event.body() == (
         b'{"uuid":"0b1c6b1e-6f0f-4d3b-9a57-0d6f4d1f2a01","uri":"/a?b=%20","name":"kafka"}'
     )
+    note = FullTextEvent(text="a\r\n\x00", uuid=UUID_4)
+    assert note.body() == (
+        b'{"uuid":"0b1c6b1e-6f0f-4d3b-9a57-0d6f4d1f2a01","text":"a\\r\\n\\u0000"}'
+    )
 
 
-def test_the_body_has_the_fields_of_the_table_file_of_trino() -> None:
-    columns = json.loads(TABLE_FILE.read_bytes())["message"]["fields"]
-    body = json.loads(AccessEvent(uri="/", name="kafka").body())
-    assert [column["mapping"] for column in columns] == list(body)
+@pytest.mark.parametrize(
+    ("event", "table_file"),
+    [
+        (AccessEvent(uri="/", name="kafka"), "action.json"),
+        (FullTextEvent(text="a note"), "register.json"),
+    ],
+)
+def test_the_body_has_the_fields_of_the_table_file_of_trino(
+    event: AccessEvent | FullTextEvent, table_file: str
+) -> None:
+    columns = json.loads((TABLE_FILES / table_file).read_bytes())["message"]["fields"]
+    assert [column["mapping"] for column in columns] == list(json.loads(event.body()))
 
 
 @given(uri=uris, name=names)
@@ -45,21 +61,29 @@ def test_any_allowed_text_survives_the_body_unchanged(uri: str, name: str) -> No
     assert event.uuid.version == 4
 
 
+@given(text=texts)
+def test_any_note_survives_the_body_unchanged(text: str) -> None:
+    event = FullTextEvent(text=text)
+    assert json.loads(event.body()) == {"uuid": str(event.uuid), "text": text}
+
+
 def test_the_headers_are_cloudevents_attributes() -> None:
-    event = AccessEvent(
-        uri="/", name="kafka", source="/shop", uuid=UUID_4, timestamp_ms=1_772_360_430_006
-    )
-    assert event.headers() == [
-        ("ce_specversion", b"1.0"),
-        ("ce_id", b"0b1c6b1e-6f0f-4d3b-9a57-0d6f4d1f2a01"),
-        ("ce_source", b"/shop"),
-        ("ce_type", b"kp.access.v1"),
-        ("ce_time", b"2026-03-01T10:20:30.006Z"),
-    ]
+    known = {"source": "/shop", "uuid": UUID_4, "timestamp_ms": 1_772_360_430_006}
+    access = AccessEvent(uri="/", name="kafka", **known)  # type: ignore[arg-type]  # of three types
+    note = FullTextEvent(text="a note", **known)  # type: ignore[arg-type]
+    for event, type_of_event in ((access, b"kp.access.v1"), (note, b"kp.fulltext.v1")):
+        assert event.headers() == [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", b"0b1c6b1e-6f0f-4d3b-9a57-0d6f4d1f2a01"),
+            ("ce_source", b"/shop"),
+            ("ce_type", type_of_event),
+            ("ce_time", b"2026-03-01T10:20:30.006Z"),
+        ]
 
 
 def test_each_event_has_its_own_uuid() -> None:
     assert AccessEvent.of("/", name="kafka").uuid != AccessEvent.of("/", name="kafka").uuid
+    assert FullTextEvent(text="a").uuid != FullTextEvent(text="a").uuid
 
 
 def test_a_uri_over_the_limit_is_cut_and_marked_in_a_header_only() -> None:
@@ -94,6 +118,8 @@ def test_a_uri_that_is_not_percent_encoded_text_is_no_event(uri: str) -> None:
 def test_a_uuid_of_another_version_is_no_event() -> None:
     with pytest.raises(ValueError, match="version 4"):
         AccessEvent(uri="/", name="kafka", uuid=uuid1())
+    with pytest.raises(ValueError, match="version 4"):
+        FullTextEvent(text="a note", uuid=uuid1())
 
 
 @pytest.mark.parametrize(
@@ -114,9 +140,28 @@ def test_what_may_be_a_name(name: object, defect: str | None) -> None:
     assert name_defect(name) == defect
 
 
-def test_a_defective_name_is_no_event() -> None:
+@pytest.mark.parametrize(
+    ("text", "defect"),
+    [
+        ("<script>\x00\u202e", None),  # text is text
+        ("x" * MAX_TEXT_LENGTH, None),
+        ("🎉" * MAX_TEXT_LENGTH, None),  # characters, not bytes
+        ("x" * (MAX_TEXT_LENGTH + 1), "too_long"),
+        ("", "empty"),
+        (" \r\n\u3000", "empty"),
+        ("a\udc00", "not_unicode"),
+        (None, "not_text"),
+    ],
+)
+def test_what_may_be_a_note(text: object, defect: str | None) -> None:
+    assert text_defect(text) == defect
+
+
+def test_a_defective_name_or_text_is_no_event() -> None:
     with pytest.raises(ValueError, match="name is empty"):
         AccessEvent(uri="/", name="")
+    with pytest.raises(ValueError, match="text is empty"):
+        FullTextEvent(text=" ")
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,9 @@ def test_closing_twice_tells_the_same_numbers(producer: EventProducer) -> None:
 
 def test_a_full_queue_drops_and_never_waits(producer: EventProducer) -> None:
     started = monotonic()
-    for _ in range(8):
-        producer.send(event())
+    taken = [producer.send(event()) for _ in range(8)]
     assert monotonic() - started < 0.5
+    assert taken == [True] * 5 + [False] * 3
     assert producer.counts() == Counts(accepted=8, in_flight=5, dropped={"queue_full": 3})
 
 
@@ -122,7 +122,7 @@ def test_the_poll_thread_serves_delivery_reports_without_being_asked() -> None:
 def test_an_event_that_kafka_never_takes_is_dropped_by_its_reason(
     producer: EventProducer,
 ) -> None:
-    producer.send(HugeEvent())
+    assert not producer.send(HugeEvent())
     assert producer.counts() == Counts(accepted=1, dropped={"MSG_SIZE_TOO_LARGE": 1})
 
 
@@ -134,7 +134,7 @@ def test_an_event_that_breaks_is_counted_and_told(producer: EventProducer) -> No
 
 def test_a_closed_producer_drops(producer: EventProducer) -> None:
     producer.close(0.01)
-    producer.send(event())
+    assert not producer.send(event())
     assert producer.counts() == Counts(accepted=1, dropped={"closed": 1})
     with pytest.raises(BrokersUnreachable, match="closed"):
         producer.brokers(0.01)

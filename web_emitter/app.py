@@ -5,11 +5,12 @@ belong here: anything that decides something. Importing this module reads no set
 nothing: `app` is made when it is first asked for, so wrong settings end the server at once.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import cache
-from typing import TypedDict, TypeVar
+from typing import NamedTuple, TypedDict, TypeVar
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -20,9 +21,13 @@ from starlette.staticfiles import StaticFiles
 from web_emitter import health, pages
 from web_emitter.health import Readiness
 from web_emitter.identity import IdentifyHook, Identity, load_hook
+from web_emitter.insights import ElasticsearchInsights, Insights
+from web_emitter.logs import ElasticsearchLogs, LogSearch
 from web_emitter.middleware import AccessEventMiddleware, Announcer
+from web_emitter.notes import ElasticsearchNotes, NoteSearch
 from web_emitter.producer import EventProducer, Sink
-from web_emitter.search import LogSearch, elasticsearch_logs
+from web_emitter.rendering import STATIC_FOLDER
+from web_emitter.search import connection
 from web_emitter.security import SecurityHeadersMiddleware
 from web_emitter.settings import Settings
 
@@ -31,19 +36,37 @@ T = TypeVar("T")
 logger = logging.getLogger("web_emitter")
 
 
+class Sinks(NamedTuple):
+    """Where events go, by topic."""
+
+    accesses: Sink
+    notes: Sink
+
+
+class Searches(NamedTuple):
+    """What the pages read."""
+
+    logs: LogSearch
+    notes: NoteSearch
+    insights: Insights
+
+
 class State(TypedDict):
     """What each worker has of its own, from its lifespan; in a request, `request.state`."""
 
     sink: Sink
-    search: LogSearch
+    note_sink: Sink
+    logs: LogSearch
+    notes: NoteSearch
+    insights: Insights
     readiness: Readiness
     announcer: Announcer
 
 
 def create_app(
     settings: Settings,
-    sink: Sink | None = None,
-    search: LogSearch | None = None,
+    sinks: Sinks | None = None,
+    searches: Searches | None = None,
     identify: IdentifyHook | None = None,
 ) -> Starlette:
     """The emitter. What is given is used and left open; what is not is made in the lifespan.
@@ -55,12 +78,15 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
-        async with _given(sink) or _producer(settings) as the_sink:
-            async with _given(search) or _elasticsearch(settings) as the_search:
+        async with _given(sinks) or _producers(settings) as to:
+            async with _given(searches) or _elasticsearch(settings) as read:
                 yield {
-                    "sink": the_sink,
-                    "search": the_search,
-                    "readiness": Readiness(the_sink, the_search),
+                    "sink": to.accesses,
+                    "note_sink": to.notes,
+                    "logs": read.logs,
+                    "notes": read.notes,
+                    "insights": read.insights,
+                    "readiness": Readiness(to.accesses, read.logs),
                     "announcer": announcer,
                 }
 
@@ -68,9 +94,14 @@ def create_app(
         routes=[
             Route("/", pages.home),
             Route("/analysis", pages.analysis),
+            Route("/fulltext", pages.notes),
+            Route("/fulltext/form", pages.note_form),
+            Route("/fulltext/register", pages.register_note, methods=["POST"]),
+            Route("/fulltext/registered", pages.note_registered),
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
-            Mount("/static", StaticFiles(directory=pages.STATIC_FOLDER)),
+            # static/flow.svg is a link: the picture is one file, which the README shows too.
+            Mount("/static", StaticFiles(directory=STATIC_FOLDER, follow_symlink=True)),
         ],
         middleware=[
             Middleware(SecurityHeadersMiddleware),
@@ -89,17 +120,26 @@ def _given(value: T | None) -> AbstractAsyncContextManager[T] | None:
     return None if value is None else nullcontext(value)
 
 
-def _elasticsearch(settings: Settings) -> AbstractAsyncContextManager[LogSearch]:
-    return elasticsearch_logs(settings.elasticsearch_url, settings.emitter_search_timeout_seconds)
+@asynccontextmanager
+async def _elasticsearch(settings: Settings) -> AsyncIterator[Searches]:
+    url, seconds = settings.elasticsearch_url, settings.emitter_search_timeout_seconds
+    async with connection(url, seconds) as client:
+        yield Searches(
+            ElasticsearchLogs(client), ElasticsearchNotes(client), ElasticsearchInsights(client)
+        )
 
 
 @asynccontextmanager
-async def _producer(settings: Settings) -> AsyncIterator[Sink]:
-    producer = EventProducer(settings.access_log, logger)
+async def _producers(settings: Settings) -> AsyncIterator[Sinks]:
+    """One producer for each topic; they end side by side, within the one grace."""
+    made: list[EventProducer] = []
     try:
-        yield producer
+        for binding in (settings.access_log, settings.full_text):
+            made.append(EventProducer(binding, logger))
+        yield Sinks(*made)
     finally:
-        await run_in_threadpool(producer.close, settings.emitter_flush_seconds)
+        seconds = settings.emitter_flush_seconds
+        await asyncio.gather(*(run_in_threadpool(each.close, seconds) for each in made))
 
 
 @cache

@@ -14,8 +14,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from web_emitter.logs import LogSearch
 from web_emitter.producer import BrokersUnreachable, Sink
-from web_emitter.search import LogSearch, SearchUnavailable
+from web_emitter.search import SearchUnavailable
 
 # Orchestrators give a probe one second by default.
 _PROBE_SECONDS = 0.8
@@ -79,6 +80,7 @@ async def readyz(request: Request) -> Response:
             "ready": ready,
             "checks": checks,
             "events": request.state.sink.counts(),
+            "notes": request.state.note_sink.counts(),
             "sink_failures": request.state.announcer.sink_failures,
             "anonymous": request.state.announcer.identity.anonymous,
         },

@@ -1,39 +1,21 @@
-"""Reading the enriched logs: the one place that talks to Elasticsearch.
+"""How Elasticsearch is asked: the one connection, and what every question has in common.
 
-Belongs here: queries, and documents as values. Does not belong here: how they look (`pages.py`).
-Pages never query Trino: it is a back-end tool.
+Belongs here: the client, its errors, the order "newest first". Does not belong here: a question and
+its answer as values (`logs.py`, `notes.py`, `insights.py`) and how they look (`pages.py`). Pages
+never query Trino: it is a back-end tool.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
-
-from web_emitter.events import MAX_URI_LENGTH
-from web_emitter.settings import ACCESS_LOG_INDEX
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from elasticsearch import AsyncElasticsearch
 
-PAGE_SIZE = 50
+Sort = list[Mapping[str, Any]]
 
-# index.max_regex_length, in UTF-16 units; never more than UTF-8 bytes. A range has it too [ran].
-_MAX_PREFIX = 1_000
-_MAX_KEYWORD_BYTES = 32_766
-
-_FIELDS = [
-    "@timestamp",
-    "uuid",
-    "uri",
-    "name",
-    "redis_key",
-    "redis_value",
-    "test_id",
-    "test_name",
-    "enrichment",
-]
 # Before the first document the fields are mapped nowhere, and sorting by them would be an error.
-_NEWEST_FIRST: list[Mapping[str, Any]] = [
+NEWEST_FIRST: Sort = [
     {"@timestamp": {"order": "desc", "unmapped_type": "date"}},
     {"uuid": {"order": "asc", "unmapped_type": "keyword"}},
 ]
@@ -43,146 +25,29 @@ class SearchUnavailable(Exception):
     """Elasticsearch did not give a whole answer; the message says why."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogQuery:
-    """Which logs: those of exactly this name, whose URI starts like this. Empty: all.
-
-    A URI is cut as the stored ones are, so that a whole long one finds its event.
-    """
-
-    name: str = ""
-    uri: str = ""
-
-    @property
-    def is_filtered(self) -> bool:
-        return bool(self.name or self.uri)
-
-    def as_elasticsearch(self) -> dict[str, Any]:
-        filters: list[dict[str, Any]] = []
-        if self.name:
-            filters.append(_equal("name", self.name))
-        if self.uri:
-            filters.append(_starting_with("uri", self.uri[:MAX_URI_LENGTH]))
-        return {"bool": {"filter": filters}} if filters else {"match_all": {}}
-
-
-def _starting_with(field: str, start: str) -> dict[str, Any]:
-    """A start that is too long for a prefix query must be the whole text."""
-    if len(start.encode()) > _MAX_PREFIX:
-        return _equal(field, start)
-    return {"prefix": {field: start}}
-
-
-def _equal(field: str, text: str) -> dict[str, Any]:
-    """What is longer than any keyword is found nowhere; Elasticsearch would call it an error."""
-    if len(text.encode()) > _MAX_KEYWORD_BYTES:
-        return {"match_none": {}}
-    return {"term": {field: text}}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnrichedLog:
-    """One document as the page shows it. What a document lacks is None, or empty text."""
-
-    accessed_at: str
-    uuid: str
-    uri: str
-    name: str
-    redis_key: str | None
-    redis_value: str | None
-    test_id: int | None
-    test_name: str | None
-    state: str
-    missing: tuple[str, ...]
-
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Self:
-        enrichment = document.get("enrichment") or {}
-        return cls(
-            accessed_at=str(document.get("@timestamp", "")),
-            uuid=document.get("uuid", ""),
-            uri=document.get("uri", ""),
-            name=document.get("name", ""),
-            redis_key=document.get("redis_key"),
-            redis_value=document.get("redis_value"),
-            test_id=document.get("test_id"),
-            test_name=document.get("test_name"),
-            state=enrichment.get("state", ""),
-            missing=tuple(enrichment.get("missing") or ()),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The newest logs of a query, and how many there are ("at least", when not exact)."""
-
-    logs: tuple[EnrichedLog, ...] = ()
-    total: int = 0
-    total_is_exact: bool = True
-    anything_indexed: bool = False
-
-
-class LogSearch(Protocol):
-    """Both verbs raise SearchUnavailable."""
-
-    async def newest(self, query: LogQuery) -> Found: ...
-
-    async def ping(self) -> None: ...
-
-
-class ElasticsearchLogs:
-    """LogSearch on an Elasticsearch client."""
-
-    def __init__(self, client: "AsyncElasticsearch", index: str = ACCESS_LOG_INDEX) -> None:
-        self._client = client
-        self._index = index
-
-    async def newest(self, query: LogQuery) -> Found:
-        with _as_unavailable():
-            answer = await self._search(query, size=PAGE_SIZE)
-            hits = answer["hits"]
-            anything = bool(hits["hits"]) or (query.is_filtered and await self._has_any())
-        return Found(
-            logs=tuple(EnrichedLog.from_document(hit["_source"]) for hit in hits["hits"]),
-            total=hits["total"]["value"],
-            total_is_exact=hits["total"]["relation"] == "eq",
-            anything_indexed=anything,
-        )
-
-    async def ping(self) -> None:
-        # Not es.info(): a minimal build does not answer it.
-        with _as_unavailable():
-            await self._search(LogQuery(), size=0)
-
-    async def _has_any(self) -> bool:
-        answer = await self._search(LogQuery(), size=1)
-        return bool(answer["hits"]["hits"])
-
-    async def _search(self, query: LogQuery, *, size: int) -> Mapping[str, Any]:
-        """An index that does not exist has no hits; half an answer is an error, not few hits."""
-        answer = await self._client.search(
-            index=self._index,
-            query=query.as_elasticsearch(),
-            sort=_NEWEST_FIRST,
-            size=size,
-            source={"includes": _FIELDS},
-            ignore_unavailable=True,
-            allow_partial_search_results=False,
-        )
-        body: Mapping[str, Any] = answer.body
-        return body
-
-
 @asynccontextmanager
-async def elasticsearch_logs(url: str, timeout_seconds: float) -> AsyncIterator[LogSearch]:
-    """A search that is closed at the end. Connects on its first query, not here."""
+async def connection(url: str, timeout_seconds: float) -> AsyncIterator["AsyncElasticsearch"]:
+    """A client that is closed at the end. It connects on its first question, not here."""
     from elasticsearch import AsyncElasticsearch  # one CPU-second: only where it is needed
 
     client = AsyncElasticsearch(url, request_timeout=timeout_seconds, max_retries=0)
     try:
-        yield ElasticsearchLogs(client)
+        yield client
     finally:
         await client.close()
+
+
+async def ask(client: "AsyncElasticsearch", index: str, **question: Any) -> Mapping[str, Any]:
+    """The answer to one search. Raises SearchUnavailable.
+
+    An index that does not exist has no hits; half an answer is an error, not few hits.
+    """
+    with _as_unavailable():
+        answer = await client.search(
+            index=index, ignore_unavailable=True, allow_partial_search_results=False, **question
+        )
+    body: Mapping[str, Any] = answer.body
+    return body
 
 
 @contextmanager

@@ -1,12 +1,13 @@
-"""The response headers that keep a page of foreign text harmless.
+"""What keeps a page of foreign text harmless, and foreign pages from sending our forms.
 
-Belongs here: headers that every answer carries. Does not belong here: escaping, which the
-templates do (`pages.py`).
+Belongs here: headers that every answer carries, and whether a request comes from another site. Does
+not belong here: escaping, which the templates do (`rendering.py`).
 """
 
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # data: is for images only, the form icons inside Pico's stylesheet.
@@ -31,6 +32,29 @@ SECURITY_HEADERS: Mapping[str, str] = {
 }
 # Static files have an ETag: kept, and asked about again each time.
 STATIC_CACHE_CONTROL = "no-cache"
+
+# For a page with a form. Under no-referrer a browser posts `Origin: null`, and where it sends no
+# Sec-Fetch-Site either, because the site has no TLS, its own form would look like a foreign one.
+FORM_HEADERS: Mapping[str, str] = {"Referrer-Policy": "same-origin"}
+
+
+def is_cross_site(headers: Headers) -> bool:
+    """Whether another site's page sent this request, which must be none that only reads.
+
+    The rules of Go's http.CrossOriginProtection: Sec-Fetch-Site decides, which every browser sends
+    to a trustworthy origin since 2023; else Origin must name our Host; without either it is no
+    browser's. https://github.com/golang/go/blob/go1.25.0/src/net/http/csrf.go#L120-L165
+    """
+    if site := headers.get("sec-fetch-site"):
+        return site not in {"same-origin", "none"}
+    origin = headers.get("origin")
+    if not origin:
+        return False
+    try:
+        host = urlsplit(origin).netloc
+    except ValueError:
+        return True
+    return not host or host != headers.get("host")
 
 
 class SecurityHeadersMiddleware:

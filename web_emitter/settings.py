@@ -17,6 +17,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 ACCESS_LOG_TOPIC = "analyze.action"
 FULL_TEXT_TOPIC = "fulltext.register"
 ACCESS_LOG_INDEX = "log.index"
+FULL_TEXT_INDEX = "fulltext.register"
+RANKING_INDEX = "access.ranking"
+KPI_INDEX = "access.kpi"
 
 Option = str | int | float | bool
 

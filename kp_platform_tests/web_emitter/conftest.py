@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from starlette.testclient import TestClient
 
-from kp_platform_tests.web_emitter.fakes import FakeSearch, FakeSink
-from web_emitter.app import create_app
+from kp_platform_tests.web_emitter.fakes import FakeInsights, FakeLogs, FakeNotes, FakeSink
+from web_emitter.app import Searches, Sinks, create_app
 from web_emitter.settings import Settings
 
 
@@ -25,12 +25,35 @@ def sink() -> FakeSink:
 
 
 @pytest.fixture
-def search() -> FakeSearch:
-    return FakeSearch()
+def note_sink() -> FakeSink:
+    return FakeSink()
 
 
 @pytest.fixture
-def client(settings: Settings, sink: FakeSink, search: FakeSearch) -> Iterator[TestClient]:
-    app = create_app(settings, sink, search, identify=lambda scope: "kafka")
+def search() -> FakeLogs:
+    return FakeLogs()
+
+
+@pytest.fixture
+def notes() -> FakeNotes:
+    return FakeNotes()
+
+
+@pytest.fixture
+def insights() -> FakeInsights:
+    return FakeInsights()
+
+
+@pytest.fixture
+def client(
+    settings: Settings,
+    sink: FakeSink,
+    note_sink: FakeSink,
+    search: FakeLogs,
+    notes: FakeNotes,
+    insights: FakeInsights,
+) -> Iterator[TestClient]:
+    sinks, searches = Sinks(sink, note_sink), Searches(search, notes, insights)
+    app = create_app(settings, sinks, searches, identify=lambda scope: "kafka")
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client

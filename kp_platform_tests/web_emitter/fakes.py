@@ -1,27 +1,38 @@
 """Hand-written stand-ins of the servers the emitter speaks to, with their state in memory.
 
-Belongs here: a sink and a search. Does not belong here: requests and assertions.
+Belongs here: a sink and the searches. Does not belong here: requests and assertions.
 """
 
-from web_emitter.events import AccessEvent, Event
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from web_emitter.events import AccessEvent, Event, FullTextEvent
+from web_emitter.insights import HOUR, HOURS, HourOfAccess, Ranking
+from web_emitter.logs import EnrichedLog, Found, LogQuery
+from web_emitter.notes import FoundNotes, Note, NoteQuery, Part
 from web_emitter.producer import BrokersUnreachable, Counts
-from web_emitter.search import EnrichedLog, Found, LogQuery, SearchUnavailable
+from web_emitter.search import SearchUnavailable
 
 
 class FakeSink:
-    """Keeps what it is sent; `failure` is raised instead, and without brokers none is known."""
+    """Keeps what it is sent, unless it is full; `failure` is raised instead, and without brokers
+    none is known."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.failure: Exception | None = None
+        self.is_full = False
         self.broker_count = 1
         self.broker_questions = 0
         self.closed = False
 
-    def send(self, event: Event) -> None:
+    def send(self, event: Event) -> bool:
         if self.failure is not None:
             raise self.failure
-        self.events.append(event)
+        if not self.is_full:
+            self.events.append(event)
+        return not self.is_full
 
     def counts(self) -> Counts:
         return Counts(accepted=len(self.events), acked=len(self.events))
@@ -44,13 +55,29 @@ class FakeSink:
     def uris(self) -> list[str]:
         return [event.uri for event in self.access_events]
 
+    @property
+    def texts(self) -> list[str]:
+        return [event.text for event in self.events if isinstance(event, FullTextEvent)]
 
-class FakeSearch:
-    """Finds among `logs`, newest first as they stand; `failure` is raised instead."""
+
+class MayFail:
+    """A search whose `failure` is raised instead of an answer."""
+
+    failure: Exception | None = None
+
+    def go_down(self) -> None:
+        self.failure = SearchUnavailable("ConnectionError")
+
+    async def ping(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+
+class FakeLogs(MayFail):
+    """Finds among `logs`, newest first as they stand."""
 
     def __init__(self, logs: tuple[EnrichedLog, ...] = ()) -> None:
         self.logs = logs
-        self.failure: Exception | None = None
 
     async def newest(self, query: LogQuery) -> Found:
         await self.ping()
@@ -61,12 +88,82 @@ class FakeSearch:
         )
         return Found(logs[:50], len(logs), anything_indexed=bool(self.logs))
 
-    async def ping(self) -> None:
-        if self.failure is not None:
-            raise self.failure
 
-    def go_down(self) -> None:
-        self.failure = SearchUnavailable("ConnectionError")
+class FakeNotes(MayFail):
+    """Finds among `notes` those with all the words; knows no operators."""
+
+    def __init__(self, notes: tuple[Note, ...] = ()) -> None:
+        self.notes = notes
+
+    async def find(self, query: NoteQuery) -> FoundNotes:
+        await self.ping()
+        written = [note for note in self.notes if note.text.strip()]
+        newest = sorted(written, key=lambda note: note.registered_at, reverse=True)
+        words = _words(query.words)
+        found = [_marked(note, words) for note in newest if words <= _words(note.text)]
+        if query.is_search and not words:
+            found = []
+        return FoundNotes(tuple(found[:50]), len(found), anything_registered=bool(written))
+
+
+def _words(text: str) -> set[str]:
+    return {word.lower() for word in re.findall(r"\w+", text)}
+
+
+def _marked(note: Note, words: set[str]) -> Note:
+    if not words:
+        return note
+    pieces = re.split(r"(\w+)", note.text)
+    parts: list[Part] = []
+    for piece in filter(None, pieces):
+        if piece.lower() in words:
+            parts.append(Part(piece, is_hit=True))
+        elif parts and not parts[-1].is_hit:
+            parts[-1] = Part(parts[-1].text + piece)
+        else:
+            parts.append(Part(piece))
+    return replace(note, fragments=(tuple(parts),))
+
+
+class FakeInsights(MayFail):
+    """A ranking and hours as they were computed."""
+
+    def __init__(
+        self, ranking: Ranking | None = None, hours: tuple[HourOfAccess, ...] = ()
+    ) -> None:
+        self.newest_ranking = ranking
+        self.all_hours = hours
+
+    async def ranking(self) -> Ranking | None:
+        await self.ping()
+        return self.newest_ranking
+
+    async def hours(self, now: datetime) -> tuple[HourOfAccess, ...]:
+        await self.ping()
+        current = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        last = [each for each in self.all_hours if current - HOURS * HOUR < each.hour <= current]
+        return tuple(sorted(last, key=lambda each: each.hour))
+
+
+def hour_of_access(
+    hour: datetime,
+    *,
+    accesses: int = 120,
+    share_complete: float = 0.75,
+    dead_letters: int = 0,
+    p95_delay_seconds: float | None = 0.84,
+) -> HourOfAccess:
+    """The numbers of one hour; each test states only the fields it is about."""
+    return HourOfAccess(
+        hour=hour,
+        accesses=accesses,
+        distinct_names=4,
+        distinct_uris=17,
+        complete=round(accesses * share_complete),
+        share_complete=share_complete,
+        dead_letters=dead_letters,
+        p95_delay_seconds=p95_delay_seconds,
+    )
 
 
 def enriched_log(

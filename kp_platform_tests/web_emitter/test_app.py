@@ -2,14 +2,15 @@
 
 import subprocess
 import sys
+from time import monotonic
 
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 import web_emitter.app
-from kp_platform_tests.web_emitter.fakes import FakeSearch, FakeSink
-from web_emitter.app import create_app
+from kp_platform_tests.web_emitter.fakes import FakeInsights, FakeLogs, FakeNotes, FakeSink
+from web_emitter.app import Searches, Sinks, create_app
 from web_emitter.producer import EventProducer
 from web_emitter.settings import Settings
 
@@ -46,10 +47,12 @@ def test_a_hook_that_does_not_exist_ends_the_start(settings: Settings) -> None:
 
 
 def test_what_is_given_is_left_open(settings: Settings) -> None:
-    sink = FakeSink()
-    with TestClient(create_app(settings, sink, FakeSearch())) as client:
+    sink, note_sink = FakeSink(), FakeSink()
+    searches = Searches(FakeLogs(), FakeNotes(), FakeInsights())
+    with TestClient(create_app(settings, Sinks(sink, note_sink), searches)) as client:
         client.get("/")
     assert not sink.closed
+    assert not note_sink.closed
 
 
 def test_without_servers_the_pages_answer_and_the_end_counts_every_event(
@@ -63,11 +66,25 @@ def test_without_servers_the_pages_answer_and_the_end_counts_every_event(
         }
     )
     with TestClient(create_app(nowhere)) as client:
-        sink = client.app_state["sink"]
+        sink, note_sink = client.app_state["sink"], client.app_state["note_sink"]
         assert client.get("/").status_code == 200
         assert client.get("/analysis").status_code == 503
+        assert client.get("/fulltext").status_code == 503
+        assert client.post("/fulltext/register", data={"text": "a note"}).status_code == 200
         assert client.get("/readyz").status_code == 503
-    assert isinstance(sink, EventProducer)
-    counts = sink.counts()
-    assert (counts.accepted, counts.in_flight) == (2, 0)
-    assert counts.balanced
+    for each, topic, accepted in ((sink, "analyze.action", 5), (note_sink, "fulltext.register", 1)):
+        assert isinstance(each, EventProducer)
+        assert each.settings.topic == topic
+        counts = each.counts()
+        assert (counts.accepted, counts.in_flight) == (accepted, 0)
+        assert counts.balanced
+
+
+def test_both_producers_end_within_one_grace(settings: Settings) -> None:
+    nowhere = settings.model_copy(
+        update={"kafka_bootstrap_servers": "127.0.0.1:1", "emitter_flush_seconds": 1.5}
+    )
+    with TestClient(create_app(nowhere)) as client:
+        client.post("/fulltext/register", data={"text": "a note"})
+        started = monotonic()
+    assert 1.5 <= monotonic() - started < 3.0

@@ -1,41 +1,29 @@
 """The pages: the table, the three empty states, hostile text, headers, health."""
 
 from dataclasses import replace
-from html.parser import HTMLParser
 from uuid import uuid4
 
 import pytest
 from starlette.testclient import TestClient
 
-from kp_platform_tests.web_emitter.fakes import FakeSearch, FakeSink, enriched_log
-from web_emitter.app import create_app
-from web_emitter.pages import is_web_address, utc_time
+from kp_platform_tests.conftest import ROOT
+from kp_platform_tests.web_emitter.fakes import (
+    FakeInsights,
+    FakeLogs,
+    FakeNotes,
+    FakeSink,
+    enriched_log,
+)
+from kp_platform_tests.web_emitter.html import Tags
+from web_emitter.app import Searches, Sinks, create_app
 from web_emitter.security import SECURITY_HEADERS
 from web_emitter.settings import Settings
 
+PAGES = ("/", "/analysis", "/fulltext", "/fulltext/form", "/fulltext/registered")
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{7*7}}\u202e=cmd()"
 
 
-class Tags(HTMLParser):
-    """The tags of a page with their attributes, and the text between them."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
-def test_the_analysis_shows_the_columns_of_the_join(client: TestClient, search: FakeSearch) -> None:
+def test_the_analysis_shows_the_columns_of_the_join(client: TestClient, search: FakeLogs) -> None:
     search.logs = (enriched_log(),)
     text = Tags(client.get("/analysis").text).text
     for shown in (
@@ -52,13 +40,13 @@ def test_the_analysis_shows_the_columns_of_the_join(client: TestClient, search: 
 
 
 def test_a_log_without_references_says_what_is_missing(
-    client: TestClient, search: FakeSearch
+    client: TestClient, search: FakeLogs
 ) -> None:
     search.logs = (enriched_log(redis_value=None, test_id=None, missing=("mysql", "redis")),)
     assert "without mysql, redis" in client.get("/analysis").text
 
 
-def test_the_newest_fifty_are_shown(client: TestClient, search: FakeSearch) -> None:
+def test_the_newest_fifty_are_shown(client: TestClient, search: FakeLogs) -> None:
     search.logs = tuple(enriched_log(uuid=str(uuid4())) for _ in range(60))
     page = Tags(client.get("/analysis").text)
     assert len(page.named("time")) == 50
@@ -66,7 +54,7 @@ def test_the_newest_fifty_are_shown(client: TestClient, search: FakeSearch) -> N
 
 
 def test_a_page_has_one_heading_and_a_table_that_can_be_heard(
-    client: TestClient, search: FakeSearch
+    client: TestClient, search: FakeLogs
 ) -> None:
     search.logs = (enriched_log(),)
     page = Tags(client.get("/analysis").text)
@@ -76,7 +64,7 @@ def test_a_page_has_one_heading_and_a_table_that_can_be_heard(
     assert len(page.named("th")) == len(page.named("td"))
 
 
-def test_filters_narrow_and_stay_in_the_form(client: TestClient, search: FakeSearch) -> None:
+def test_filters_narrow_and_stay_in_the_form(client: TestClient, search: FakeLogs) -> None:
     search.logs = (enriched_log(name="kafka"), enriched_log(name="presto", uri="/other"))
     page = Tags(client.get("/analysis?name=presto&uri=/oth").text)
     assert len(page.named("time")) == 1
@@ -91,7 +79,7 @@ def test_nothing_indexed_says_what_to_do(client: TestClient) -> None:
     assert "kp status" in answer.text
 
 
-def test_no_match_links_to_all_logs(client: TestClient, search: FakeSearch) -> None:
+def test_no_match_links_to_all_logs(client: TestClient, search: FakeLogs) -> None:
     search.logs = (enriched_log(),)
     answer = client.get("/analysis?name=nobody")
     assert answer.status_code == 200
@@ -100,7 +88,7 @@ def test_no_match_links_to_all_logs(client: TestClient, search: FakeSearch) -> N
 
 
 def test_elasticsearch_down_is_a_503_that_names_the_address(
-    client: TestClient, search: FakeSearch
+    client: TestClient, search: FakeLogs
 ) -> None:
     search.go_down()
     answer = client.get("/analysis?name=kafka")
@@ -111,16 +99,20 @@ def test_elasticsearch_down_is_a_503_that_names_the_address(
 
 
 def test_the_password_of_elasticsearch_is_on_no_page(
-    settings: Settings, sink: FakeSink, search: FakeSearch
+    settings: Settings, sink: FakeSink, search: FakeLogs, notes: FakeNotes
 ) -> None:
-    url = "http://elastic:hunter2@127.0.0.1:18020"
-    app = create_app(settings.model_copy(update={"elasticsearch_url": url}), sink, search)
+    secret = settings.model_copy(
+        update={"elasticsearch_url": "http://elastic:hunter2@127.0.0.1:18020"}
+    )
+    app = create_app(secret, Sinks(sink, sink), Searches(search, notes, FakeInsights()))
     search.go_down()
+    notes.go_down()
     with TestClient(app) as client:
-        assert "hunter2" not in client.get("/analysis").text
+        for path in ("/analysis", "/fulltext"):
+            assert "hunter2" not in client.get(path).text
 
 
-def test_hostile_text_is_inert(client: TestClient, search: FakeSearch) -> None:
+def test_hostile_text_is_inert(client: TestClient, search: FakeLogs) -> None:
     search.logs = (
         replace(
             enriched_log(),
@@ -142,46 +134,18 @@ def test_hostile_text_is_inert(client: TestClient, search: FakeSearch) -> None:
     assert [name for _, attributes in page.tags for name in attributes if name[:2] == "on"] == []
 
 
-def test_a_hostile_filter_is_inert(client: TestClient, search: FakeSearch) -> None:
+def test_a_hostile_filter_is_inert(client: TestClient, search: FakeLogs) -> None:
     search.logs = (enriched_log(),)
     page = Tags(client.get("/analysis", params={"name": HOSTILE, "uri": HOSTILE}).text)
     assert page.named("script") == []
     assert [field["value"] for field in page.named("input")] == [HOSTILE, HOSTILE]
 
 
-@pytest.mark.parametrize(
-    ("value", "is_link"),
-    [
-        ("https://kafka.apache.org/", True),
-        ("http://kafka.apache.org/", True),
-        ("javascript:alert(1)", False),
-        (" https://kafka.apache.org/", False),
-        ("data:text/html,x", False),
-        (None, False),
-    ],
-)
-def test_only_web_addresses_become_links(value: str | None, is_link: bool) -> None:
-    assert is_web_address(value) == is_link
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("2026-03-01T10:20:30.456Z", "2026-03-01 10:20:30.456"),
-        ("2026-03-01T10:20:30+09:00", "2026-03-01 01:20:30.000"),
-        ("not a time", "not a time"),
-        ("", ""),
-    ],
-)
-def test_times_are_shown_in_utc(text: str, shown: str) -> None:
-    assert utc_time(text) == shown
-
-
 def test_no_page_has_a_script_a_style_or_a_foreign_asset(
-    client: TestClient, search: FakeSearch
+    client: TestClient, search: FakeLogs
 ) -> None:
     search.logs = (enriched_log(),)
-    for path in ("/", "/analysis", "/missing"):
+    for path in (*PAGES, "/missing"):
         page = Tags(client.get(path).text)
         assert page.named("script") == page.named("style") == []
         assert [tag for tag, attributes in page.tags if "style" in attributes] == []
@@ -189,7 +153,7 @@ def test_no_page_has_a_script_a_style_or_a_foreign_asset(
             assert client.get(str(link["href"])).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/analysis", "/missing", "/livez", "/readyz"])
+@pytest.mark.parametrize("path", ["/", "/analysis", "/fulltext", "/missing", "/livez", "/readyz"])
 def test_every_answer_has_the_security_headers(client: TestClient, path: str) -> None:
     headers = client.get(path).headers
     assert {name: headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
@@ -203,7 +167,7 @@ def test_static_files_may_be_kept_when_asked_about_again(client: TestClient) -> 
 
 
 def test_a_bug_is_a_500_page_with_the_security_headers_and_an_event(
-    client: TestClient, search: FakeSearch, sink: FakeSink
+    client: TestClient, search: FakeLogs, sink: FakeSink
 ) -> None:
     search.failure = RuntimeError("a bug")
     answer = client.get("/analysis")
@@ -221,14 +185,23 @@ def test_an_unknown_page_is_a_404_page_and_an_event(client: TestClient, sink: Fa
 
 
 def test_a_forged_host_is_in_no_answer(client: TestClient) -> None:
-    for path in ("/", "/analysis", "/analysis/", "/static"):
+    for path in (*PAGES, "/analysis/", "/static"):
         answer = client.get(path, headers={"host": "evil.test"}, follow_redirects=False)
         assert "evil.test" not in answer.text + str(answer.headers)
 
 
 def test_the_start_page_links_where_people_go(client: TestClient) -> None:
     links = [link["href"] for link in Tags(client.get("/").text).named("a")]
-    assert {"/analysis", "/readyz", "http://127.0.0.1:18030"} <= set(links)
+    assert {*PAGES[:-1], "/readyz", "http://127.0.0.1:18030"} <= set(links)
+
+
+def test_the_start_page_shows_the_picture_of_the_readme(client: TestClient) -> None:
+    (picture,) = Tags(client.get("/").text).named("img")
+    assert len(str(picture["alt"])) > 100
+    answer = client.get(str(picture["src"]))
+    assert answer.headers["content-type"] == "image/svg+xml"
+    assert answer.content == (ROOT / "docs" / "flow.svg").read_bytes()
+    assert "](docs/flow.svg)" in (ROOT / "README.md").read_text()
 
 
 def test_a_worker_that_runs_is_alive(client: TestClient, sink: FakeSink) -> None:
@@ -246,6 +219,7 @@ def test_a_worker_is_ready_when_brokers_answer(client: TestClient) -> None:
             "elasticsearch": {"ok": True, "detail": "answers"},
         },
         "events": {"accepted": 0, "acked": 0, "in_flight": 0, "failed": {}, "dropped": {}},
+        "notes": {"accepted": 0, "acked": 0, "in_flight": 0, "failed": {}, "dropped": {}},
         "sink_failures": 0,
         "anonymous": {},
     }
@@ -262,7 +236,7 @@ def test_a_worker_without_brokers_is_not_ready(client: TestClient, sink: FakeSin
 
 
 def test_elasticsearch_down_is_told_and_does_not_make_a_worker_unready(
-    client: TestClient, search: FakeSearch
+    client: TestClient, search: FakeLogs
 ) -> None:
     search.go_down()
     answer = client.get("/readyz")

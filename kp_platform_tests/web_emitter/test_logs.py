@@ -1,4 +1,4 @@
-"""Queries to Elasticsearch and documents as values; the client is real, its transport a fake."""
+"""Questions for logs to Elasticsearch, and documents as values."""
 
 from typing import Any
 
@@ -6,14 +6,8 @@ import anyio
 import pytest
 
 from web_emitter.events import MAX_URI_LENGTH
-from web_emitter.search import (
-    ElasticsearchLogs,
-    EnrichedLog,
-    Found,
-    LogQuery,
-    SearchUnavailable,
-    elasticsearch_logs,
-)
+from web_emitter.logs import ElasticsearchLogs, EnrichedLog, Found, LogQuery
+from web_emitter.search import SearchUnavailable, connection
 
 DOCUMENT = {
     "@timestamp": "2026-03-01T10:20:30.456Z",
@@ -143,7 +137,8 @@ def test_with_a_filter_no_hit_is_asked_again_without_it() -> None:
 
 def test_an_elasticsearch_that_is_not_there_is_unavailable() -> None:
     async def ask() -> None:
-        async with elasticsearch_logs("http://127.0.0.1:1", 2.0) as logs:
+        async with connection("http://127.0.0.1:1", 2.0) as client:
+            logs = ElasticsearchLogs(client)
             with pytest.raises(SearchUnavailable, match="ConnectionError"):
                 await logs.newest(LogQuery())
             with pytest.raises(SearchUnavailable, match="ConnectionError"):

@@ -1,0 +1,157 @@
+"""Reading the enriched logs.
+
+Belongs here: which logs are asked for, and documents as values. Does not belong here: the
+connection (`search.py`), how logs look (`pages.py`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from web_emitter.events import MAX_URI_LENGTH
+from web_emitter.search import NEWEST_FIRST, ask
+from web_emitter.settings import ACCESS_LOG_INDEX
+
+if TYPE_CHECKING:
+    from elasticsearch import AsyncElasticsearch
+
+PAGE_SIZE = 50
+
+# index.max_regex_length, in UTF-16 units; never more than UTF-8 bytes. A range has it too [ran].
+_MAX_PREFIX = 1_000
+_MAX_KEYWORD_BYTES = 32_766
+
+_FIELDS = [
+    "@timestamp",
+    "uuid",
+    "uri",
+    "name",
+    "redis_key",
+    "redis_value",
+    "test_id",
+    "test_name",
+    "enrichment",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogQuery:
+    """Which logs: those of exactly this name, whose URI starts like this. Empty: all.
+
+    A URI is cut as the stored ones are, so that a whole long one finds its event.
+    """
+
+    name: str = ""
+    uri: str = ""
+
+    @property
+    def is_filtered(self) -> bool:
+        return bool(self.name or self.uri)
+
+    def as_elasticsearch(self) -> dict[str, Any]:
+        filters: list[dict[str, Any]] = []
+        if self.name:
+            filters.append(_equal("name", self.name))
+        if self.uri:
+            filters.append(_starting_with("uri", self.uri[:MAX_URI_LENGTH]))
+        return {"bool": {"filter": filters}} if filters else {"match_all": {}}
+
+
+def _starting_with(field: str, start: str) -> dict[str, Any]:
+    """A start that is too long for a prefix query must be the whole text."""
+    if len(start.encode()) > _MAX_PREFIX:
+        return _equal(field, start)
+    return {"prefix": {field: start}}
+
+
+def _equal(field: str, text: str) -> dict[str, Any]:
+    """What is longer than any keyword is found nowhere; Elasticsearch would call it an error."""
+    if len(text.encode()) > _MAX_KEYWORD_BYTES:
+        return {"match_none": {}}
+    return {"term": {field: text}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrichedLog:
+    """One document as the page shows it. What a document lacks is None, or empty text."""
+
+    accessed_at: str
+    uuid: str
+    uri: str
+    name: str
+    redis_key: str | None
+    redis_value: str | None
+    test_id: int | None
+    test_name: str | None
+    state: str
+    missing: tuple[str, ...]
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        enrichment = document.get("enrichment") or {}
+        return cls(
+            accessed_at=str(document.get("@timestamp", "")),
+            uuid=document.get("uuid", ""),
+            uri=document.get("uri", ""),
+            name=document.get("name", ""),
+            redis_key=document.get("redis_key"),
+            redis_value=document.get("redis_value"),
+            test_id=document.get("test_id"),
+            test_name=document.get("test_name"),
+            state=enrichment.get("state", ""),
+            missing=tuple(enrichment.get("missing") or ()),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The newest logs of a query, and how many there are ("at least", when not exact)."""
+
+    logs: tuple[EnrichedLog, ...] = ()
+    total: int = 0
+    total_is_exact: bool = True
+    anything_indexed: bool = False
+
+
+class LogSearch(Protocol):
+    """Both verbs raise SearchUnavailable."""
+
+    async def newest(self, query: LogQuery) -> Found: ...
+
+    async def ping(self) -> None: ...
+
+
+class ElasticsearchLogs:
+    """LogSearch on an Elasticsearch client."""
+
+    def __init__(self, client: "AsyncElasticsearch", index: str = ACCESS_LOG_INDEX) -> None:
+        self._client = client
+        self._index = index
+
+    async def newest(self, query: LogQuery) -> Found:
+        hits = (await self._search(query, size=PAGE_SIZE))["hits"]
+        anything = bool(hits["hits"]) or (query.is_filtered and await self._has_any())
+        return Found(
+            logs=tuple(EnrichedLog.from_document(hit["_source"]) for hit in hits["hits"]),
+            total=hits["total"]["value"],
+            total_is_exact=hits["total"]["relation"] == "eq",
+            anything_indexed=anything,
+        )
+
+    async def ping(self) -> None:
+        # Not es.info(): a minimal build does not answer it.
+        await self._search(LogQuery(), size=0)
+
+    async def _has_any(self) -> bool:
+        answer = await self._search(LogQuery(), size=1)
+        return bool(answer["hits"]["hits"])
+
+    async def _search(self, query: LogQuery, *, size: int) -> Mapping[str, Any]:
+        return await ask(
+            self._client,
+            self._index,
+            query=query.as_elasticsearch(),
+            sort=NEWEST_FIRST,
+            size=size,
+            source={"includes": _FIELDS},
+        )

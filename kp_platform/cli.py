@@ -288,4 +288,5 @@ def _print_json(value: Any) -> None:
 def _print_urls(settings: Settings) -> None:
     _plain(f"Dagster      {settings.dagster_url}")
     _plain(f"access logs  {settings.emitter_url}/analysis")
+    _plain(f"full text    {settings.emitter_url}/fulltext")
     _plain(f"Trino        {settings.trino_url}/ui/")

@@ -9,12 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from kp_platform import reference
+from kp_platform.changes import announce
 from kp_platform.flows import Flow
 from kp_platform.pipeline.bulk import Outcome
 from kp_platform.pipeline.drain import Limits, Pipeline
@@ -275,8 +277,9 @@ def reference_assets() -> list[dg.AssetsDefinition]:
         group_name=GROUP,
         description="Table testing.tests in MySQL: who can be accessed. Loading keeps ids.",
     )
-    def reference_rows(mysql: MySQLResource) -> dg.MaterializeResult[None]:
-        return dg.MaterializeResult(metadata={"dagster/row_count": reference.seed_rows(mysql)})
+    def reference_rows(mysql: MySQLResource, kafka: KafkaResource) -> dg.MaterializeResult[None]:
+        count = reference.seed_rows(mysql, partial(announce, kafka.address))
+        return dg.MaterializeResult(metadata={"dagster/row_count": count})
 
     @dg.asset(
         key=REFERENCE_VALUES,
@@ -284,8 +287,9 @@ def reference_assets() -> list[dg.AssetsDefinition]:
         group_name=GROUP,
         description="Plain string keys in Redis: the URL of each name. Loading sets them anew.",
     )
-    def reference_values(redis: RedisResource) -> dg.MaterializeResult[None]:
-        return dg.MaterializeResult(metadata={"dagster/row_count": reference.seed_values(redis)})
+    def reference_values(redis: RedisResource, kafka: KafkaResource) -> dg.MaterializeResult[None]:
+        count = reference.seed_values(redis, partial(announce, kafka.address))
+        return dg.MaterializeResult(metadata={"dagster/row_count": count})
 
     return [reference_rows, reference_values]
 

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -20,6 +20,9 @@ from stamina.instrumentation import set_on_retry_hooks
 from typer.exceptions import TyperException
 
 from kp_platform.settings import Settings, environment
+
+if TYPE_CHECKING:
+    from kp_platform.reference import Announce
 
 app = typer.Typer(
     name="kp",
@@ -136,8 +139,29 @@ def seed() -> None:
     from kp_platform.resources.mysql import MySQLResource
     from kp_platform.resources.redis import RedisResource
 
-    report = reference.seed(MySQLResource(), RedisResource())
+    report = reference.seed(MySQLResource(), RedisResource(), _announce())
     _plain(f"{report.rows} rows in MySQL, {report.keys} keys in Redis")
+
+
+reference_app = typer.Typer(help="Change reference data; indexed documents follow.")
+app.add_typer(reference_app, name="reference")
+
+
+@reference_app.command("set")
+def set_reference(
+    name: Annotated[str, typer.Argument(help="The name that events carry.")],
+    url: Annotated[str, typer.Argument(help="Its value in Redis.")],
+) -> None:
+    """Give a name its row in MySQL and its value in Redis, and announce the change."""
+    from kp_platform import reference
+    from kp_platform.resources.mysql import MySQLResource
+    from kp_platform.resources.redis import RedisResource
+
+    try:
+        reference.set_reference(MySQLResource(), RedisResource(), _announce(), name, url)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    _plain(f"{name} is set and announced; its documents follow, see `kp lag`")
 
 
 @app.command()
@@ -219,10 +243,19 @@ def main() -> None:
 
 def _is_expected(error: Exception) -> bool:
     """Imported late: the resources' errors come with their package."""
+    from kp_platform.changes import NotAnnounced
     from kp_platform.local.errors import StackError
     from kp_platform.resources.errors import ServerDown, TopicMissing
 
-    return isinstance(error, (Failure, StackError, ServerDown, TopicMissing))
+    return isinstance(error, (Failure, NotAnnounced, StackError, ServerDown, TopicMissing))
+
+
+def _announce() -> "Announce":
+    from functools import partial
+
+    from kp_platform.changes import announce
+
+    return partial(announce, Settings().kafka_bootstrap_servers)
 
 
 def _wrong_setting(error: ValidationError) -> str:
@@ -255,4 +288,5 @@ def _print_json(value: Any) -> None:
 def _print_urls(settings: Settings) -> None:
     _plain(f"Dagster      {settings.dagster_url}")
     _plain(f"access logs  {settings.emitter_url}/analysis")
+    _plain(f"full text    {settings.emitter_url}/fulltext")
     _plain(f"Trino        {settings.trino_url}/ui/")

@@ -17,11 +17,11 @@ MAX_RUNTIME_SECONDS = 1800
 
 
 def indexing_job(flow: Flow) -> AssetJob:
-    """Index a flow's topic until idle. In one process: a step of its own would cost 2.5 s."""
+    """Take a flow's topic until idle. In one process: a step of its own would cost 2.5 s."""
     return dg.define_asset_job(
         name=f"index_{flow.name}",
         selection=dg.AssetSelection.assets(flow_asset_key(flow)),
-        description=f"Index topic {flow.topic} until caught up, then follow it until idle.",
+        description=f"Take topic {flow.topic} in slices until caught up, then follow until idle.",
         executor_def=dg.in_process_executor,
         tags={
             FLOW_TAG: flow.name,

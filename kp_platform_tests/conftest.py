@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from kp_platform.local.preflight import is_free
@@ -22,8 +23,14 @@ from kp_platform.local.supervisor import Supervisor
 from kp_platform.settings import Settings, environment
 
 ROOT = Path(__file__).parents[1]
+TOY_TABLES = Path(__file__).parent / "toy_flow" / "kafka"
 # Below Linux's ephemeral ports (32768), so that no outgoing connection takes one of ours.
 OFFSETS = range(4_000, 14_000, 100)
+
+
+# The machine may be busy: how long an example takes says nothing.
+hypothesis.settings.register_profile("kp", deadline=None)
+hypothesis.settings.load_profile("kp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +67,12 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def stack() -> Iterator[Stack]:
     """All services up, for the whole session."""
     home = Path(tempfile.mkdtemp(prefix="kp-tests-"))
+    presto_etc = Path(tempfile.mkdtemp(prefix="kp-tests-etc-"))
     with pytest.MonkeyPatch.context() as monkeypatch:
         _forget_settings(monkeypatch)
-        settings = _settings(home)
+        shutil.copytree(Settings().presto_etc, presto_etc, dirs_exist_ok=True)
+        shutil.copytree(TOY_TABLES, presto_etc / "kafka", dirs_exist_ok=True)
+        settings = _settings(home, presto_etc)
         stack = Stack(settings, {**os.environ, **environment(settings, secrets=True)})
     try:
         stack.kp("up")
@@ -70,6 +80,7 @@ def stack() -> Iterator[Stack]:
     finally:
         stack.kp("down", "--purge", check=False)
         shutil.rmtree(home, ignore_errors=True)
+        shutil.rmtree(presto_etc, ignore_errors=True)
 
 
 @pytest.fixture
@@ -104,11 +115,12 @@ def _enter(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def _settings(home: Path) -> Settings:
+def _settings(home: Path, presto_etc: Path) -> Settings:
     for offset in OFFSETS:
         settings = Settings(
             _env_file=None,
             home=home,
+            presto_etc=presto_etc,
             port_offset=offset,
             follow_idle_seconds=2,
             sensor_wait_seconds=2,

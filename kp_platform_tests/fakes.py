@@ -92,7 +92,8 @@ class FakeTrino:
     """The slice's query of the access log, or of the reference changes, over fakes.
 
     `drop` are (partition, offset) that an answer leaves out; `failure` fails every query,
-    `poison` are those that fail each query that reads them; `before_answer` is called once.
+    `poison` are those that fail each query that reads them; `before_answer` and `after_answer` are
+    called once, before the rows are read and when they are.
     """
 
     columns = (
@@ -106,6 +107,7 @@ class FakeTrino:
         self.drop: set[tuple[int, int]] = set()
         self.poison: set[tuple[int, int]] = set()
         self.before_answer: Callable[[], object] | None = None
+        self.after_answer: Callable[[], object] | None = None
         self.failure = ""
         self.queries: list[list[object]] = []
 
@@ -127,7 +129,11 @@ class FakeTrino:
             for partition, start, end in _triples(parameters)
             for offset in self._present(topic, partition, start, end)
         ]
-        yield FakeAnswer(columns, rows, QueryStats(f"query-{len(self.queries)}", "", 0))
+        answer = FakeAnswer(columns, rows, QueryStats(f"query-{len(self.queries)}", "", 0))
+        if call := self.after_answer:
+            self.after_answer = None
+            call()
+        yield answer
 
     def _present(self, name: str, partition: int, start: int, end: int) -> Iterator[int]:
         topic = self.kafka.topics[name]
@@ -170,7 +176,8 @@ class FakeAnswer:
 class FakeElasticsearch:
     """Indices in memory with versions, aliases by name prefix, and searches that need a refresh.
 
-    `refuse` maps an id to results that its next operations get instead of being applied.
+    `refuse` maps an id to results that its next operations get instead of being applied;
+    `dies_after` is the number of bulk requests after which each one raises ConnectionError.
     """
 
     def __init__(self) -> None:
@@ -178,9 +185,12 @@ class FakeElasticsearch:
         self.searchable: set[tuple[str, str]] = set()
         self.refuse: dict[str, list[ItemResult]] = {}
         self.requests = 0
+        self.dies_after: int | None = None
         self._sequence = 0
 
     def bulk(self, lines: bytes) -> Sequence[ItemResult]:
+        if self.requests == self.dies_after:
+            raise ConnectionError
         self.requests += 1
         parsed = [json.loads(line) for line in lines.splitlines()]
         return [
@@ -202,7 +212,8 @@ class FakeElasticsearch:
         return sum(_belongs(key[0], index) for key in self.searchable)
 
     def refresh(self, index: str) -> None:
-        self.searchable |= {key for key in self.documents if _belongs(key[0], index)}
+        found = {key for key in list(self.documents) if _belongs(key[0], index)}
+        self.searchable = self.searchable | found  # another thread may be reading the old set
 
     @contextlib.contextmanager
     def snapshot(self, index: str) -> Iterator["FakeSnapshot"]:
@@ -259,6 +270,9 @@ class FakeMySQL:
     def add_names(self, names: Sequence[str]) -> None:
         for name in names:
             self.rows.setdefault(name, len(self.rows) + 1)
+
+    def touch(self, name: str) -> None:
+        self.add_names([name])
 
     def ids(self) -> dict[str, int]:
         return dict(self.rows)

@@ -48,6 +48,10 @@ def kp(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedPro
         (["status"], {}, 1, "`kp up`"),
         (["doctor"], {"KP_ELASTICSEARCH_JAVA_HOME": "/nowhere"}, 1, "java"),
         (["seed"], {}, 1, "MySQL does not answer at 127.0.0.1:63033"),
+        (["reference"], {}, 2, "command"),
+        (["reference", "set", "presto"], {}, 2, "URL"),
+        (["reference", "set", "x" * 86, "u"], {}, 2, "a name has 1 to 85 characters"),
+        (["reference", "set", "x", "u"], {}, 1, "MySQL does not answer at 127.0.0.1:63033"),
     ],
 )
 def test_an_error_is_one_line_on_stderr(

@@ -7,7 +7,8 @@ from kp_platform.definitions import build_definitions
 from kp_platform.pipeline.offsets import OffsetRange, Plan, Slice
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
-from kp_platform.sensors import Decision, FlowRun, decide
+from kp_platform.runs import JobRun
+from kp_platform.sensors import Decision, decide
 
 WORK = Plan((), (), Slice((OffsetRange(0, 0, 5),)), 5)
 NOTHING = Plan((), (), None, 0)
@@ -41,11 +42,11 @@ def test_a_gap_alone_starts_a_run() -> None:
 def test_only_a_run_that_can_be_alive_holds_the_flow(
     status: dg.DagsterRunStatus, age: float, start: bool
 ) -> None:
-    assert decide(WORK, [FlowRun("0123456789", status, age)], 600).start is start
+    assert decide(WORK, [JobRun("0123456789", status, age)], 600).start is start
 
 
 def test_a_live_run_is_named_in_the_reason() -> None:
-    decision = decide(WORK, [FlowRun("0123456789", STARTED, 10)], 600)
+    decision = decide(WORK, [JobRun("0123456789", STARTED, 10)], 600)
     assert decision.reason == "run 01234567 is started; lag 5"
 
 
@@ -61,20 +62,20 @@ def test_a_live_run_is_named_in_the_reason() -> None:
     ],
 )
 def test_failures_in_a_row_make_the_pause_longer(failures: int, age: float, start: bool) -> None:
-    failed = [FlowRun("0123456789", dg.DagsterRunStatus.FAILURE, age) for _ in range(failures)]
+    failed = [JobRun("0123456789", dg.DagsterRunStatus.FAILURE, age) for _ in range(failures)]
     assert decide(WORK, failed, 600).start is start
 
 
 def test_a_success_ends_the_pause() -> None:
     runs = [
-        FlowRun("0123456789", dg.DagsterRunStatus.SUCCESS, 1),
-        FlowRun("0123456789", dg.DagsterRunStatus.FAILURE, 2),
+        JobRun("0123456789", dg.DagsterRunStatus.SUCCESS, 1),
+        JobRun("0123456789", dg.DagsterRunStatus.FAILURE, 2),
     ]
     assert decide(WORK, runs, 600).start
 
 
 def test_a_pause_is_named_in_the_reason() -> None:
-    failed = FlowRun("0123456789", dg.DagsterRunStatus.FAILURE, 3)
+    failed = JobRun("0123456789", dg.DagsterRunStatus.FAILURE, 3)
     assert decide(WORK, [failed], 600).reason == (
         "run 01234567 failed, the next starts in 7 s; lag 5"
     )

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import NoReturn
@@ -94,20 +95,22 @@ def _start_stage(
 
 def _load(console: Console) -> None:
     """What the services need to find: the topics, and the reference data of a first start."""
+    from kp_platform.changes import announce
     from kp_platform.flows import FLOWS
     from kp_platform.reference import is_seeded, seed
     from kp_platform.resources.kafka import KafkaResource
     from kp_platform.resources.mysql import MySQLResource
     from kp_platform.resources.redis import RedisResource
 
-    created = KafkaResource().create_topics({flow.topic: flow.partitions for flow in FLOWS})
+    kafka = KafkaResource()
+    created = kafka.create_topics({flow.topic: flow.partitions for flow in FLOWS})
     topics = ", ".join(created) + " created" if created else "all there"
     console.print(f"  topics: {topics}")
     mysql = MySQLResource()
     if is_seeded(mysql):
         console.print("  reference data: there")
         return
-    report = seed(mysql, RedisResource())
+    report = seed(mysql, RedisResource(), partial(announce, kafka.address))
     console.print(f"  reference data: {report.rows} rows in MySQL, {report.keys} keys in Redis")
 
 

@@ -67,6 +67,15 @@ class MySQLResource(dg.ConfigurableResource[None]):
                 new,
             )
 
+    def touch(self, name: str) -> None:
+        """Insert the name's row, or give the one that is there a new time."""
+        with self._cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO testing.tests (test_name) VALUES (%s) "
+                "ON DUPLICATE KEY UPDATE created_at = CURRENT_TIMESTAMP",
+                (name,),
+            )
+
     def ids(self) -> dict[str, int]:
         """test_id by test_name."""
         with self._cursor() as cursor:

@@ -26,8 +26,15 @@ class Event:
         return json.dumps({"uuid": self.uuid, "uri": uri, "name": self.name}).encode()
 
 
-def publish(*values: bytes | None, partition: int = -1) -> list[tuple[int, int]]:
-    """Write messages to the topic of the access log; returns their (partition, offset)."""
+def json_value(**members: object) -> bytes:
+    return json.dumps(members).encode()
+
+
+def publish(
+    *values: bytes | None, partition: int = -1, topic: str = ACCESS_LOG.topic
+) -> list[tuple[int, int]]:
+    """Write messages to a topic, that of the access log if none is named; returns their
+    (partition, offset) in the order of their delivery."""
     producer = Producer({"bootstrap.servers": Settings().kafka_bootstrap_servers, "acks": "all"})
     places: list[tuple[int, int]] = []
 
@@ -38,9 +45,7 @@ def publish(*values: bytes | None, partition: int = -1) -> list[tuple[int, int]]
     for value in values:
         while True:
             try:
-                producer.produce(
-                    ACCESS_LOG.topic, value, partition=partition, on_delivery=delivered
-                )
+                producer.produce(topic, value, partition=partition, on_delivery=delivered)
                 break
             except BufferError:
                 producer.poll(0.1)
@@ -65,11 +70,14 @@ def documents(*identities: str) -> list[dict[str, Any]]:
     return [hit["_source"] for hit in answer["hits"]["hits"]]
 
 
-def dead_letters(partition: int, offset: int) -> list[dict[str, Any]]:
+def dead_letters(
+    partition: int, offset: int, topic: str = ACCESS_LOG.topic
+) -> list[dict[str, Any]]:
     """The dead letters of one message."""
     client = ElasticsearchResource().client()
     client.indices.refresh(index="kp.dead", ignore_unavailable=True)
-    place = [{"term": {"partition": partition}}, {"term": {"offset": offset}}]
+    terms = {"topic": topic, "partition": partition, "offset": offset}
+    place = [{"term": {name: value}} for name, value in terms.items()]
     answer = client.search(
         index="kp.dead", query={"bool": {"filter": place}}, ignore_unavailable=True
     )

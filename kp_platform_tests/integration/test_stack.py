@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from kp_platform.cli import SERVICES
+from kp_platform.flows import FLOWS
 from kp_platform.local import supervisor
 from kp_platform.local.servers import services
 from kp_platform.local.supervisor import Supervisor
@@ -41,7 +42,10 @@ def test_status_tells_of_every_service_that_it_is_ready(whole_stack: Stack) -> N
 
 def test_lag_is_a_list_of_partitions(whole_stack: Stack) -> None:
     found = json.loads(whole_stack.kp("lag", "--json").stdout)
-    assert [each["partition"] for each in found] == [0, 1, 2, 3]
+    by_flow = {flow.name: list(range(flow.partitions)) for flow in FLOWS}
+    assert [(each["flow"], each["partition"]) for each in found] == [
+        (name, partition) for name, partitions in by_flow.items() for partition in partitions
+    ]
     fields = {"flow", "topic", "partition", "low", "high", "position", "lag"}
     assert all(set(each) == fields for each in found)
 

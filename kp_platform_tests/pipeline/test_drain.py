@@ -10,7 +10,6 @@ import pytest
 
 from kp_platform.flows import ACCESS_LOG
 from kp_platform.pipeline.dead_letters import DEAD_INDEX, GAP_INDEX
-from kp_platform.pipeline.drain import Limits, Pipeline
 from kp_platform.pipeline.errors import (
     BulkOverloaded,
     IndexBlocked,
@@ -19,50 +18,14 @@ from kp_platform.pipeline.errors import (
     SliceError,
     SliceTaken,
 )
-from kp_platform.pipeline.lag import partition_lags
 from kp_platform.pipeline.offsets import OffsetRange
 from kp_platform.pipeline.store import ItemResult, Stored, create, send
 from kp_platform.pipeline.stream import SliceReport
-from kp_platform.reference import REFERENCE_VALUES, seed
-from kp_platform_tests.fakes import FakeElasticsearch, FakeKafka, FakeMySQL, FakeRedis, FakeTrino
+from kp_platform.reference import REFERENCE_VALUES
+from kp_platform_tests.fakes import FakeElasticsearch
+from kp_platform_tests.pipeline.world import World
 
 TOPIC = ACCESS_LOG.topic
-
-
-class World:
-    """A pipeline over fakes, with the topic made and the reference data loaded."""
-
-    def __init__(self, slice_rows: int = 1000) -> None:
-        self.kafka, self.mysql, self.redis = FakeKafka(), FakeMySQL(), FakeRedis()
-        self.trino = FakeTrino(self.kafka, self.mysql, self.redis)
-        self.store = FakeElasticsearch()
-        self.kafka.create_topics({TOPIC: 3})
-        seed(self.mysql, self.redis)
-        limits = Limits(
-            slice_rows=slice_rows, bulk_rows=7, follow_idle_seconds=0, max_run_seconds=30
-        )
-        self.pipeline = Pipeline(ACCESS_LOG, self.kafka, self.trino, self.store, limits)
-
-    def access(self, count: int, name: str = "presto", partition: int | None = None) -> list[str]:
-        ids = [str(uuid.uuid4()) for _ in range(count)]
-        for number, identity in enumerate(ids):
-            event = {"uuid": identity, "uri": f"/{identity}", "name": name}
-            place = number % 3 if partition is None else partition
-            self.kafka.produce(TOPIC, json.dumps(event).encode(), place)
-        return ids
-
-    def drain(self) -> list[SliceReport]:
-        return [report for report in self.pipeline.drain() if report is not None]
-
-    def stored(self, prefix: str) -> dict[str, Stored]:
-        return {
-            identity: stored
-            for (index, identity), stored in self.store.documents.items()
-            if index.startswith(prefix)
-        }
-
-    def lag(self) -> int:
-        return sum(each.lag for each in partition_lags(ACCESS_LOG, self.kafka, self.store))
 
 
 @pytest.fixture

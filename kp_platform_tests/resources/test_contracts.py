@@ -2,16 +2,17 @@
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
+from kp_platform.changes import ReferenceChange
 from kp_platform.flows import ACCESS_LOG
 from kp_platform.pipeline.offsets import OffsetRange, Slice, Watermarks
 from kp_platform.pipeline.query import slice_query
 from kp_platform.pipeline.store import Stored, create, put
-from kp_platform.reference import REFERENCE_VALUES, seed
+from kp_platform.reference import REFERENCE_VALUES, seed, set_reference
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.errors import TopicMissing
 from kp_platform.resources.kafka import KafkaResource
@@ -31,6 +32,10 @@ def real(request: pytest.FixtureRequest) -> Callable[[], Stack]:
 
 def new_id() -> str:
     return str(uuid.uuid4())
+
+
+def unheard(changes: Sequence[ReferenceChange]) -> None:
+    """Announces to nobody."""
 
 
 class TestKafka:
@@ -126,6 +131,58 @@ class TestElasticsearch:
         assert store.find("kp.positions", "flow", new_id()) == []
         assert store.count("kp.positions") >= 1
 
+    def test_a_snapshot_gives_what_differs_as_it_was(self, store: Any) -> None:
+        name, day = new_id(), "log.index-2020.01.02"
+        bodies: dict[str, dict[str, Any]] = {
+            "same": {"name": name, "test_id": 1, "redis_value": "a"},
+            "other value": {"name": name, "test_id": 1, "redis_value": "b"},
+            "no value": {"name": name, "test_id": 1, "redis_value": None},
+            "empty value": {"name": name, "test_id": 1, "redis_value": ""},
+            "a value too long for a term": {
+                "name": name,
+                "test_id": 1,
+                "redis_value": "x" * 40_000,
+            },
+            "another name": {"name": new_id(), "test_id": 1, "redis_value": "b"},
+        }
+        ids = {what: new_id() for what in bodies}
+        for what, body in bodies.items():
+            store.bulk(create(day, ids[what], json.dumps(body).encode()))
+        store.refresh("log.index")
+
+        def found(facts: dict[str, Any], size: int = 2) -> set[str]:
+            with store.snapshot("log.index") as snapshot:
+                pages = list(snapshot.differing("name", name, facts, size))
+            assert all(0 < len(page) <= size for page in pages)
+            hits = [hit for page in pages for hit in page]
+            assert all(hit.stored.source == bodies[what_of[hit.id]] for hit in hits)
+            return {what_of[hit.id] for hit in hits}
+
+        what_of = {identity: what for what, identity in ids.items()}
+        mine = bodies.keys() - {"another name"}
+        assert found({"test_id": 1, "redis_value": "a"}) == mine - {"same"}
+        assert found({"test_id": 1, "redis_value": ""}) == mine - {"empty value"}
+        assert found({"test_id": None, "redis_value": "a"}) == mine
+        assert found({"test_id": 1, "redis_value": "y" * 40_000}) == mine
+        long = "a value too long for a term"  # not in the index, so it may pass for none
+        assert found({"test_id": 1, "redis_value": None}) | {long} == mine - {"no value"}
+
+    def test_a_snapshot_does_not_move_and_its_versions_guard(self, store: Any) -> None:
+        name, key = new_id(), ("log.index-2020.01.02", new_id())
+        store.bulk(create(*key, json.dumps({"name": name, "test_id": 1}).encode()))
+        store.refresh("log.index")
+        with store.snapshot("log.index") as snapshot:
+            store.bulk(put(*key, json.dumps({"name": name, "test_id": 2}).encode()))
+            store.refresh("log.index")
+            [[hit]] = snapshot.differing("name", name, {"test_id": 3}, 10)
+        assert (hit.index, hit.id, hit.stored.source["test_id"]) == (*key, 1)
+        [late] = store.bulk(put(*key, b"{}", expected=hit.stored.version))
+        assert late.conflict
+
+    def test_a_snapshot_of_an_alias_without_indices_is_empty(self, store: Any) -> None:
+        with store.snapshot(f"no-such-index-{new_id()}") as snapshot:
+            assert list(snapshot.differing("name", "x", {"test_id": 1}, 10)) == []
+
     def test_the_alias_holds_what_its_daily_indices_hold(self, store: Any) -> None:
         identity = new_id()
         before = store.count("log.index")
@@ -167,10 +224,12 @@ class TestReferenceData:
         self, both_servers: tuple[Any, Any]
     ) -> None:
         mysql, redis = both_servers
-        first = seed(mysql, redis)
+        first = seed(mysql, redis, unheard)
         ids = mysql.ids()
         assert (first.rows, first.keys) == (4, 4)
-        assert seed(mysql, redis) == first
+        announced: list[ReferenceChange] = []
+        assert seed(mysql, redis, announced.extend) == first
+        assert announced == []
         assert mysql.ids() == ids
         assert ids.keys() >= REFERENCE_VALUES.keys()
         assert redis.values([*REFERENCE_VALUES]) == REFERENCE_VALUES
@@ -179,15 +238,30 @@ class TestReferenceData:
         mysql, redis = both_servers
         redis.set_values({"presto": "changed"})
         assert redis.values(["presto"]) == {"presto": "changed"}
-        seed(mysql, redis)
+        announced: list[ReferenceChange] = []
+        seed(mysql, redis, announced.extend)
         assert redis.values(["presto"]) == {"presto": REFERENCE_VALUES["presto"]}
+        assert ("redis", "presto") in [(each.source, each.key) for each in announced]
+
+    def test_a_name_is_set_in_both_and_keeps_its_id(self, both_servers: tuple[Any, Any]) -> None:
+        mysql, redis = both_servers
+        name = new_id()
+        announced: list[ReferenceChange] = []
+        set_reference(mysql, redis, announced.extend, name, "https://first.example/")
+        identity = mysql.ids()[name]
+        set_reference(mysql, redis, announced.extend, name, "https://second.example/")
+        assert mysql.ids()[name] == identity
+        assert redis.values([name]) == {name: "https://second.example/"}
+        both = [("mysql", name), ("redis", name)]
+        assert [(each.source, each.key) for each in announced] == both * 2
 
     def test_a_name_is_bound_and_never_sql(self, both_servers: tuple[Any, Any]) -> None:
         mysql, redis = both_servers
-        seed(mysql, redis)
-        name = f"'); DROP TABLE testing.tests; -- {new_id()}"
+        seed(mysql, redis, unheard)
+        name, other = (f"'); DROP TABLE testing.tests; -- {new_id()}" for _ in range(2))
         mysql.add_names([name, new_id()])
-        assert name in mysql.ids()
+        mysql.touch(other)
+        assert mysql.ids().keys() >= {name, other}
 
     def test_an_absent_key_has_no_value_and_an_empty_one_has(
         self, both_servers: tuple[Any, Any]
@@ -206,7 +280,7 @@ class TestTrino:
         if request.param == "fake":
             kafka, mysql, redis = FakeKafka(), FakeMySQL(), FakeRedis()
             kafka.create_topics({ACCESS_LOG.topic: ACCESS_LOG.partitions})
-            seed(mysql, redis)
+            seed(mysql, redis, unheard)
             trino: Any = FakeTrino(kafka, mysql, redis)
 
             def send(*values: bytes) -> list[tuple[int, int]]:
@@ -214,7 +288,7 @@ class TestTrino:
 
             return trino, send
         real()
-        seed(MySQLResource(), RedisResource())
+        seed(MySQLResource(), RedisResource(), unheard)
         return TrinoResource(), lambda *values: publish(*values, partition=3)
 
     @staticmethod

@@ -1,0 +1,105 @@
+"""Announcing that reference data have changed, for applications that change them.
+
+Belongs here: the message of topic `reference.changed` and its sending. Needs nothing but
+confluent-kafka and orjson, so an application may import it, or copy it. Does not belong here: the
+reference data themselves (`reference.py`), what follows from a message (`pipeline/rewrite.py`).
+
+    connection.commit()  # first change the row or the key, then say so
+    announce("127.0.0.1:18092", [ReferenceChange("mysql", "presto")])
+
+A message carries no data, only what to look up again. So it may come twice, late or in any order.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import orjson
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+TOPIC = "reference.changed"
+SOURCES = ("mysql", "redis")
+EVENT_TYPE = "kp.reference.v1"
+DELIVERY_SECONDS = 10.0
+
+
+class NotAnnounced(Exception):
+    """Kafka did not acknowledge a change; announcing it again is safe."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceChange:
+    """The row or value of `key` in `source` (mysql or redis) was set, changed or deleted."""
+
+    source: str
+    key: str
+    id: UUID = field(default_factory=uuid4)
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise ValueError(f"source {self.source!r} is none of {', '.join(SOURCES)}")
+        if not self.key:
+            raise ValueError("a change needs a key")
+        self.key.encode()  # a lone surrogate is no text: UnicodeEncodeError, a ValueError
+
+    def body(self) -> bytes:
+        return orjson.dumps({"source": self.source, "key": self.key})
+
+    def headers(self, now_ms: int) -> list[tuple[str, str | bytes | None]]:
+        """CloudEvents attributes, as the emitter's events have them."""
+        moment = datetime.fromtimestamp(now_ms / 1_000, UTC).isoformat(timespec="milliseconds")
+        return [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", str(self.id).encode()),
+            ("ce_source", b"/kp_platform/changes"),
+            ("ce_type", EVENT_TYPE.encode()),
+            ("ce_time", moment.replace("+00:00", "Z").encode()),
+        ]
+
+
+def announce(
+    bootstrap_servers: str,
+    changes: Iterable[ReferenceChange],
+    *,
+    timeout_seconds: float = DELIVERY_SECONDS,
+) -> int:
+    """Write a message for each change and wait until Kafka has them; returns their number.
+
+    Changes of one key go to one partition. Raises NotAnnounced.
+    """
+    outcomes: list[KafkaError | None] = []
+    waiting = list(changes)
+    try:
+        producer = Producer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "enable.idempotence": True,
+                "message.timeout.ms": int(timeout_seconds * 1_000),
+                "queue.buffering.max.messages": max(1_000, len(waiting)),
+                "log_level": 0,  # what fails is raised
+            }
+        )
+        for change in waiting:
+            now_ms = time.time_ns() // 1_000_000
+            producer.produce(
+                TOPIC,
+                change.body(),
+                key=change.key.encode(),
+                headers=change.headers(now_ms),
+                timestamp=now_ms,
+                on_delivery=lambda error, message: outcomes.append(error),
+            )
+        producer.flush(timeout_seconds + 1)
+    except (KafkaException, BufferError) as error:
+        raise NotAnnounced(f"changes are not announced on {TOPIC}: {error}") from error
+    failures = [error for error in outcomes if error is not None]
+    delivered = len(outcomes) - len(failures)
+    if delivered < len(waiting):
+        reason = failures[0].str() if failures else "no answer"
+        raise NotAnnounced(
+            f"{len(waiting) - delivered} of {len(waiting)} changes are not announced on {TOPIC}: "
+            f"{reason}; the data are changed: announce again, e.g. by the same command"
+        )
+    return delivered

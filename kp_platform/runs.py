@@ -1,0 +1,83 @@
+"""What the latest runs of a job say to a sensor: one is live, or the last ones failed.
+
+Belongs here: reading runs, and the rules that every sensor shares. Does not belong here: what a
+sensor watches (`sensors.py`, `ranking.py`, `kpi.py`).
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+
+import dagster as dg
+
+# A run that did not start within this time never will; one that runs longer than its limit and
+# this grace has lost its process. Neither may hold anything.
+START_GRACE_SECONDS = 180.0
+FAILURE_PAUSE_SECONDS = 10.0
+LONGEST_PAUSE_SECONDS = 300.0
+LATEST_RUNS = 10
+_MOST_LIVE_RUNS = 100
+_STARTING = (
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+)
+_RUNNING = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """A run: its id, its status, the seconds since it was made, and its tags."""
+
+    run_id: str
+    status: dg.DagsterRunStatus
+    age_seconds: float
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def is_live(self, max_run_seconds: float) -> bool:
+        """Whether its process can be alive, or can still be started."""
+        if self.status in _STARTING:
+            return self.age_seconds < START_GRACE_SECONDS
+        return self.status in _RUNNING and self.age_seconds < max_run_seconds + START_GRACE_SECONDS
+
+    def __str__(self) -> str:
+        return f"run {self.run_id[:8]}"
+
+
+def seconds_to_wait(runs: Sequence[JobRun]) -> float:
+    """A server that is down fails every run: each failure in a row doubles the pause. `runs` are
+    the latest, newest first."""
+    failures = list(takewhile(lambda run: run.status == dg.DagsterRunStatus.FAILURE, runs))
+    if not failures:
+        return 0.0
+    pause = min(FAILURE_PAUSE_SECONDS * 2.0 ** (len(failures) - 1), LONGEST_PAUSE_SECONDS)
+    return pause - failures[0].age_seconds
+
+
+def latest_runs(instance: dg.DagsterInstance, chosen: dg.RunsFilter) -> list[JobRun]:
+    """The latest runs that the filter lets through, newest first."""
+    now = time.time()
+    return [_job_run(record, now) for record in instance.get_run_records(chosen, LATEST_RUNS)]
+
+
+def live_runs(
+    instance: dg.DagsterInstance, job_name: str, key: dg.AssetKey, max_run_seconds: float
+) -> list[JobRun]:
+    """The runs that may write the asset now: those of its job, and those that people start on the
+    asset itself, backfills too."""
+    unfinished = dg.RunsFilter(statuses=[*_STARTING, *_RUNNING])
+    now = time.time()
+    runs = [
+        _job_run(record, now)
+        for record in instance.get_run_records(unfinished, _MOST_LIVE_RUNS)
+        if record.dagster_run.job_name == job_name
+        or key in (record.dagster_run.asset_selection or ())
+    ]
+    return [run for run in runs if run.is_live(max_run_seconds)]
+
+
+def _job_run(record: dg.RunRecord, now: float) -> JobRun:
+    run = record.dagster_run
+    age = now - record.create_timestamp.timestamp()
+    return JobRun(run.run_id, run.status, age, run.tags)

@@ -1,0 +1,200 @@
+"""Documents follow changes of reference data on the real servers."""
+
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+from confluent_kafka import Consumer
+
+from kp_platform.changes import NotAnnounced, ReferenceChange, announce
+from kp_platform.flows import ACCESS_LOG, REFERENCE_CHANGES, Flow
+from kp_platform.pipeline.drain import Limits, Pipeline
+from kp_platform.pipeline.lag import partition_lags
+from kp_platform.pipeline.stream import SliceReport
+from kp_platform.reference import seed, set_reference
+from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform.resources.kafka import KafkaResource
+from kp_platform.resources.mysql import MySQLResource
+from kp_platform.resources.redis import RedisResource
+from kp_platform.resources.trino import TrinoResource
+from kp_platform.settings import Settings
+from kp_platform_tests.conftest import Stack, wait_for
+from kp_platform_tests.integration.events import Event, documents, publish
+
+LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=120)
+
+
+def drained(flow: Flow) -> list[SliceReport]:
+    pipeline = Pipeline(flow, KafkaResource(), TrinoResource(), ElasticsearchResource(), LIMITS)
+    return [report for report in pipeline.drain() if report is not None]
+
+
+def lag(flow: Flow) -> int:
+    return sum(each.lag for each in partition_lags(flow, KafkaResource(), ElasticsearchResource()))
+
+
+def announced(*changes: ReferenceChange) -> int:
+    return announce(Settings().kafka_bootstrap_servers, changes)
+
+
+def change(name: str, url: str) -> None:
+    announcing = partial(announce, Settings().kafka_bootstrap_servers)
+    set_reference(MySQLResource(), RedisResource(), announcing, name, url)
+
+
+def forget(*names: str) -> None:
+    """Other tests count the reference data."""
+    for name in names:
+        with MySQLResource()._cursor() as cursor:
+            cursor.execute("DELETE FROM testing.tests WHERE test_name = %s", (name,))
+        with RedisResource()._client() as client:
+            client.delete(name)
+
+
+@pytest.fixture
+def caught_up(quiet_stack: Stack) -> Iterator[None]:
+    """Nothing waits in either flow; afterwards the reference data are the example's again."""
+    drained(ACCESS_LOG)
+    drained(REFERENCE_CHANGES)
+    ids = MySQLResource().ids()
+    yield
+    forget(*(name for name in MySQLResource().ids() if name not in ids))
+    seed(MySQLResource(), RedisResource(), lambda changes: None)
+
+
+def indexed(count: int, name: str) -> list[str]:
+    """Publish and index so many events of a name; returns their uuids."""
+    events = [Event(name=name) for _ in range(count)]
+    publish(*(event.value for event in events))
+    drained(ACCESS_LOG)
+    return [event.uuid for event in events]
+
+
+def test_an_announcement_is_a_message_that_any_program_could_have_written(
+    caught_up: None,
+) -> None:
+    key = str(uuid.uuid4())
+    assert announced(ReferenceChange("mysql", key), ReferenceChange("redis", key)) == 2
+    consumer = Consumer(
+        {
+            "bootstrap.servers": Settings().kafka_bootstrap_servers,
+            "group.id": f"reader-{key}",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+        }
+    )
+    seen = []
+    try:
+        consumer.subscribe([REFERENCE_CHANGES.topic])
+
+        def both_came() -> bool:
+            message = consumer.poll(1.0)
+            if message is not None and message.key() == key.encode():
+                seen.append(message)
+            return len(seen) == 2
+
+        wait_for(both_came, "both messages", 60)
+    finally:
+        consumer.close()
+    assert [message.value() for message in seen] == [
+        b'{"source":"mysql","key":"%b"}' % key.encode(),
+        b'{"source":"redis","key":"%b"}' % key.encode(),
+    ]
+    assert seen[0].partition() == seen[1].partition()
+    assert ("ce_type", b"kp.reference.v1") in (seen[0].headers() or [])
+
+
+def test_a_broker_that_is_down_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(NotAnnounced, match="1 of 1 changes are not announced .* announce again"):
+        announce("127.0.0.1:1", [ReferenceChange("mysql", "x")], timeout_seconds=0.5)
+
+
+def test_documents_of_a_changed_name_follow_and_all_others_are_untouched(caught_up: None) -> None:
+    name, other = (f"name-{uuid.uuid4()}" for _ in range(2))
+    change(name, "https://old.example/")
+    drained(REFERENCE_CHANGES)
+    mine, others = indexed(12_000, name), indexed(50, other)
+    before = documents(*others)
+    change(name, "https://new.example/")
+    reports = drained(REFERENCE_CHANGES)
+    assert sum(report.outcome.rewritten for report in reports) == 12_000
+    client = ElasticsearchResource().client()
+    buckets = client.search(
+        index=ACCESS_LOG.index,
+        query={"term": {"name": name}},
+        size=0,
+        aggs={"values": {"terms": {"field": "redis_value"}}},
+    )["aggregations"]["values"]["buckets"]
+    assert {each["key"]: each["doc_count"] for each in buckets} == {"https://new.example/": 12_000}
+    assert documents(*others) == before
+    assert {each["uri"] for each in documents(*mine[:100])} == {f"/{key}" for key in mine[:100]}
+    assert lag(REFERENCE_CHANGES) == 0
+
+
+def test_a_name_first_seen_without_a_row_is_completed_after_its_row_came(caught_up: None) -> None:
+    name = f"name-{uuid.uuid4()}"
+    ids = indexed(3, name)
+    assert {each["enrichment"]["state"] for each in documents(*ids)} == {"none"}
+    change(name, "https://late.example/")
+    drained(REFERENCE_CHANGES)
+    for document in documents(*ids):
+        assert document["test_id"] == MySQLResource().ids()[name]
+        assert document["redis_value"] == "https://late.example/"
+        assert document["enrichment"] == {"state": "complete", "missing": []}
+
+
+def test_of_changes_that_race_the_newest_wins_while_traffic_runs(caught_up: None) -> None:
+    """Three runs apply changes of one name side by side, while another indexes its events."""
+    name = f"name-{uuid.uuid4()}"
+    ids = indexed(2_000, name)
+    failures: list[BaseException] = []
+
+    def run(flow: Flow) -> None:
+        try:
+            while not stop.is_set():
+                drained(flow)
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    stop = threading.Event()
+    runs = [REFERENCE_CHANGES, REFERENCE_CHANGES, REFERENCE_CHANGES, ACCESS_LOG]
+    threads = [threading.Thread(target=run, args=(flow,)) for flow in runs]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(8):
+            change(name, f"https://example.org/{number}")
+            events = [Event(name=name) for _ in range(200)]
+            publish(*(event.value for event in events))
+            ids += [event.uuid for event in events]
+        wait_for(lambda: lag(ACCESS_LOG) + lag(REFERENCE_CHANGES) == 0, "both flows", 120)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    ElasticsearchResource().refresh(ACCESS_LOG.index)
+    found = documents(*ids)
+    assert Counter(each["redis_value"] for each in found) == {"https://example.org/7": len(ids)}
+
+
+def test_a_change_by_the_command_line_is_followed_by_itself(whole_stack: Stack) -> None:
+    """Event -> document without a row; `kp reference set` -> message -> sensor -> run."""
+    name = f"name-{uuid.uuid4()}"
+    event = Event(name=name)
+    publish(event.value)
+    wait_for(lambda: len(documents(event.uuid)) == 1, "the document")
+    whole_stack.kp("reference", "set", name, "https://set.example/")
+
+    def is_complete() -> bool:
+        [document] = documents(event.uuid)
+        return bool(document["enrichment"]["state"] == "complete")
+
+    wait_for(is_complete, "the completed document")
+    [document] = documents(event.uuid)
+    assert document["redis_value"] == "https://set.example/"
+    forget(name)

@@ -1,0 +1,72 @@
+"""The full text on the real servers: each note as it was written, and found by its words."""
+
+import uuid
+
+import pytest
+
+from kp_platform.flows import FULL_TEXT
+from kp_platform.pipeline.drain import Limits, Pipeline
+from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform.resources.kafka import KafkaResource
+from kp_platform.resources.trino import TrinoResource
+from kp_platform_tests.conftest import Stack
+from kp_platform_tests.integration.events import dead_letters, json_value, publish
+
+LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=300)
+
+
+@pytest.fixture
+def pipeline(quiet_stack: Stack) -> Pipeline:
+    return Pipeline(FULL_TEXT, KafkaResource(), TrinoResource(), ElasticsearchResource(), LIMITS)
+
+
+def register(pipeline: Pipeline, *texts: str) -> list[str]:
+    """Publish notes and index them; returns their uuids."""
+    ids = [str(uuid.uuid4()) for _ in texts]
+    notes = [json_value(uuid=key, text=text) for key, text in zip(ids, texts, strict=True)]
+    publish(*notes, topic=FULL_TEXT.topic)
+    list(pipeline.drain())
+    return ids
+
+
+TEXTS = {
+    "markup": "<script>alert(1)</script><img src=x onerror=alert(2)> {{7*7}} &amp; ]]>",
+    "20 kB": "lorem ipsum " * 1_700,
+    "a megabyte less its frame": "x" * 900_000,
+    "emoji": "👩‍👩‍👧‍👦🇺🇦e\u0301\u00e9",
+    "right to left": "\u202eevil\u202c שלום \u2066x\u2069",
+    "lone control characters": "a\x00b\x01c\x08d\x1be\x7ff\x85g\u2028h",
+    "line ends": "one\r\ntwo\rthree\nfour\t",
+    "quotes and SQL": "'; DROP TABLE tests; -- \" \\ \\n %s ? $1",
+    "blanks only": " \t\r\n ",
+    "empty": "",
+}
+
+
+def test_every_text_is_indexed_as_it_was_written(pipeline: Pipeline) -> None:
+    ids = register(pipeline, *TEXTS.values())
+    index = ElasticsearchResource()
+    found = {key: index.find(FULL_TEXT.index, "uuid", key)[0].source for key in ids}
+    for key, (what, text) in zip(ids, TEXTS.items(), strict=True):
+        assert found[key]["text"] == text, what
+    lengths = [found[key]["length"] for key in ids]
+    assert lengths[list(TEXTS).index("20 kB")] == len(TEXTS["20 kB"].strip())
+    assert lengths[-2:] == [0, 0]  # what the page leaves out
+
+
+def test_a_note_is_found_by_its_words_and_has_no_enrichment(pipeline: Pipeline) -> None:
+    word = f"w{uuid.uuid4().hex}"
+    [mine, _] = register(pipeline, f"the {word.upper()} stands here", "and not there")
+    search = ElasticsearchResource().client().search
+    answer = search(index=FULL_TEXT.index, query={"match": {"text": word}})
+    [hit] = answer["hits"]["hits"]
+    assert hit["_source"]["uuid"] == mine
+    assert hit["_source"]["topic"] == FULL_TEXT.topic
+    assert "enrichment" not in hit["_source"]
+
+
+def test_a_note_without_a_text_is_a_dead_letter(pipeline: Pipeline) -> None:
+    [place] = publish(json_value(uuid=str(uuid.uuid4())), topic=FULL_TEXT.topic)
+    list(pipeline.drain())
+    [letter] = dead_letters(*place, FULL_TEXT.topic)
+    assert letter["reason"] == "missing_field"

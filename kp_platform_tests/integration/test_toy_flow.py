@@ -1,0 +1,60 @@
+"""The engine is general: a fourth flow is declared, not programmed."""
+
+import uuid
+from pathlib import Path
+
+import dagster as dg
+
+from kp_platform.definitions import build_definitions
+from kp_platform.flows import FLOWS, Flow
+from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform.resources.kafka import KafkaResource
+from kp_platform.resources.mysql import MySQLResource
+from kp_platform_tests import toy_flow
+from kp_platform_tests.conftest import Stack
+from kp_platform_tests.integration.events import dead_letters, json_value, publish
+
+ORDERS = Flow(
+    name="orders",
+    topic="shop.order",
+    index="shop.orders",
+    asset="shop_orders",
+    description="Orders of a shop with the id of their customer",
+    fields=("uuid", "customer", "euros"),
+    references={"mysql": "customer_id"},
+    folder=Path(toy_flow.__file__).parent,
+)
+
+
+def test_a_declared_flow_is_joined_indexed_checked_and_watched(quiet_stack: Stack) -> None:
+    """Nothing but the value above, and a table file, an SQL file and a mapping in toy_flow/."""
+    kafka, elasticsearch = KafkaResource(), ElasticsearchResource()
+    kafka.create_topics({ORDERS.topic: ORDERS.partitions})
+    known, unknown = str(uuid.uuid4()), str(uuid.uuid4())
+    [_, _, (partition, offset)] = publish(
+        json_value(uuid=known, customer="kafka", euros="12.50"),
+        json_value(uuid=unknown, customer="nobody", euros="many"),
+        b"no order",
+        topic=ORDERS.topic,
+        partition=0,
+    )
+    definitions = build_definitions(flows=[*FLOWS, ORDERS])
+    config = {"ops": {"shop_orders": {"config": {"follow_idle_seconds": 0}}}}
+    with dg.DagsterInstance.ephemeral() as instance:
+        sensor = definitions.resolve_sensor_def("orders_offsets")
+        resources = {"kafka": kafka, "elasticsearch": elasticsearch}
+        with dg.build_sensor_context(instance=instance, resources=resources) as context:
+            assert isinstance(sensor(context), dg.RunRequest)
+        job = definitions.resolve_job_def("index_orders")
+        result = job.execute_in_process(instance=instance, run_config=config)
+    checks = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
+    assert checks == {"slice_complete": True, "nothing_dead_lettered": False, "nothing_lost": True}
+    found = {
+        each.source["uuid"]: (each.source["customer_id"], each.source["total"])
+        for identity in (known, unknown)
+        for each in elasticsearch.find(ORDERS.index, "uuid", identity)
+    }
+    assert found == {known: (MySQLResource().ids()["kafka"], 12.5), unknown: (None, None)}
+    assert [each["reason"] for each in dead_letters(partition, offset, ORDERS.topic)] == [
+        "not_json"
+    ]

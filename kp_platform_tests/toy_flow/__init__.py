@@ -1,0 +1,1 @@
+"""A fourth flow, as a user would add it: these files and a `Flow` value, nothing else."""

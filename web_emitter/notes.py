@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from web_emitter.events import MAX_TEXT_LENGTH
 from web_emitter.search import NEWEST_FIRST, Sort, ask
 from web_emitter.settings import FULL_TEXT_INDEX
 
@@ -26,8 +27,9 @@ BEGINNING = 500
 _FRAGMENTS = 3
 _FRAGMENT_LENGTH = 300
 _FRAGMENT_PARTS = 20
-# index.highlight.max_analyzed_offset: without saying it again a longer text would be an error.
-_MAX_ANALYZED_OFFSET = 1_000_000
+# Characters that are looked at for hits to mark, those that a page shows at most. Elasticsearch
+# calls a text over index.highlight.max_analyzed_offset an error, unless told to look no further.
+_MAX_ANALYZED_OFFSET = MAX_TEXT_LENGTH
 # FUZZY, NEAR and SLOP are left out: what they cost depends on what somebody types.
 _OPERATORS = "AND|ESCAPE|NOT|OR|PHRASE|PRECEDENCE|PREFIX|WHITESPACE"
 _MOST_RELEVANT_FIRST: Sort = [{"_score": {"order": "desc"}}, *NEWEST_FIRST]

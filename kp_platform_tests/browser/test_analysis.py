@@ -1,41 +1,12 @@
 """A visit in a real browser is on the analysis page moments later, and hostile text is inert."""
 
-import shutil
 import uuid
-from collections.abc import Iterator
 
-import pytest
-from playwright.sync_api import Dialog, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
+from kp_platform_tests.browser.conftest import reload_until_shown
 from kp_platform_tests.conftest import Stack
 from kp_platform_tests.integration.events import Event, publish
-
-# The names that packages.sh accepts; Ubuntu's is the last.
-BROWSERS = ("chromium", "google-chrome", "chromium-browser")
-# Without the last four Chromium calls home at every start, which a closed network refuses.
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
-).split()
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        program = next(filter(None, map(shutil.which, BROWSERS)), None)
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield browser.new_page()
-        browser.close()
-
-
-def reload_until_shown(page: Page, text: str) -> None:
-    """The page is complete without JavaScript, so a person reloads it."""
-    for _ in range(60):
-        if page.get_by_text(text).count():
-            return
-        page.wait_for_timeout(1_000)
-        page.reload()
-    pytest.fail(f"{text} is not on {page.url} after a minute")
 
 
 def test_a_visit_is_on_the_analysis_page_with_its_enrichment(
@@ -51,14 +22,9 @@ def test_a_visit_is_on_the_analysis_page_with_its_enrichment(
     expect(row.get_by_role("link", name="https:")).to_have_count(1)
 
 
-def test_markup_in_an_event_is_text_on_the_page(whole_stack: Stack, page: Page) -> None:
-    dialogs: list[str] = []
-
-    def shown(dialog: Dialog) -> None:
-        dialogs.append(dialog.message)
-        dialog.dismiss()
-
-    page.on("dialog", shown)
+def test_markup_in_an_event_is_text_on_the_page(
+    whole_stack: Stack, page: Page, dialogs: list[str]
+) -> None:
     marker = uuid.uuid4().hex
     uri = f"/{marker}/<script>alert(1)</script><img src=x onerror=alert(2)>{{{{7*7}}}}"
     publish(Event(uri=uri, name="<b>bold</b>").value)

@@ -1,0 +1,57 @@
+"""The browser, and what every test of a page does with it."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Dialog, Page, sync_playwright
+
+# The names that packages.sh accepts; Ubuntu's is the last.
+BROWSERS = ("chromium", "google-chrome", "chromium-browser")
+# The stack under a name of its own: without TLS a browser trusts an origin only on loopback.
+NAME_WITHOUT_TRUST = "kp.test"
+# Without the last four Chromium calls home at every start, which a closed network refuses.
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    f"--host-resolver-rules=MAP {NAME_WITHOUT_TRUST} 127.0.0.1",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    # Not for the session: while it is open, no other test can run an event loop.
+    with sync_playwright() as playwright:
+        program = next(filter(None, map(shutil.which, BROWSERS)), None)
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield browser.new_page()
+        browser.close()
+
+
+@pytest.fixture
+def dialogs(page: Page) -> Iterator[list[str]]:
+    """The messages of all dialogs that a page opens: there should be none."""
+    messages: list[str] = []
+
+    def shown(dialog: Dialog) -> None:
+        messages.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", shown)
+    yield messages
+    page.remove_listener("dialog", shown)
+
+
+def reload_until_shown(page: Page, text: str) -> None:
+    """The page is complete without JavaScript, so a person reloads it."""
+    for _ in range(90):
+        if page.get_by_text(text).count():
+            return
+        page.wait_for_timeout(1_000)
+        page.reload()
+    pytest.fail(f"{text} is not on {page.url} after one and a half minutes")

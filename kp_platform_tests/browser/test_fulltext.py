@@ -1,0 +1,138 @@
+"""A note that is written in a real browser is found moments later; hostile notes are inert."""
+
+import uuid
+from typing import Any
+from urllib.parse import parse_qs
+
+from playwright.sync_api import Page, Request, expect
+
+from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform_tests.browser.conftest import NAME_WITHOUT_TRUST, reload_until_shown
+from kp_platform_tests.conftest import Stack, wait_for
+
+# Each with a word of its own before and after it, so that it is found by that word.
+HOSTILE = {
+    "markup": "<script>alert(1)</script></textarea></p><img src=x onerror=alert(2)><b>bold</b>",
+    "marks": "<mark>no hit</mark> &lt;b&gt; &#0; [0123456789abcdef0123456789abcdef]",
+    "template": "{{7*7}} ${7*7} {% raw %}",
+    "20 kB": "x" * 19_900,
+    "emoji": "🎉👩‍👩‍👧‍👦 日本語 é",
+    "right to left": "\u202eright to left\u2066 مرحبا",
+    "controls": "\x00 \x01 \x0b \x0c \x1b[31m \x1f \x7f \x85",
+    "line breaks": "\n\n  one\n\n\ttwo  \n",
+}
+
+
+def register(page: Page, url: str, text: str) -> Request:
+    """Writes a note as a person does; returns the request of its form."""
+    page.goto(f"{url}/fulltext/form")
+    page.get_by_label("Text").fill(text)
+    with page.expect_request("**/fulltext/register") as sent:
+        page.get_by_role("button", name="Register").click()
+    page.wait_for_load_state()
+    return sent.value
+
+
+def submitted(request: Request) -> str:
+    """The text that a request carries, read by another hand than the emitter's."""
+    assert request.post_data is not None
+    (text,) = parse_qs(request.post_data, keep_blank_values=True, errors="strict")["text"]
+    return text
+
+
+def indexed(*words: str) -> list[dict[str, Any]]:
+    """The documents with any of these words."""
+    answer = (
+        ElasticsearchResource()
+        .client()
+        .search(
+            index="fulltext.register",
+            query={"match": {"text": " ".join(words)}},
+            size=100,
+            ignore_unavailable=True,
+        )
+    )
+    return [hit["_source"] for hit in answer["hits"]["hits"]]
+
+
+def test_a_note_is_found_by_its_words_and_they_are_marked(whole_stack: Stack, page: Page) -> None:
+    url, word = whole_stack.settings.emitter_url, f"w{uuid.uuid4().hex}"
+    register(page, url, f"This note has the word {word.upper()} in it.")
+    expect(page).to_have_url(f"{url}/fulltext/registered")
+    page.get_by_role("link", name="Read the newest notes").click()
+    reload_until_shown(page, word.upper())
+    page.get_by_label("All of these words").fill(word)
+    page.get_by_role("button", name="Search").click()
+    expect(page.get_by_role("article")).to_have_count(1)
+    expect(page.locator("mark")).to_have_text([word.upper()])
+    page.get_by_role("link", name="Clear").click()
+    expect(page).to_have_url(f"{url}/fulltext")
+
+
+def test_hostile_notes_are_stored_as_they_were_sent_and_inert(
+    whole_stack: Stack, page: Page, dialogs: list[str]
+) -> None:
+    url = whole_stack.settings.emitter_url
+    sent: dict[str, str] = {}
+    for text in HOSTILE.values():
+        word = f"w{uuid.uuid4().hex}"
+        whole = f"{word} {text} {word}"
+        sent[word] = submitted(register(page, url, whole))
+        assert sent[word] == whole.replace("\n", "\r\n")
+    wait_for(lambda: len(indexed(*sent)) == len(sent), "every note is indexed", 120)
+    assert sorted(each["text"] for each in indexed(*sent)) == sorted(sent.values())
+    for word in sent:
+        page.goto(f"{url}/fulltext?q={word}")
+        note = page.get_by_role("article")
+        expect(note).to_have_count(1)
+        expect(note.locator("mark").first).to_have_text(word)
+        assert set(note.locator("mark").all_inner_texts()) == {word}
+        assert note.locator(".text *:not(mark)").count() == 0
+        assert page.locator("main script, main img, main b, main textarea").count() == 0
+    page.goto(f"{url}/fulltext")
+    expect(page.get_by_text(HOSTILE["markup"]).first).to_be_visible()
+    expect(page.get_by_text("{{7*7}} ${7*7}").first).to_be_visible()
+    assert dialogs == []
+
+
+def test_no_page_is_wider_than_a_phone(whole_stack: Stack, page: Page) -> None:
+    """After the hostile notes, of which one is a word of 20 kB."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    for path in ("/", "/analysis", "/fulltext", "/fulltext?q=zzz", "/fulltext/form"):
+        page.goto(f"{whole_stack.settings.emitter_url}{path}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+
+
+def test_blanks_come_back_with_the_reason_beside_the_field(whole_stack: Stack, page: Page) -> None:
+    page.goto(f"{whole_stack.settings.emitter_url}/fulltext/form")
+    page.get_by_role("button", name="Register").click()  # the browser refuses an empty field
+    expect(page).to_have_url(f"{whole_stack.settings.emitter_url}/fulltext/form")
+    register(page, whole_stack.settings.emitter_url, "\n\n ")
+    field = page.get_by_label("Text")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(field).to_have_accessible_description(
+        "At most 20,000 characters; a line break counts as two. "
+        "Write something: blanks alone are no note."
+    )
+    expect(field).to_have_value("\n\n ")
+    expect(field).to_be_focused()
+
+
+def test_a_site_without_tls_takes_its_own_form(whole_stack: Stack, page: Page) -> None:
+    """There a browser sends no Sec-Fetch-Site, and Origin must be more than `null`."""
+    url = whole_stack.settings.emitter_url.replace("127.0.0.1", NAME_WITHOUT_TRUST)
+    request = register(page, url, f"w{uuid.uuid4().hex}")
+    headers = request.all_headers()
+    assert "sec-fetch-site" not in headers
+    assert headers["origin"] == url
+    expect(page).to_have_url(f"{url}/fulltext/registered")
+
+
+def test_a_form_of_another_site_is_refused(whole_stack: Stack, page: Page) -> None:
+    page.goto("about:blank")
+    page.set_content(
+        f'<form method="post" action="{whole_stack.settings.emitter_url}/fulltext/register">'
+        '<textarea name="text">a foreign note</textarea><button>Win</button></form>'
+    )
+    page.get_by_role("button", name="Win").click()
+    expect(page.get_by_role("heading", name="That came from another site")).to_be_visible()

@@ -92,7 +92,7 @@ def flow_asset(flow: Flow) -> dg.AssetsDefinition:
         kinds={"trino", "elasticsearch"},
         group_name=GROUP,
         output_required=False,
-        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=24)),
+        freshness_policy=_freshness(flow),
         description=(
             f"{flow.description}. Index `{flow.index}`{_documents(flow)}. A run takes slices until "
             "it is caught up, then follows the topic. Each materialization reports one slice, or "
@@ -133,6 +133,12 @@ def flow_asset(flow: Flow) -> dg.AssetsDefinition:
         )
 
     return take_slices
+
+
+def _freshness(flow: Flow) -> dg.FreshnessPolicy | None:
+    if flow.stale_hours is None:
+        return None
+    return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=flow.stale_hours))
 
 
 def _upstream(flow: Flow) -> list[dg.AssetKey]:

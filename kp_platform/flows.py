@@ -34,7 +34,8 @@ class Flow:
     have any other. `references` maps a reference source to the column of the SQL that is NULL when
     that source has no row for the event. With `rewrites`, messages become no documents of their
     own: they make documents of another flow follow a change. `slice_rows` bounds a slice further
-    than KP_SLICE_ROWS. `folder` holds `sql/` and `mappings/`.
+    than KP_SLICE_ROWS. `stale_hours` without a message are an alarm; None: no alarm, for a topic
+    that may be quiet. `folder` holds `sql/` and `mappings/`.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Flow:
     references: Mapping[str, str] = field(default_factory=dict)
     rewrites: Rewrite | None = None
     slice_rows: int | None = None
+    stale_hours: int | None = None
     partitions: int = 4
     folder: Path = _PACKAGE
 
@@ -79,6 +81,7 @@ ACCESS_LOG = Flow(
     description="Every access of a web application, with the MySQL row and Redis value of its name",
     fields=("uuid", "uri", "name"),
     references={"mysql": "test_id", "redis": "redis_key"},
+    stale_hours=24,
 )
 
 FULL_TEXT = Flow(

@@ -65,20 +65,14 @@ class Rewriter:
         """
         deadline = time.monotonic() + self.patience_seconds
         goal = self.log.topic_state(self.rewrites.target.topic)
-        rewritten, trino_seconds, elasticsearch_seconds = 0, 0.0, 0.0
+        rounds: list[SliceReport] = []
         while True:
             settled = self._has_indexed(goal)
             report, conflicts = self._round(part)
-            rewritten += report.outcome.rewritten
-            trino_seconds += report.trino_seconds
-            elasticsearch_seconds += report.elasticsearch_seconds
+            rounds.append(report)
             if settled and not conflicts:
-                break
+                return _summed(rounds)
             self._wait_until_indexed(goal, deadline)
-        report.outcome.rewritten = rewritten
-        report.trino_seconds = trino_seconds
-        report.elasticsearch_seconds = elasticsearch_seconds
-        return report
 
     def _has_indexed(self, goal: TopicState) -> bool:
         """Whether the other flow has indexed what its topic held then; a topic made again has
@@ -171,3 +165,13 @@ class Rewriter:
         missing = [source for source, column in references.items() if facts[column] is None]
         new = hit.stored.source | facts | {"enrichment": enrichment(missing, references)}
         return None if new == hit.stored.source else new
+
+
+def _summed(rounds: Sequence[SliceReport]) -> SliceReport:
+    """The last round's report, for each reads the same messages, with the work of them all."""
+    last = rounds[-1]
+    last.outcome.rewritten = sum(each.outcome.rewritten for each in rounds)
+    last.trino_seconds = sum(each.trino_seconds for each in rounds)
+    last.elasticsearch_seconds = sum(each.elasticsearch_seconds for each in rounds)
+    last.preview = next((each.preview for each in rounds if each.preview), [])
+    return last

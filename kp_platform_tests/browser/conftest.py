@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Dialog, Page, sync_playwright
+from playwright.sync_api import Dialog, Page, expect, sync_playwright
 
 # The names that packages.sh accepts; Ubuntu's is the last.
 BROWSERS = ("chromium", "google-chrome", "chromium-browser")
@@ -25,6 +25,7 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
+    expect.set_options(timeout=30_000)  # as long as actions have; 5 s are short on a busy machine
     # Not for the session: while it is open, no other test can run an event loop.
     with sync_playwright() as playwright:
         program = next(filter(None, map(shutil.which, BROWSERS)), None)

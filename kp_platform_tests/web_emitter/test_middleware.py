@@ -141,6 +141,13 @@ def test_a_sink_that_fails_is_counted_and_the_visitor_sees_nothing(
     assert [record.name for record in caplog.records] == ["test"]
 
 
+def test_a_sink_that_drops_counts_itself_and_the_visitor_sees_nothing(sink: FakeSink) -> None:
+    the_announcer = announcer()
+    sink.is_full = True
+    assert visitor_of(application(the_announcer), sink).get("/streaming").status_code == 200
+    assert the_announcer.sink_failures == 0
+
+
 def test_an_application_without_a_sink_still_answers() -> None:
     the_announcer = announcer()
     visitor = TestClient(application(the_announcer))

@@ -7,11 +7,14 @@ Belongs here: one fake for each connection. Each passes the same contract tests 
 import contextlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from kp_platform.pipeline.counting import Extent, Group, Where, iso
 from kp_platform.pipeline.documents import Row
 from kp_platform.pipeline.errors import MessageUnreadable, QueryFailed
 from kp_platform.pipeline.log import RawMessage
@@ -89,7 +92,8 @@ class FakeKafka:
 
 
 class FakeTrino:
-    """The slice's query of the access log, or of the reference changes, over fakes.
+    """The slice's query of the access log, or of the reference changes, and the ranking's, over
+    fakes.
 
     `drop` are (partition, offset) that an answer leaves out; `failure` fails every query,
     `poison` are those that fail each query that reads them; `before_answer` and `after_answer` are
@@ -101,6 +105,10 @@ class FakeTrino:
         "partition offset message"
     ).split()
     change_columns = ("@timestamp", "source", "key", *columns[4:])
+    ranking_columns = (
+        "kind rank key accesses test_id test_name created_at redis_value "
+        "last_uri last_uuid last_accessed_at computed_at"
+    ).split()
 
     def __init__(self, kafka: FakeKafka, mysql: "FakeMySQL", redis: "FakeRedis") -> None:
         self.kafka, self.mysql, self.redis = kafka, mysql, redis
@@ -123,6 +131,9 @@ class FakeTrino:
         for partition, start, end in _triples(parameters):
             if any(part == partition and start <= at < end for part, at in self.poison):
                 raise MessageUnreadable("Document nesting depth (1001) exceeds the maximum")
+        if "red_tests.access.ranking" in sql:
+            yield FakeAnswer(self.ranking_columns, self._ranked(topic, parameters), QueryStats())
+            return
         columns = self.columns if topic == "analyze.action" else self.change_columns
         rows = [
             self._row(topic, columns, partition, offset)
@@ -134,6 +145,27 @@ class FakeTrino:
             self.after_answer = None
             call()
         yield answer
+
+    def _ranked(self, topic: str, parameters: Sequence[object]) -> list[Row]:
+        """The places in Redis, each with its facts and its latest event among the slice's."""
+        latest: dict[tuple[str, str], tuple[Any, ...]] = {}
+        for partition, start, end in _triples(parameters):
+            for offset in self._present(topic, partition, start, end):
+                at, uuid, uri, name, *_ = self._row(topic, self.columns, partition, offset)
+                for place in (("name", name), ("uri", uri)):
+                    latest[place] = max(latest.get(place, ("",)), (at, uri, uuid))
+        rows: list[Row] = []
+        for listed in self.redis.sorted_sets["ranking:places"]:
+            kind, rank, key, accesses, computed_at = (
+                self.redis.hashes[listed][field]
+                for field in ("kind", "rank", "key", "accesses", "computed_at")
+            )
+            name = key if kind == "name" else ""
+            test_id, value = self.mysql.rows.get(name), self.redis.held.get(name)
+            facts = test_id, test_id and name, test_id and f"{_EPOCH_DAY}T00:00:00Z", value
+            at, uri, uuid = latest.get((kind, key), (None, None, None))
+            rows.append((kind, int(rank), key, int(accesses), *facts, uri, uuid, at, computed_at))
+        return rows
 
     def _present(self, name: str, partition: int, start: int, end: int) -> Iterator[int]:
         topic = self.kafka.topics[name]
@@ -192,10 +224,12 @@ class FakeElasticsearch:
         if self.requests == self.dies_after:
             raise ConnectionError
         self.requests += 1
-        parsed = [json.loads(line) for line in lines.splitlines()]
+        parsed = iter([json.loads(line) for line in lines.splitlines()])
         return [
-            self._apply(action, source)
-            for action, source in zip(parsed[::2], parsed[1::2], strict=True)
+            self._delete(action["delete"])
+            if "delete" in action
+            else self._apply(action, next(parsed))
+            for action in parsed
         ]
 
     def get(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Stored]:
@@ -221,8 +255,22 @@ class FakeElasticsearch:
             [Hit(*key, self.documents[key]) for key in self.searchable if _belongs(key[0], index)]
         )
 
+    def counts(self, index: str, conditions: Sequence[Where]) -> list[int]:
+        with self.snapshot(index) as held:
+            return [held.extent(condition).count for condition in conditions]
+
+    def hours(self, index: str, field: str, where: Where) -> list[datetime]:
+        with self.snapshot(index) as held:
+            found = {datetime.fromisoformat(source[field]) for source in held.matching(where)}
+        return sorted({each.replace(minute=0, second=0, microsecond=0) for each in found})
+
     def ensure_index(self, name: str, mappings: Path = MAPPINGS) -> None:
         json.loads((mappings / f"{name}.json").read_text())
+
+    def _delete(self, target: dict[str, Any]) -> ItemResult:
+        key = (target["_index"], target["_id"])
+        self.searchable.discard(key)
+        return ItemResult(404 if self.documents.pop(key, None) is None else 200)
 
     def _apply(self, action: dict[str, dict[str, Any]], source: dict[str, Any]) -> ItemResult:
         [(verb, target)] = action.items()
@@ -253,6 +301,27 @@ class FakeSnapshot:
         for at in range(0, len(found), size):
             yield found[at : at + size]
 
+    def groups(self, fields: Sequence[str], where: Where) -> Iterator[Group]:
+        counted = Counter(
+            tuple(_value(source, field) for field in fields) for source in self.matching(where)
+        )
+        in_order = sorted(counted, key=lambda values: [(v is not None, v) for v in values])
+        return ((values, counted[values]) for values in in_order)
+
+    def extent(self, where: Where) -> Extent:
+        times = [_value(source, where.field) for source in self.matching(where)]
+        oldest = None if not times else datetime.fromisoformat(min(times))
+        return Extent(len(times), oldest)
+
+    def matching(self, where: Where) -> list[dict[str, Any]]:
+        start, end = iso(where.window.start), iso(where.window.end)
+        return [
+            hit.stored.source
+            for hit in self.hits
+            if start <= (hit.stored.source.get(where.field) or "") < end
+            and all(_value(hit.stored.source, field) == value for field, value in where.equal)
+        ]
+
 
 class FakeMySQL:
     """The table testing.tests in memory."""
@@ -279,10 +348,12 @@ class FakeMySQL:
 
 
 class FakeRedis:
-    """String keys in memory."""
+    """String keys, sorted sets and hashes in memory."""
 
     def __init__(self) -> None:
         self.held: dict[str, str] = {}
+        self.sorted_sets: dict[str, dict[str, int]] = {}
+        self.hashes: dict[str, dict[str, str]] = {}
 
     def set_values(self, values: Mapping[str, str]) -> None:
         self.held.update(values)
@@ -290,9 +361,38 @@ class FakeRedis:
     def values(self, keys: Sequence[str]) -> dict[str, str]:
         return {key: self.held[key] for key in keys if key in self.held}
 
+    def replace(
+        self,
+        listing: str,
+        sorted_sets: Mapping[str, Mapping[str, int]],
+        hashes: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        for key in self.sorted_sets.get(listing, {}):
+            self.hashes.pop(key, None)
+        self.sorted_sets.update({key: dict(scores) for key, scores in sorted_sets.items()})
+        self.hashes.update({key: dict(fields) for key, fields in hashes.items()})
+
+    def set_hash(self, key: str, fields: Mapping[str, str]) -> None:
+        self.hashes[key] = dict(fields)
+
+    def hash(self, key: str) -> dict[str, str]:
+        return dict(self.hashes.get(key, {}))
+
+    def highest(self, key: str, count: int) -> list[tuple[str, int]]:
+        scores = self.sorted_sets.get(key, {})
+        return sorted(scores.items(), key=lambda item: item[::-1], reverse=True)[:count]
+
 
 def _belongs(concrete: str, index: str) -> bool:
     return concrete == index or concrete.startswith(f"{index}-")
+
+
+def _value(source: Mapping[str, Any], path: str) -> Any:
+    """The value of a field, or of a field of an object: `enrichment.state`."""
+    value: Any = source
+    for name in path.split("."):
+        value = (value or {}).get(name)
+    return value
 
 
 def _version_fits(target: Mapping[str, Any], held: Stored | None) -> bool:

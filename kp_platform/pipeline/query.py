@@ -52,8 +52,13 @@ class QueryEngine(Protocol):
 
 
 def slice_query(flow: Flow, part: Slice) -> tuple[str, list[int]]:
-    """The SQL that reads exactly `part`, and its parameters in order."""
-    before, branch, after = _parts(flow.sql_path)
+    """The flow's SQL that reads exactly `part`, and its parameters in order."""
+    return ranges_query(flow.sql_path, part)
+
+
+def ranges_query(path: Path, part: Slice) -> tuple[str, list[int]]:
+    """The SQL of a file with a branch for each range of `part`, and its parameters in order."""
+    before, branch, after = _parts(path)
     union = "\n    UNION ALL\n    ".join([branch] * len(part.ranges))
     parameters = [n for each in part.ranges for n in (each.partition, each.start, each.end)]
     return before + union + after, parameters

@@ -7,12 +7,14 @@ Does not belong here: what is stored (`documents.py`, `positions.py`, `dead_lett
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
 import stamina
 
+from kp_platform.pipeline.counting import Extent, Group, Where
 from kp_platform.pipeline.errors import BulkOverloaded, IndexBlocked, SliceError
 
 MAPPINGS = Path(__file__).parents[1] / "mappings"
@@ -61,6 +63,13 @@ class Snapshot(Protocol):
         """Pages of at most `size` documents whose keyword `field` equals `value` and of which one
         of `facts` (None: no value) is not as given. A long text may count as differing."""
 
+    def groups(self, fields: Sequence[str], where: Where) -> Iterator[Group]:
+        """The documents by the values of fields, in ascending order of these, None first. Counts
+        are exact: each document is in one group."""
+
+    def extent(self, where: Where) -> Extent:
+        """How many documents there are, and the oldest value of `where.field`, a date."""
+
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
@@ -73,6 +82,11 @@ class ItemResult:
     @property
     def written(self) -> bool:
         return self.status in (200, 201)
+
+    @property
+    def absent(self) -> bool:
+        """The document to delete was not there."""
+        return self.status == 404 and not self.error
 
     @property
     def conflict(self) -> bool:
@@ -111,7 +125,14 @@ class DocumentStore(Protocol):
         """Make everything written so far searchable."""
 
     def snapshot(self, index: str) -> AbstractContextManager[Snapshot]:
-        """Everything searchable now, to be read while it goes on changing."""
+        """Everything searchable now, to be read while it goes on changing; empty when the index
+        does not exist."""
+
+    def counts(self, index: str, conditions: Sequence[Where]) -> list[int]:
+        """How many searchable documents fulfil each condition; cheap, also for hundreds of them."""
+
+    def hours(self, index: str, field: str, where: Where) -> list[datetime]:
+        """The hours in which the date `field` of a searchable document lies, ascending."""
 
     def ensure_index(self, name: str, mappings: Path = MAPPINGS) -> None:
         """Create the index or template that `<mappings>/<name>.json` declares, if it is not there;
@@ -132,12 +153,17 @@ def put(index: str, identity: str, body: bytes, expected: Version | None = None)
     return b"%b\n%b\n" % (orjson.dumps({"index": target}), body)
 
 
+def delete(index: str, identity: str) -> bytes:
+    """An operation that deletes a document, if it is there."""
+    return b"%b\n" % orjson.dumps({"delete": {"_index": index, "_id": identity}})
+
+
 def send(
     store: DocumentStore, operations: Sequence[bytes], retry_seconds: float = RETRY_SECONDS
 ) -> list[ItemResult]:
     """Send operations by bulk; those that a busy server refused are sent again.
 
-    Each result is written, a conflict, or rejected for the document's own fault. Raises
+    Each result is written, absent, a conflict, or rejected for the document's own fault. Raises
     IndexBlocked at a write block or a closed index, BulkOverloaded after `retry_seconds`, and
     SliceError for whatever else: a cluster in trouble must not turn good events into dead letters.
     """
@@ -178,5 +204,6 @@ def _raise_unless_understood(results: Mapping[int, ItemResult]) -> None:
     for result in results.values():
         if result.blocked:
             raise IndexBlocked(f"{result.error}: {result.reason}")
-        if not (result.written or result.conflict or result.rejected or result.busy):
+        expected = result.written or result.absent or result.conflict or result.rejected
+        if not (expected or result.busy):
             raise SliceError(f"status {result.status}: {result.error}: {result.reason}")

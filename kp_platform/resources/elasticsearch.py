@@ -9,12 +9,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
 from pydantic import Field
 
+from kp_platform.pipeline.counting import Extent, Group, Where, iso
 from kp_platform.pipeline.errors import BulkOverloaded, SliceError
 from kp_platform.pipeline.store import MAPPINGS, Hit, ItemResult, Stored, Version
 from kp_platform.resources.errors import ServerDown
@@ -25,6 +27,12 @@ if TYPE_CHECKING:  # importing the client takes a second of CPU: only where it i
 
 _MOST_HITS = 10_000
 _LONGEST_TERM = 32_766  # bytes, of Lucene
+# A bucket may hold a uri of 32 kB.
+_GROUPS_AT_ONCE = 5_000
+_CONDITIONS_AT_ONCE = 500
+# A count without the documents of a shard that is away would be a wrong one.
+_EXACT: dict[str, Any] = {"size": 0, "allow_partial_search_results": False}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A snapshot that is not read for so long is given up.
 _SNAPSHOT_KEPT = "5m"
 
@@ -68,10 +76,9 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
         """See `DocumentStore.bulk`. Only each item's status and error are asked for."""
         from elastic_transport import ApiError
 
-        patient = self.client().options(request_timeout=self.bulk_timeout_seconds)
         with self._answers():
             try:
-                answer = patient.bulk(
+                answer = self._patient().bulk(
                     operations=cast(Any, lines),  # bytes pass through, ten times cheaper than dicts
                     filter_path="items.*.status,items.*.error",
                 )
@@ -116,14 +123,13 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
 
     def refresh(self, index: str) -> None:
         """See `DocumentStore.refresh`."""
-        patient = self.client().options(request_timeout=self.bulk_timeout_seconds)
         with self._answers():
-            patient.indices.refresh(index=index, ignore_unavailable=True)
+            self._patient().indices.refresh(index=index, ignore_unavailable=True)
 
     @contextmanager
     def snapshot(self, index: str) -> Iterator["ElasticsearchSnapshot"]:
         """See `DocumentStore.snapshot`: a point in time."""
-        client = self.client()
+        client = self._patient()
         with self._answers():
             opened = client.open_point_in_time(
                 index=index, keep_alive=_SNAPSHOT_KEPT, ignore_unavailable=True
@@ -132,6 +138,31 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
                 yield ElasticsearchSnapshot(client, opened["id"])
             finally:
                 client.close_point_in_time(id=opened["id"])
+
+    def counts(self, index: str, conditions: Sequence[Where]) -> list[int]:
+        """See `DocumentStore.counts`. Lucene counts a span of a sorted field without reading it."""
+        found: list[int] = []
+        for start in range(0, len(conditions), _CONDITIONS_AT_ONCE):
+            asked = [_query(each) for each in conditions[start : start + _CONDITIONS_AT_ONCE]]
+            with self._answers():
+                answer = self._patient().search(
+                    index=index,
+                    **_EXACT,
+                    track_total_hits=False,
+                    ignore_unavailable=True,
+                    aggs={"counts": {"filters": {"filters": asked, "keyed": False}}},
+                )
+            buckets = answer.get("aggregations", {}).get("counts", {}).get("buckets")
+            found += [bucket["doc_count"] for bucket in buckets] if buckets else [0] * len(asked)
+        return found
+
+    def hours(self, index: str, field: str, where: Where) -> list[datetime]:
+        """See `DocumentStore.hours`."""
+        source = {"date_histogram": {"field": field, "fixed_interval": "1h"}}
+        options = {"index": index, "ignore_unavailable": True}
+        with self._answers():
+            groups = list(_composite(self._patient(), options, [source], where))
+        return [_EPOCH + timedelta(milliseconds=hour) for (hour,), _ in groups]
 
     def ensure_index(self, name: str, mappings: Path = MAPPINGS) -> None:
         """See `DocumentStore.ensure_index`. A file with `index_patterns` is a template, which is
@@ -150,6 +181,10 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
         if indices.exists_alias(name=name):
             fields = body["template"]["mappings"]["properties"]
             indices.put_mapping(index=name, properties=fields)
+
+    def _patient(self) -> "Elasticsearch":
+        """For requests that read or write much."""
+        return self.client().options(request_timeout=self.bulk_timeout_seconds)
 
     def _create_index(self, name: str, body: dict[str, Any]) -> None:
         from elasticsearch import BadRequestError
@@ -206,6 +241,59 @@ class ElasticsearchSnapshot:
                 return
             yield [Hit(hit["_index"], hit["_id"], _stored(hit)) for hit in hits]
             after = {"search_after": hits[-1]["sort"]}
+
+    def groups(self, fields: Sequence[str], where: Where) -> Iterator[Group]:
+        sources = [{"terms": {"field": field, "missing_bucket": True}} for field in fields]
+        options = {"pit": {"id": self.id, "keep_alive": _SNAPSHOT_KEPT}}
+        return _composite(self.client, options, sources, where)
+
+    def extent(self, where: Where) -> Extent:
+        answer = self.client.search(
+            pit={"id": self.id, "keep_alive": _SNAPSHOT_KEPT},
+            **_EXACT,
+            query=_query(where),
+            track_total_hits=True,
+            aggs={"oldest": {"min": {"field": where.field}}},
+        )
+        oldest = answer["aggregations"]["oldest"]["value"] if "aggregations" in answer else None
+        return Extent(
+            answer["hits"]["total"]["value"],
+            None if oldest is None else _EPOCH + timedelta(milliseconds=int(oldest)),
+        )
+
+
+def _composite(
+    client: "Elasticsearch",
+    options: dict[str, Any],
+    sources: Sequence[dict[str, Any]],
+    where: Where,
+) -> Iterator[Group]:
+    """Every bucket of a composite aggregation, page by page, with the exact number of documents."""
+    names = [str(number) for number in range(len(sources))]
+    composite: dict[str, Any] = {
+        "size": _GROUPS_AT_ONCE,
+        "sources": [{name: source} for name, source in zip(names, sources, strict=True)],
+    }
+    while True:
+        answer = client.search(
+            **options,
+            **_EXACT,
+            query=_query(where),
+            track_total_hits=False,
+            aggs={"groups": {"composite": composite}},
+        )
+        groups = answer.get("aggregations", {}).get("groups", {"buckets": []})
+        for bucket in groups["buckets"]:
+            yield tuple(bucket["key"][name] for name in names), bucket["doc_count"]
+        if "after_key" not in groups:
+            return
+        composite["after"] = groups["after_key"]
+
+
+def _query(where: Where) -> dict[str, Any]:
+    span = {"gte": iso(where.window.start), "lt": iso(where.window.end)}
+    equal = [{"term": {field: value}} for field, value in where.equal]
+    return {"bool": {"filter": [{"range": {where.field: span}}, *equal]}}
 
 
 def _equal(field: str, fact: Any) -> dict[str, Any]:

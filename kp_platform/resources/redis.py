@@ -1,10 +1,13 @@
-"""Redis as a Dagster resource: the values kept under the bare names, in the database of the URL.
+"""Redis as a Dagster resource: the values kept under the bare names, and the ranking, in the
+database of the URL.
 
-Belongs here: plain string keys. Does not belong here: the join, which Trino does.
+Belongs here: every call to Redis that the platform makes. Does not belong here: the join, which
+Trino does, and what a ranking is (`pipeline/ranking.py`).
 """
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 import redis
@@ -15,7 +18,8 @@ from kp_platform.settings import Settings
 
 
 class RedisResource(dg.ConfigurableResource[None]):
-    """The store of the reference keys. Its URL, which may hold a password, is KP_REDIS_URL."""
+    """The store of the reference keys and of the ranking. Its URL, which may hold a password, is
+    KP_REDIS_URL."""
 
     timeout_seconds: float = Field(
         default=5.0, gt=0, description="Longest wait for one answer, seconds."
@@ -38,6 +42,46 @@ class RedisResource(dg.ConfigurableResource[None]):
         pairs = zip(keys, found, strict=True)
         return {key: str(value) for key, value in pairs if value is not None}
 
+    def replace(
+        self,
+        listing: str,
+        sorted_sets: Mapping[str, Mapping[str, int]],
+        hashes: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        """See `Board.replace`. MULTI and EXEC travel in one write: a caller that is killed has
+        changed everything or nothing, and leaves no half-built keys behind."""
+
+        def queue(transaction: "redis.client.Pipeline") -> None:
+            before = transaction.zrange(listing, 0, -1)  # at once: the listing is being watched
+            transaction.multi()
+            transaction.delete(*sorted_sets, *before, *hashes)
+            for key, scores in sorted_sets.items():
+                if scores:
+                    transaction.zadd(key, dict(scores))
+            for key, fields in hashes.items():
+                transaction.hset(key, mapping=_mapping(fields))
+
+        with self._client() as client:
+            client.transaction(queue, listing)
+
+    def set_hash(self, key: str, fields: Mapping[str, str]) -> None:
+        """See `Board.set_hash`."""
+        with self._client() as client, client.pipeline(transaction=True) as transaction:
+            transaction.delete(key)
+            transaction.hset(key, mapping=_mapping(fields))
+            transaction.execute()
+
+    def hash(self, key: str) -> dict[str, str]:
+        """See `Board.hash`."""
+        with self._client() as client:
+            return {str(name): str(value) for name, value in client.hgetall(key).items()}
+
+    def highest(self, key: str, count: int) -> list[tuple[str, int]]:
+        """The members of a sorted set with the highest scores, as applications read them."""
+        with self._client() as client:
+            found: Any = client.zrevrange(key, 0, count - 1, withscores=True)
+        return [(str(member), int(score)) for member, score in found]
+
     @contextlib.contextmanager
     def _client(self) -> Iterator["redis.Redis"]:
         url = Settings().redis_url.get_secret_value()
@@ -52,3 +96,8 @@ class RedisResource(dg.ConfigurableResource[None]):
                 yield client
         except redis.RedisError as error:
             raise ServerDown("Redis", url, "KP_REDIS_URL", error) from error
+
+
+def _mapping(fields: Mapping[str, str]) -> dict[Any, Any]:
+    """As the client's types want it: keys and values of any kind that Redis takes."""
+    return dict(fields)

@@ -3,15 +3,18 @@
 import json
 import uuid
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from kp_platform.changes import ReferenceChange
 from kp_platform.flows import ACCESS_LOG
+from kp_platform.pipeline.counting import HOUR, Extent, Where, Window, iso
 from kp_platform.pipeline.offsets import OffsetRange, Slice, Watermarks
-from kp_platform.pipeline.query import slice_query
-from kp_platform.pipeline.store import Stored, create, put
+from kp_platform.pipeline.query import ranges_query, slice_query
+from kp_platform.pipeline.ranking import SQL_PATH
+from kp_platform.pipeline.store import Stored, create, delete, put, send
 from kp_platform.reference import REFERENCE_VALUES, seed, set_reference
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.errors import TopicMissing
@@ -93,7 +96,7 @@ class TestElasticsearch:
         else:
             real()
             store = ElasticsearchResource()
-        for name in ("kp.positions", "kp.dead", "kp.gaps", "log.index"):
+        for name in ("kp.positions", "kp.dead", "kp.gaps", "log.index", "access.kpi"):
             store.ensure_index(name)
             store.ensure_index(name)  # again is safe
         return store
@@ -194,6 +197,99 @@ class TestElasticsearch:
         ]
         assert store.count("log.index") == before + 1
 
+    def test_delete_takes_a_document_away_and_says_when_there_was_none(self, store: Any) -> None:
+        key = ("kp.positions", new_id())
+        operations = [create(*key, b'{"position": 1}'), delete(*key), delete(*key)]
+        results = send(store, operations)
+        assert [result.written for result in results] == [True, True, False]
+        assert [result.absent for result in results] == [False, False, True]
+        assert store.get([key]) == {}
+
+
+class TestCounting:
+    """`DocumentStore` as it counts documents, in a year that no other test has."""
+
+    YEAR = 2003
+    NOON = datetime(YEAR, 5, 6, 12, tzinfo=UTC)
+    DAY = Where("@timestamp", Window(NOON - 12 * HOUR, NOON + 12 * HOUR))
+
+    @pytest.fixture(params=["fake", "real"])
+    def store(self, request: pytest.FixtureRequest, real: Callable[[], Stack]) -> Any:
+        if request.param == "fake":
+            store: Any = FakeElasticsearch()
+        else:
+            real()
+            store = ElasticsearchResource()
+        store.ensure_index("log.index")
+        events = [
+            (self.NOON, "/a", "presto", "complete", 7),
+            (self.NOON + timedelta(milliseconds=1), "/a", "presto", "none", 7),
+            (self.NOON + HOUR - timedelta(milliseconds=1), "/a", "", "complete", None),
+            (self.NOON + HOUR, "/b", "presto", "complete", -3),
+            (self.NOON + 3 * HOUR, "/b", "kafka", "complete", 7),
+        ]
+        for number, (moment, uri, name, state, delay) in enumerate(events):
+            body: dict[str, Any] = {"@timestamp": iso(moment), "uri": uri, "name": name}
+            body |= {"enrichment": {"state": state}} | ({"delay_ms": delay} if delay else {})
+            index = f"log.index-{self.YEAR}.05.06"
+            send(store, [put(index, f"counted-{number}", json.dumps(body).encode())])
+        store.refresh("log.index")
+        return store
+
+    def test_groups_are_counted_exactly_and_come_in_order_with_none_first(self, store: Any) -> None:
+        with store.snapshot("log.index") as snapshot:
+            found = list(snapshot.groups(["delay_ms", "name"], self.DAY))
+        assert found == [
+            ((None, ""), 1),
+            ((-3, "presto"), 1),
+            ((7, "kafka"), 1),
+            ((7, "presto"), 2),
+        ]
+
+    def test_a_window_has_its_start_and_not_its_end(self, store: Any) -> None:
+        hour = Where("@timestamp", Window(self.NOON, self.NOON + HOUR))
+        with store.snapshot("log.index") as snapshot:
+            assert list(snapshot.groups(["uri"], hour)) == [(("/a",), 3)]
+            assert snapshot.extent(hour) == Extent(3, self.NOON)
+
+    def test_conditions_are_counted_each_by_itself(self, store: Any) -> None:
+        hour = Window(self.NOON, self.NOON + HOUR)
+        conditions = [
+            Where("@timestamp", hour),
+            Where("@timestamp", hour, (("enrichment.state", "complete"),)),
+            Where("@timestamp", hour, (("enrichment.state", "complete"), ("name", ""))),
+            self.DAY,
+        ]
+        assert store.counts("log.index", conditions) == [3, 2, 1, 5]
+        assert store.counts("log.index", [self.DAY] * 1_001) == [5] * 1_001
+        assert store.counts("log.index", []) == []
+
+    def test_hours_are_those_that_hold_a_document(self, store: Any) -> None:
+        assert store.hours("log.index", "@timestamp", self.DAY) == [
+            self.NOON,
+            self.NOON + HOUR,
+            self.NOON + 3 * HOUR,
+        ]
+
+    def test_an_empty_span_and_a_missing_index_hold_nothing(self, store: Any) -> None:
+        before = Window(self.NOON - HOUR, self.NOON)
+        for index, where in [("log.index", Where("@timestamp", before)), ("no-such", self.DAY)]:
+            with store.snapshot(index) as snapshot:
+                assert list(snapshot.groups(["uri"], where)) == []
+                assert snapshot.extent(where) == Extent(0, None)
+            assert store.counts(index, [where]) == [0]
+            assert store.hours(index, "@timestamp", where) == []
+
+    def test_a_snapshot_does_not_see_what_is_written_after_it(self, store: Any) -> None:
+        hour = Where("@timestamp", Window(self.NOON + 5 * HOUR, self.NOON + 6 * HOUR))
+        with store.snapshot("log.index") as snapshot:
+            body = {"@timestamp": iso(hour.window.start), "uri": new_id()}
+            late = (f"log.index-{self.YEAR}.05.06", new_id())
+            send(store, [create(*late, json.dumps(body).encode())])
+            store.refresh("log.index")
+            assert snapshot.extent(hour).count == 0
+        send(store, [delete(*late)])
+
 
 def test_one_document_against_the_mapping_does_not_keep_its_neighbours_out(
     quiet_stack: Stack,
@@ -272,6 +368,43 @@ class TestReferenceData:
         assert redis.values([name, new_id()]) == {name: ""}
 
 
+class TestBoard:
+    """`Board`: sorted sets and hashes in Redis."""
+
+    @pytest.fixture(params=["fake", "real"])
+    def board(self, request: pytest.FixtureRequest, real: Callable[[], Stack]) -> Any:
+        if request.param == "fake":
+            return FakeRedis()
+        real()
+        return RedisResource()
+
+    def test_members_of_one_score_come_in_descending_order_of_their_bytes(self, board: Any) -> None:
+        key = f"contract-{new_id()}"
+        scores = {"a": 1, "": 1, "b": 2, "é": 1, "😀": 1, "/" * 8_000: 3, "Z": 1}
+        board.replace(key, {key: scores}, {})
+        expected = [("/" * 8_000, 3), ("b", 2), ("😀", 1), ("é", 1), ("a", 1), ("Z", 1), ("", 1)]
+        assert board.highest(key, 10) == expected
+        assert board.highest(key, 2) == expected[:2]
+        board.replace(key, {key: {}}, {})
+
+    def test_what_is_replaced_leaves_nothing_of_the_old(self, board: Any) -> None:
+        listing, first, second = (f"contract-{new_id()}" for _ in range(3))
+        hashes = {first: {"key": "x", "old": "1"}, second: {"key": "y"}}
+        board.replace(listing, {listing: {first: 1, second: 2}}, hashes)
+        board.replace(listing, {listing: {first: 1}}, {first: {"key": "z"}})
+        assert board.hash(first) == {"key": "z"}
+        assert board.hash(second) == {}
+        assert board.highest(listing, 10) == [(first, 1)]
+        board.replace(listing, {listing: {}}, {})
+        assert (board.hash(first), board.highest(listing, 10)) == ({}, [])
+
+    def test_a_hash_is_set_as_a_whole(self, board: Any) -> None:
+        key = f"contract-{new_id()}"
+        board.set_hash(key, {"a": "1", "b": ""})
+        board.set_hash(key, {"b": ""})
+        assert board.hash(key) == {"b": ""}
+
+
 class TestTrino:
     """`QueryEngine`, for the slice's query of the access log."""
 
@@ -332,3 +465,45 @@ class TestTrino:
         [(_, offset)] = send(Event().value)
         found = self.rows(trino, Slice((OffsetRange(3, offset, offset + 5),)))
         assert [row["offset"] for row in found] == [offset]
+
+    def test_the_ranking_in_redis_comes_in_order_with_facts_and_latest_event(
+        self, world: tuple[Any, Any]
+    ) -> None:
+        trino, send = world
+        board = trino.redis if isinstance(trino, FakeTrino) else RedisResource()
+        unknown, presto = Event(name=f"nobody-{new_id()}"), Event(name="presto")
+        [(_, first), (_, last)] = send(unknown.value, presto.value)
+        uri = f"/{presto.uuid}"
+        ranked = [("name", "presto"), ("name", unknown.name), ("name", ""), ("uri", uri)]
+        hashes = {
+            f"ranking:{kind}:{rank}": {
+                "kind": kind,
+                "rank": str(rank),
+                "key": key,
+                "accesses": "5",
+                "computed_at": "now",
+            }
+            for rank, (kind, key) in enumerate(ranked, start=1)
+        }
+        listing = {key: order for order, key in enumerate(hashes)}
+        board.replace("ranking:places", {"ranking:places": listing}, hashes)
+        sql, parameters = ranges_query(SQL_PATH, Slice((OffsetRange(3, first, last + 1),)))
+        with trino.query(sql, parameters) as answer:
+            rows = [row for batch in answer.batches(2) for row in batch]
+            found = [dict(zip(answer.columns, row, strict=True)) for row in rows]
+        board.replace("ranking:places", {"ranking:places": {}}, {})
+        assert [(row["kind"], row["key"]) for row in found] == ranked
+        assert [(row["rank"], row["accesses"]) for row in found] == [(n, 5) for n in (1, 2, 3, 4)]
+        assert [row["redis_value"] for row in found] == [
+            REFERENCE_VALUES["presto"],
+            None,
+            None,
+            None,
+        ]
+        assert [row["test_name"] for row in found] == ["presto", None, None, None]
+        assert found[0]["test_id"] > 0
+        uuids = [presto.uuid, unknown.uuid, None, presto.uuid]
+        assert [row["last_uuid"] for row in found] == uuids
+        assert found[3]["last_uri"] == uri
+        assert found[0]["last_accessed_at"].endswith("Z")
+        assert {row["computed_at"] for row in found} == {"now"}

@@ -1,0 +1,55 @@
+-- The ranking in Redis, in popularity order, joined with the MySQL row and the Redis value of each
+-- name and with the latest event of each name and uri among the last ones in Kafka.
+-- Paste it into the Trino CLI as it is: it looks for these among the first 100 offsets of
+-- partition 0. The pipeline repeats that branch for the last offsets of each partition.
+WITH recent AS (
+    SELECT _partition_id, _partition_offset, _timestamp, uuid, uri, name
+    FROM kafka_tests.analyze.action
+    WHERE _partition_id = 0 AND _partition_offset >= 0 AND _partition_offset < 100
+),
+latest AS (
+    SELECT
+        accessed.kind,
+        accessed.key,
+        max_by(
+            CAST(
+                ROW(recent.uri, recent.uuid, recent._timestamp)
+                AS ROW(uri varchar, uuid varchar, accessed_at timestamp(3))
+            ),
+            ROW(recent._timestamp, recent._partition_id, recent._partition_offset)
+        ) AS event
+    FROM recent
+    CROSS JOIN UNNEST(ARRAY['name', 'uri'], ARRAY[recent.name, recent.uri]) AS accessed(kind, key)
+    -- Not of dead letters: a time of another century, or no uuid.
+    WHERE
+        recent._timestamp >= TIMESTAMP '2000-01-01' AND recent._timestamp < TIMESTAMP '2100-01-01'
+        AND regexp_like(recent.uuid, '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
+    GROUP BY accessed.kind, accessed.key
+)
+SELECT
+    places.kind,
+    places.rank,
+    places.key,
+    places.accesses,
+    tests.test_id,
+    tests.test_name,
+    format_datetime(tests.created_at AT TIME ZONE 'UTC', 'yyyy-MM-dd''T''HH:mm:ss''Z''') AS created_at,
+    reference_keys.redis_value,
+    latest.event.uri AS last_uri,
+    latest.event.uuid AS last_uuid,
+    replace(CAST(latest.event.accessed_at AS varchar), ' ', 'T') || 'Z' AS last_accessed_at,
+    places.computed_at
+FROM (
+    -- An empty value comes as NULL: the name of an anonymous visitor.
+    SELECT kind, rank, coalesce(key, '') AS key, accesses, computed_at
+    FROM red_tests.access.ranking
+) AS places
+LEFT JOIN my_tests.testing.tests ON places.kind = 'name' AND tests.test_name = places.key
+LEFT JOIN (
+    -- A SCAN of Redis may return a key twice.
+    SELECT redis_key, coalesce(arbitrary(redis_value), '') AS redis_value
+    FROM red_tests.test.string
+    GROUP BY redis_key
+) AS reference_keys ON places.kind = 'name' AND reference_keys.redis_key = places.key
+LEFT JOIN latest ON latest.kind = places.kind AND latest.key = places.key
+ORDER BY places.kind, places.rank

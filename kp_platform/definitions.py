@@ -11,6 +11,8 @@ import dagster as dg
 from kp_platform.assets import flow_asset, reference_assets, topic_asset
 from kp_platform.flows import FLOWS, Flow
 from kp_platform.jobs import indexing_job, reference_job
+from kp_platform.kpi import kpi_asset, kpi_job, kpi_sensor
+from kp_platform.ranking import ranking_asset, ranking_job, ranking_sensor
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.mysql import MySQLResource
@@ -24,14 +26,21 @@ def build_definitions(
 ) -> dg.Definitions:
     """The same graph for production, tests and notebooks; `resources` replace the real ones."""
     jobs = {flow.name: indexing_job(flow) for flow in flows}
+    ranking, kpi = ranking_job(), kpi_job()
     return dg.Definitions(
         assets=[
             *(topic_asset(flow) for flow in flows),
             *(flow_asset(flow) for flow in flows),
             *reference_assets(),
+            ranking_asset(),
+            kpi_asset(),
         ],
-        jobs=[*jobs.values(), reference_job()],
-        sensors=[offset_sensor(flow, jobs[flow.name]) for flow in flows],
+        jobs=[*jobs.values(), reference_job(), ranking, kpi],
+        sensors=[
+            *(offset_sensor(flow, jobs[flow.name]) for flow in flows),
+            ranking_sensor(ranking),
+            kpi_sensor(kpi),
+        ],
         resources={
             "kafka": KafkaResource(),
             "trino": TrinoResource(),

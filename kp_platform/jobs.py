@@ -14,6 +14,10 @@ AssetJob = Any  # what define_asset_job returns has no public name
 FLOW_TAG = "kp/flow"
 # After this Dagster's run monitoring ends a run whose machine is gone; runs end long before.
 MAX_RUNTIME_SECONDS = 1800
+SENSOR_RUN_TAGS = {
+    "dagster/max_runtime": str(MAX_RUNTIME_SECONDS),
+    "dagster/max_retries": "0",  # the sensor starts the next run, with a pause
+}
 
 
 def indexing_job(flow: Flow) -> AssetJob:
@@ -23,11 +27,7 @@ def indexing_job(flow: Flow) -> AssetJob:
         selection=dg.AssetSelection.assets(flow_asset_key(flow)),
         description=f"Take topic {flow.topic} in slices until caught up, then follow until idle.",
         executor_def=dg.in_process_executor,
-        tags={
-            FLOW_TAG: flow.name,
-            "dagster/max_runtime": str(MAX_RUNTIME_SECONDS),
-            "dagster/max_retries": "0",  # the sensor starts the next run, with a pause
-        },
+        tags={FLOW_TAG: flow.name, **SENSOR_RUN_TAGS},
     )
 
 

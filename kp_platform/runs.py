@@ -55,6 +55,18 @@ def seconds_to_wait(runs: Sequence[JobRun]) -> float:
     return pause - failures[0].age_seconds
 
 
+def obstacle_to_run(
+    instance: dg.DagsterInstance, job_name: str, key: dg.AssetKey, max_run_seconds: float
+) -> str:
+    """What keeps a sensor from starting the job of an asset now, in words; empty: nothing."""
+    if live := live_runs(instance, job_name, key, max_run_seconds):
+        return f"{live[0]} is {live[0].status.value.lower()}"
+    latest = latest_runs(instance, dg.RunsFilter(job_name=job_name))
+    if (left := seconds_to_wait(latest)) > 0:
+        return f"{latest[0]} failed, the next starts in {left:.0f} s"
+    return ""
+
+
 def latest_runs(instance: dg.DagsterInstance, chosen: dg.RunsFilter) -> list[JobRun]:
     """The latest runs that the filter lets through, newest first."""
     now = time.time()

@@ -133,6 +133,21 @@ class Settings(BaseSettings):
         10.0, ge=0, le=30, description="How long one sensor tick watches the topic for new events."
     )
 
+    ranking_window_seconds: int = Field(
+        3_600, ge=1, description="The ranking counts the accesses of so many seconds until now."
+    )
+    ranking_size: int = Field(
+        100, ge=1, le=10_000, description="Places of the ranking of names, and of that of uris."
+    )
+    ranking_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="The ranking is made anew at most this often, when accesses changed.",
+    )
+    kpi_seconds: float = Field(
+        300.0, ge=0, description="The KPIs of an hour are counted again at most this often."
+    )
+
     @field_validator("home", "cache", "presto_etc")
     @classmethod
     def _is_absolute(cls, value: Path) -> Path:

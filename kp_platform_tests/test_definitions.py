@@ -9,6 +9,7 @@ import dagster as dg
 from kp_platform.definitions import build_definitions
 from kp_platform_tests.conftest import ROOT
 
+SENSORS = ("access_log_offsets", "access_ranking_refresh", "access_kpi_hours")
 ENRICHED = dg.AssetKey("enriched_access_log")
 
 
@@ -21,7 +22,7 @@ def test_they_load_in_a_fresh_interpreter_with_an_empty_environment() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env={}, cwd="/", capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout.strip()) == (0, "8"), done.stderr
+    assert (done.returncode, done.stdout.strip()) == (0, "10"), done.stderr
 
 
 def test_the_lineage_leads_from_topic_table_and_keys_to_the_enriched_log() -> None:
@@ -35,20 +36,31 @@ def test_the_lineage_leads_from_topic_table_and_keys_to_the_enriched_log() -> No
     assert graph.get(dg.AssetKey(["mysql", "testing.tests"])).is_executable
 
 
+def test_ranking_and_kpis_come_from_the_enriched_log() -> None:
+    graph = build_definitions().resolve_asset_graph()
+    assert graph.get(dg.AssetKey("access_ranking")).parent_keys == {
+        ENRICHED,
+        dg.AssetKey(["mysql", "testing.tests"]),
+        dg.AssetKey(["redis", "test.string"]),
+    }
+    assert graph.get(dg.AssetKey("access_kpi")).parent_keys == {ENRICHED}
+
+
 def test_every_asset_job_sensor_and_resource_field_has_a_description() -> None:
     definitions = build_definitions()
     assert all(spec.description for spec in definitions.resolve_all_asset_specs())
-    names = ("index_access_log", "seed_reference_data")
+    names = ("index_access_log", "seed_reference_data", "rank_accesses", "compute_access_kpi")
     assert all(definitions.resolve_job_def(name).description for name in names)
-    assert definitions.resolve_sensor_def("access_log_offsets").description
+    assert all(definitions.resolve_sensor_def(name).description for name in SENSORS)
     for resource in (definitions.resources or {}).values():
         assert isinstance(resource, dg.ConfigurableResource)
         assert all(field.description for field in type(resource).model_fields.values())
 
 
-def test_the_sensor_is_on_by_default() -> None:
-    sensor = build_definitions().resolve_sensor_def("access_log_offsets")
-    assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
+def test_the_sensors_are_on_by_default() -> None:
+    for name in SENSORS:
+        sensor = build_definitions().resolve_sensor_def(name)
+        assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
 
 
 def test_the_root_of_the_repository_is_a_workspace_for_dagster_dev() -> None:

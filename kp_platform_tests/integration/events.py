@@ -1,14 +1,18 @@
-"""What the integration tests send and look up, with no help from the code under test."""
+"""What the integration tests send, index and look up; they look up without the code under test."""
 
 import json
 import uuid
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from confluent_kafka import Producer
 
 from kp_platform.flows import ACCESS_LOG
+from kp_platform.pipeline.drain import Limits, Pipeline
 from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform.resources.kafka import KafkaResource
+from kp_platform.resources.trino import TrinoResource
 from kp_platform.settings import Settings
 
 
@@ -31,10 +35,14 @@ def json_value(**members: object) -> bytes:
 
 
 def publish(
-    *values: bytes | None, partition: int = -1, topic: str = ACCESS_LOG.topic
+    *values: bytes | None,
+    partition: int = -1,
+    topic: str = ACCESS_LOG.topic,
+    at: datetime | None = None,
 ) -> list[tuple[int, int]]:
     """Write messages to a topic, that of the access log if none is named; returns their
-    (partition, offset) in the order of their delivery."""
+    (partition, offset) in the order of their delivery. `at` is their timestamp, now if none is
+    given."""
     producer = Producer({"bootstrap.servers": Settings().kafka_bootstrap_servers, "acks": "all"})
     places: list[tuple[int, int]] = []
 
@@ -45,13 +53,44 @@ def publish(
     for value in values:
         while True:
             try:
-                producer.produce(topic, value, partition=partition, on_delivery=delivered)
+                producer.produce(
+                    topic,
+                    value,
+                    partition=partition,
+                    timestamp=round(at.timestamp() * 1000) if at else 0,
+                    on_delivery=delivered,
+                )
                 break
             except BufferError:
                 producer.poll(0.1)
     assert producer.flush(60) == 0
     assert len(places) == len(values)
     return places
+
+
+def drain() -> None:
+    """Index all that was published, as a run does it."""
+    limits = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=300)
+    store = ElasticsearchResource()
+    list(Pipeline(ACCESS_LOG, KafkaResource(), TrinoResource(), store, limits).drain())
+
+
+def unused_hours(count: int) -> list[datetime]:
+    """Hours in a row, long ago, in which there is no event yet: those of the test that asks."""
+    client = ElasticsearchResource().client()
+    client.indices.refresh(index=ACCESS_LOG.index, ignore_unavailable=True)
+    first = datetime(2026, 2, 1, tzinfo=UTC)
+    latest = client.search(
+        index=ACCESS_LOG.index,
+        query={"range": {"@timestamp": {"gte": first.isoformat(), "lt": "2026-07-01"}}},
+        size=1,
+        sort=[{"@timestamp": "desc"}],
+        ignore_unavailable=True,
+    )["hits"]["hits"]
+    if latest:
+        used = datetime.fromisoformat(latest[0]["_source"]["@timestamp"])
+        first = used.replace(minute=0, second=0, microsecond=0) + timedelta(hours=2)
+    return [first + timedelta(hours=number) for number in range(count)]
 
 
 def documents(*identities: str) -> list[dict[str, Any]]:

@@ -62,9 +62,10 @@ class Settings(BaseSettings):
         default_factory=_local("http://127.0.0.1:{port}", 18080),
         description="Trino coordinator.",
     )
-    presto_etc: Path = Field(
-        _ROOT / "presto_etc",
-        description="Folder of the local Trino's configuration, catalogs and table files.",
+    presto_etc: str = Field(
+        "",
+        description="Folder of the local Trino's configuration, catalogs and table files; "
+        "empty: the one of this repository.",
     )
     trino_user: str = Field("kp_platform", description="Trino user that the runs query as.")
     elasticsearch_url: str = Field(
@@ -148,11 +149,16 @@ class Settings(BaseSettings):
         300.0, ge=0, description="The KPIs of an hour are counted again at most this often."
     )
 
-    @field_validator("home", "cache", "presto_etc")
+    @field_validator("home", "cache")
     @classmethod
     def _is_absolute(cls, value: Path) -> Path:
         """Children of the stack run in other folders, and two spellings must not be two stacks."""
         return value.expanduser().absolute()
+
+    @field_validator("presto_etc")
+    @classmethod
+    def _is_absolute_or_empty(cls, value: str) -> str:
+        return str(Path(value).expanduser().absolute()) if value else ""
 
     @field_validator("trino_url", "elasticsearch_url", "emitter_url", "dagster_url")
     @classmethod
@@ -175,6 +181,10 @@ class Settings(BaseSettings):
                 f"unknown service {', '.join(unknown)}; known: {', '.join(EXTERNAL_SERVICES)}"
             )
         return value
+
+    @property
+    def presto_folder(self) -> Path:
+        return Path(self.presto_etc) if self.presto_etc else _ROOT / "presto_etc"
 
     @property
     def external_services(self) -> frozenset[str]:

@@ -70,7 +70,7 @@ def stack() -> Iterator[Stack]:
     presto_etc = Path(tempfile.mkdtemp(prefix="kp-tests-etc-"))
     with pytest.MonkeyPatch.context() as monkeypatch:
         _forget_settings(monkeypatch)
-        shutil.copytree(Settings().presto_etc, presto_etc, dirs_exist_ok=True)
+        shutil.copytree(Settings().presto_folder, presto_etc, dirs_exist_ok=True)
         shutil.copytree(TOY_TABLES, presto_etc / "kafka", dirs_exist_ok=True)
         settings = _settings(home, presto_etc)
         stack = Stack(settings, {**os.environ, **environment(settings, secrets=True)})
@@ -120,7 +120,7 @@ def _settings(home: Path, presto_etc: Path) -> Settings:
         settings = Settings(
             _env_file=None,
             home=home,
-            presto_etc=presto_etc,
+            presto_etc=str(presto_etc),
             port_offset=offset,
             follow_idle_seconds=2,
             sensor_wait_seconds=2,

@@ -49,7 +49,7 @@ def kp(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedPro
         (["doctor"], {"KP_ELASTICSEARCH_JAVA_HOME": "/nowhere"}, 1, "java"),
         (["seed"], {}, 1, "MySQL does not answer at 127.0.0.1:63033"),
         (["reference"], {}, 2, "command"),
-        (["reference", "set", "presto"], {}, 2, "URL"),
+        (["reference", "set", "presto"], {}, 2, "url"),
         (["reference", "set", "x" * 86, "u"], {}, 2, "a name has 1 to 85 characters"),
         (["reference", "set", "x", "u"], {}, 1, "MySQL does not answer at 127.0.0.1:63033"),
     ],

@@ -278,7 +278,7 @@ def _trino(settings: Settings) -> Service:
     command = (
         str(distribution(settings, "trino") / "bin" / "launcher"),
         "-jvm-dir", str(machine.TRINO_JAVA_HOME),
-        "-etc-dir", str(settings.presto_etc),
+        "-etc-dir", str(settings.presto_folder),
         "-data-dir", str(settings.home / "trino"),
         "-D", f"node.bind-ip={LOOPBACK}",
         "-D", f"node.internal-address={LOOPBACK}",
@@ -290,9 +290,9 @@ def _trino(settings: Settings) -> Service:
 
 def kafka_tables(settings: Settings) -> str:
     """The tables that the table files describe, as Trino's catalog wants them named."""
-    files = sorted((settings.presto_etc / "kafka").glob("*.json"))
+    files = sorted((settings.presto_folder / "kafka").glob("*.json"))
     if not files:
-        raise StackError(f"KP_PRESTO_ETC: {settings.presto_etc} has no table file in kafka/")
+        raise StackError(f"KP_PRESTO_ETC: {settings.presto_folder} has no table file in kafka/")
     described = [json.loads(path.read_text(encoding="utf-8")) for path in files]
     return ",".join(f"{each['schemaName']}.{each['tableName']}" for each in described)
 

@@ -63,6 +63,15 @@ def _is_not_known_yet(error: Exception) -> bool:
     )
 
 
+def _is_electing(error: Exception) -> bool:
+    """A fresh broker, or one that is back, makes the log of the groups on the first commit."""
+    return isinstance(error, KafkaException) and error.args[0].code() in (
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    )
+
+
 _admins: dict[str, AdminClient] = {}
 _admins_lock = threading.Lock()
 
@@ -159,17 +168,21 @@ class KafkaResource(dg.ConfigurableResource[None]):
         """Mirror positions to a consumer group, best effort: a failure is logged, not raised."""
         parts = [TopicPartition(topic, partition, at) for partition, at in offsets.items()]
         try:
-            request = [ConsumerGroupTopicPartitions(group, parts)]
-            futures = _admin(self.address).alter_consumer_group_offsets(
-                request, request_timeout=self.timeout_seconds
-            )
-            answer = futures[group].result()
+            self._commit([ConsumerGroupTopicPartitions(group, parts)])
         except KafkaException as error:
             logger.warning("group %s not committed: %s", group, error)
-            return
-        for part in answer.topic_partitions:
-            if part.error:
-                logger.warning("group %s not committed: %s: %s", group, part, part.error)
+
+    def _commit(self, request: list[ConsumerGroupTopicPartitions]) -> None:
+        for attempt in stamina.retry_context(
+            on=_is_electing, timeout=self.timeout_seconds, wait_initial=0.05, wait_max=0.5
+        ):
+            with attempt:
+                futures = _admin(self.address).alter_consumer_group_offsets(
+                    request, request_timeout=self.timeout_seconds
+                )
+                for part in futures[request[0].group_id].result().topic_partitions:
+                    if part.error:
+                        raise KafkaException(part.error)
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """The offsets that a consumer group has committed; only for people and tests."""

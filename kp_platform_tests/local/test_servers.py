@@ -122,7 +122,7 @@ def test_every_variable_of_presto_etc_is_set_for_trino(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     trino = next(each for each in services(settings) if each.name == "trino")
     known = {**supervisor.stack_environment(settings), **trino.environment}
-    for path in settings.presto_etc.rglob("*.properties"):
+    for path in settings.presto_folder.rglob("*.properties"):
         lines = path.read_text(encoding="utf-8").splitlines()
         text = "\n".join(line for line in lines if not line.startswith("#"))
         for name in text.split("${ENV:")[1:]:
@@ -136,18 +136,18 @@ def test_a_table_file_is_all_that_makes_a_topic_a_table(tmp_path: Path) -> None:
     for name in ("b", "a"):
         table = json.dumps({"schemaName": "toys", "tableName": name})
         (folder / f"{name}.json").write_text(table, encoding="utf-8")
-    settings = settings_in(tmp_path, presto_etc=tmp_path / "etc")
+    settings = settings_in(tmp_path, presto_etc=str(tmp_path / "etc"))
     trino = next(each for each in services(settings) if each.name == "trino")
     assert trino.environment["KP_KAFKA_TABLES"] == "toys.a,toys.b"
 
 
 def test_a_folder_without_table_files_is_named_with_its_setting(tmp_path: Path) -> None:
     with pytest.raises(StackError, match="KP_PRESTO_ETC: .* has no table file"):
-        services(settings_in(tmp_path, presto_etc=tmp_path))
+        services(settings_in(tmp_path, presto_etc=str(tmp_path)))
 
 
 def test_the_table_of_the_access_log_has_only_text_without_a_length() -> None:
-    path = Settings().presto_etc / "kafka" / "action.json"
+    path = Settings().presto_folder / "kafka" / "action.json"
     table = json.loads(path.read_text(encoding="utf-8"))
     columns = [(field["name"], field["type"]) for field in table["message"]["fields"]]
     assert columns == [("uuid", "VARCHAR"), ("uri", "VARCHAR"), ("name", "VARCHAR")]

@@ -3,7 +3,7 @@
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from kp_platform.resources.kafka import _is_not_known_yet, _is_transient
+from kp_platform.resources.kafka import _is_electing, _is_not_known_yet, _is_transient
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,19 @@ def test_only_what_passes_by_itself_is_asked_again(
 ) -> None:
     error = KafkaException(KafkaError(code))
     assert (_is_transient(error), _is_not_known_yet(error)) == (transient, while_made)
+
+
+@pytest.mark.parametrize(
+    ("code", "again"),
+    [
+        # The log of the groups is made at the first commit, or its leader has just changed.
+        (KafkaError.COORDINATOR_LOAD_IN_PROGRESS, True),
+        (KafkaError.COORDINATOR_NOT_AVAILABLE, True),
+        (KafkaError.NOT_COORDINATOR, True),
+        # The mirror is best effort: what does not pass by itself is only said.
+        (KafkaError.GROUP_AUTHORIZATION_FAILED, False),
+        (KafkaError._TIMED_OUT, False),
+    ],
+)
+def test_a_commit_waits_for_a_coordinator_only(code: int, again: bool) -> None:
+    assert _is_electing(KafkaException(KafkaError(code))) is again

@@ -15,8 +15,9 @@ when the slice was begun.
 
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +30,8 @@ from kp_platform.pipeline.errors import SliceError
 from kp_platform.pipeline.log import Log
 from kp_platform.pipeline.offsets import Slice, TopicState
 from kp_platform.pipeline.query import Coverage, QueryEngine, slice_query
-from kp_platform.pipeline.store import DocumentStore, Hit, put, send
-from kp_platform.pipeline.stream import PREVIEW_ROWS, SliceReport
+from kp_platform.pipeline.store import DocumentStore, Hit, ItemResult, Snapshot, put, send
+from kp_platform.pipeline.stream import BULK_THREADS, PREVIEW_ROWS, SliceReport
 
 LOOK_SECONDS = 0.1
 
@@ -43,6 +44,14 @@ class _Key:
 
     facts: dict[str, Any] = field(default_factory=dict)
     messages: list[tuple[int, int, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """Documents as they were sent, and what became of each."""
+
+    documents: list[dict[str, Any]]
+    results: Sequence[ItemResult]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +104,32 @@ class Rewriter:
     def _round(self, part: Slice) -> tuple[SliceReport, int]:
         """What one look did, and how many documents another writer had changed meanwhile."""
         report = SliceReport(asked=part.ranges, slices=1)
-        conflicts = 0
         index = self.rewrites.target.index
         self.store.refresh(index)
-        with self.store.snapshot(index) as snapshot:
+        with self.store.snapshot(index) as snapshot, ThreadPoolExecutor(BULK_THREADS) as threads:
             keys = self._read(part, report)
             began = time.monotonic()
-            for key, known in keys.items():
-                field_ = self.rewrites.document_field
-                for hits in snapshot.differing(field_, key, known.facts, self.batch_rows):
-                    conflicts += self._write(hits, known, report)
-                    if not known.messages:
-                        break
+            sending: deque[tuple[_Key, Future[_Sent]]] = deque()
+            conflicts = 0
+            for known, hits in self._pages(snapshot, keys):
+                sending.append((known, threads.submit(self._send, hits, known.facts)))
+                if len(sending) > BULK_THREADS:
+                    conflicts += _collect(*sending.popleft(), report)
+            while sending:
+                conflicts += _collect(*sending.popleft(), report)
             report.elasticsearch_seconds = time.monotonic() - began
         return report, conflicts
+
+    def _pages(
+        self, snapshot: Snapshot, keys: Mapping[str, _Key]
+    ) -> Iterator[tuple[_Key, list[Hit]]]:
+        """The documents of each key that lack its facts; no more of a key that was refused."""
+        for key, known in keys.items():
+            field = self.rewrites.document_field
+            for hits in snapshot.differing(field, key, known.facts, self.batch_rows):
+                yield known, hits
+                if not known.messages:
+                    break
 
     def _read(self, part: Slice, report: SliceReport) -> dict[str, _Key]:
         """The keys that the slice's messages name, with what Trino knows of them now."""
@@ -137,34 +158,39 @@ class Rewriter:
         report.trino_seconds = time.monotonic() - began
         return keys
 
-    def _write(self, hits: Sequence[Hit], known: _Key, report: SliceReport) -> int:
-        """Rewrite those documents that do differ; returns the number of conflicts.
-
-        Facts that the index refuses make dead letters of the messages that brought them.
-        """
-        changed = [(hit, new) for hit in hits if (new := self._new(hit, known.facts))]
+    def _send(self, hits: Sequence[Hit], facts: dict[str, Any]) -> _Sent:
+        """Rewrite those documents that do differ, each only over the version that was seen."""
+        references = self.flow.references
+        missing = [source for source, column in references.items() if facts[column] is None]
+        brought = facts | {"enrichment": enrichment(missing, references)}
+        changed = [(hit, hit.stored.source | brought) for hit in hits]
+        changed = [(hit, new) for hit, new in changed if new != hit.stored.source]
         operations = [
             put(hit.index, hit.id, orjson.dumps(new), expected=hit.stored.version)
             for hit, new in changed
         ]
         results = send(self.store, operations) if operations else []
-        if refused := [result for result in results if result.rejected]:
-            reason = refused[0].error, refused[0].reason
-            report.outcome.applied -= len(known.messages)
-            report.outcome.dead += [DeadLetter(*place, *reason) for place in known.messages]
-            known.messages.clear()
-        written = [new for (_, new), result in zip(changed, results, strict=True) if result.written]
-        report.outcome.rewritten += len(written)
-        report.preview += written[: PREVIEW_ROWS - len(report.preview)]
-        logger.info("%d documents rewritten", len(written))
-        return sum(result.conflict for result in results)
+        return _Sent([new for _, new in changed], results)
 
-    def _new(self, hit: Hit, facts: dict[str, Any]) -> dict[str, Any] | None:
-        """The document with the facts of now; None when it has them already."""
-        references = self.flow.references
-        missing = [source for source, column in references.items() if facts[column] is None]
-        new = hit.stored.source | facts | {"enrichment": enrichment(missing, references)}
-        return None if new == hit.stored.source else new
+
+def _collect(known: _Key, sending: Future[_Sent], report: SliceReport) -> int:
+    """Count what was written; returns the number of conflicts.
+
+    Facts that the index refuses make dead letters of the messages that brought them.
+    """
+    sent = sending.result()
+    written = [
+        new for new, result in zip(sent.documents, sent.results, strict=True) if result.written
+    ]
+    if refused := [result for result in sent.results if result.rejected]:
+        reason = refused[0].error, refused[0].reason
+        report.outcome.applied -= len(known.messages)
+        report.outcome.dead += [DeadLetter(*place, *reason) for place in known.messages]
+        known.messages.clear()
+    report.outcome.rewritten += len(written)
+    report.preview += written[: PREVIEW_ROWS - len(report.preview)]
+    logger.info("%d documents rewritten", len(written))
+    return sum(result.conflict for result in sent.results)
 
 
 def _summed(rounds: Sequence[SliceReport]) -> SliceReport:

@@ -103,9 +103,9 @@ def test_a_killed_rewrite_goes_on_where_documents_still_differ(world: World) -> 
         each.source["redis_value"] == "https://trino.io/"
         for each in world.stored("log.index").values()
     )
-    assert done == 7  # one bulk request
+    assert 0 < done < 20
     [report] = world.follow_changes()
-    assert report.outcome.rewritten == 13
+    assert report.outcome.rewritten == 20 - done
 
 
 def test_newer_data_written_meanwhile_are_not_written_over(world: World) -> None:

@@ -1,9 +1,11 @@
 #!/bin/sh
 # packages.sh [test]: installs the Debian packages that are missing, and nothing when none is.
-# `test` adds the browser of the browser tests. Runs before there is a virtual environment.
+# `test` adds the browser of the browser tests and what the example in Go is built with. Runs before
+# there is a virtual environment.
 set -eu
 
 python=${PYTHON:-python3}
+kafka_for_go=/usr/share/gocode/src/github.com/confluentinc/confluent-kafka-go
 missing=
 
 need() { missing="$missing $1"; }
@@ -40,7 +42,15 @@ look() {
     PATH="$PATH:/usr/sbin" command -v redis-server >/dev/null || need redis-server
     library 'libaio\.so\.1' || need "$(first_known libaio1t64 libaio1)"
     library 'libnuma\.so\.1' || need libnuma1
-    [ "${1:-}" != test ] || browser >/dev/null || need "$(first_known chromium chromium-browser)"
+    [ "${1:-}" != test ] || look_for_tests
+}
+
+look_for_tests() {
+    browser >/dev/null || need "$(first_known chromium chromium-browser)"
+    command -v go >/dev/null || need golang-go
+    command -v gcc >/dev/null || need gcc
+    [ -e /usr/include/stdio.h ] || need libc6-dev
+    [ -d "$kafka_for_go" ] || need golang-github-confluentinc-confluent-kafka-go-dev
 }
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {

@@ -1,0 +1,74 @@
+// Command consumer reads the access events beside the platform and prints each as a line of JSON.
+// It has a consumer group of its own; the platform keeps its positions in Elasticsearch, so nothing
+// that is read or committed here moves them. It ends on SIGINT or SIGTERM.
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"log"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/confluentinc/confluent-kafka-go/kafka"
+)
+
+// line is what is printed: where the message lies, its headers, and its body as it is.
+type line struct {
+	Partition int32             `json:"partition"`
+	Offset    kafka.Offset      `json:"offset"`
+	Timestamp time.Time         `json:"timestamp"`
+	Headers   map[string]string `json:"headers"`
+	Event     json.RawMessage   `json:"event"`
+}
+
+func main() {
+	group := flag.String("group", "go-example", "consumer group: its members share the partitions")
+	flag.Parse()
+	consumer, err := kafka.NewConsumer(&kafka.ConfigMap{
+		"bootstrap.servers": os.Getenv("KP_KAFKA_BOOTSTRAP_SERVERS"),
+		"group.id":          *group,
+		"auto.offset.reset": "earliest",
+	})
+	check(err)
+	defer consumer.Close() // commits what was read, leaves the group
+	check(consumer.Subscribe("analyze.action", nil))
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGINT, syscall.SIGTERM)
+	out := json.NewEncoder(os.Stdout)
+	for {
+		select {
+		case <-ended:
+			return
+		default:
+		}
+		switch event := consumer.Poll(100).(type) {
+		case *kafka.Message:
+			check(event.TopicPartition.Error)
+			if json.Valid(event.Value) {
+				check(out.Encode(asLine(event)))
+			} else {
+				log.Printf("not JSON: %v", event.TopicPartition)
+			}
+		case kafka.Error:
+			log.Print(event) // librdkafka connects again by itself
+		}
+	}
+}
+
+func asLine(message *kafka.Message) line {
+	headers := make(map[string]string, len(message.Headers))
+	for _, header := range message.Headers {
+		headers[header.Key] = string(header.Value)
+	}
+	place := message.TopicPartition
+	return line{place.Partition, place.Offset, message.Timestamp.UTC(), headers, message.Value}
+}
+
+func check(err error) {
+	if err != nil {
+		log.Fatal(err)
+	}
+}

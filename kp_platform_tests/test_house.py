@@ -47,6 +47,10 @@ def test_the_platform_and_the_emitter_do_not_know_each_other() -> None:
     assert importers("web_emitter", "kp_platform") == []
 
 
+def test_pages_never_query_trino_nor_the_databases_behind_it() -> None:
+    assert importers("web_emitter", "trino", "pymysql", "redis", "dagster") == []
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_module_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))

@@ -405,6 +405,25 @@ class TestBoard:
         assert board.hash(key) == {"b": ""}
 
 
+def test_the_table_is_the_one_of_the_example(quiet_stack: Stack) -> None:
+    """Of the real server only: names, types, defaults and keys (M17)."""
+    mysql = MySQLResource()
+    mysql.create_table()
+    with mysql._cursor() as cursor:
+        cursor.execute("SHOW CREATE TABLE testing.tests")
+        [(_, statement)] = cursor.fetchall()
+    lines = [line.strip().rstrip(",") for line in statement.splitlines()]
+    now = "CURRENT_TIMESTAMP"
+    assert lines[1:-1] == [
+        "`test_id` int(10) unsigned NOT NULL AUTO_INCREMENT",
+        "`test_name` varchar(85) NOT NULL DEFAULT ''",
+        f"`created_at` timestamp NOT NULL DEFAULT {now} ON UPDATE {now}",
+        "PRIMARY KEY (`test_id`)",
+        "UNIQUE KEY `UIDX_TESTS_NAME` (`test_name`)",
+        "KEY `IDX_TESTS` (`test_name`,`test_id`)",
+    ]
+
+
 class TestTrino:
     """`QueryEngine`, for the slice's query of the access log."""
 

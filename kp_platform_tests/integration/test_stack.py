@@ -23,13 +23,30 @@ from kp_platform_tests.conftest import ROOT, Stack, wait_for
 SECOND_STACK_OFFSET = "14000"
 
 
-def test_every_listening_socket_is_on_loopback(whole_stack: Stack) -> None:
-    listening = {
+def listening_sockets(process: psutil.Process) -> set[tuple[str, int]]:
+    """Address and port of each; a run that has ended meanwhile has none."""
+    try:
+        connections = process.net_connections("tcp")
+    except psutil.NoSuchProcess:
+        return set()
+    return {
         (connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
-        for process in supervisor.processes(whole_stack.settings.home)
-        for connection in process.net_connections("tcp")
+        for connection in connections
         if connection.status == psutil.CONN_LISTEN
     }
+
+
+def command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def test_every_listening_socket_is_on_loopback(whole_stack: Stack) -> None:
+    processes = supervisor.processes(whole_stack.settings.home)
+    assert len(processes) >= len(SERVICES)
+    listening = set().union(*map(listening_sockets, processes))
     declared = services(whole_stack.settings)
     assert listening == {("127.0.0.1", port.number) for each in declared for port in each.ports}
 
@@ -69,7 +86,7 @@ def test_no_secret_is_in_a_file_of_the_stack_or_in_a_command_line(whole_stack: S
     home = whole_stack.settings.home
     secret = whole_stack.settings.mysql_password.get_secret_value()
     for process in supervisor.processes(home):
-        assert secret not in " ".join(process.cmdline())
+        assert secret not in command_line(process)
     rendered = [home / "supervisord.conf", *(home / "log").iterdir(), *home.glob("*/config/*")]
     for path in rendered:
         assert secret.encode() not in path.read_bytes(), path

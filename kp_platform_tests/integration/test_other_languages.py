@@ -83,7 +83,8 @@ def consume(programs: Path, group: str, identities: set[str]) -> list[dict[str, 
             if len(found) == len(identities):
                 break
         consumer.terminate()
-        assert consumer.wait() == 0, f"{len(found)} of {len(identities)} events came"
+        consumer.communicate()  # with nobody reading, a full pipe would keep it from ending
+        assert consumer.returncode == 0, f"{len(found)} of {len(identities)} events came"
         deadline.cancel()
     return found
 

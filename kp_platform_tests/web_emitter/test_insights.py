@@ -1,5 +1,6 @@
 """Questions for ranking and KPIs to Elasticsearch; one contract on fake and real."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ import anyio
 import pytest
 from elasticsearch import Elasticsearch
 
-from kp_platform_tests.conftest import Stack
+from kp_platform_tests.conftest import ROOT, Stack
 from kp_platform_tests.web_emitter.fakes import FakeInsights, hour_of_access
 from web_emitter.insights import (
     HOUR,
@@ -21,6 +22,7 @@ from web_emitter.insights import (
     Ranking,
 )
 from web_emitter.search import connection
+from web_emitter.settings import KPI_INDEX, RANKING_INDEX
 
 NOW = datetime(2026, 3, 1, 10, 20, 30, tzinfo=UTC)
 CURRENT = datetime(2026, 3, 1, 10, tzinfo=UTC)
@@ -46,7 +48,7 @@ def hour_document(hour: HourOfAccess, scope: str = "all") -> dict[str, Any]:
 
 
 class RealInsights:
-    """Two indices of their own, and what is asked of them."""
+    """Two indices of their own, mapped as the platform maps its own, and what is asked of them."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -55,8 +57,10 @@ class RealInsights:
         self.ranking_index, self.kpi_index = f"test-ranking-{identity}", f"test-kpi-{identity}"
 
     def write(self, index: str, documents: list[dict[str, Any]]) -> None:
-        keywords = {name: {"type": "keyword"} for name in ("kind", "key", "scope", "name")}
-        self._client.indices.create(index=index, mappings={"properties": keywords})
+        """The mappings are strict: a field that the platform does not write is refused."""
+        name = RANKING_INDEX if index == self.ranking_index else KPI_INDEX
+        declared = json.loads((ROOT / "kp_platform" / "mappings" / f"{name}.json").read_text())
+        self._client.indices.create(index=index, **declared)
         for document in documents:
             self._client.index(index=index, document=document)
         self._client.indices.refresh(index=index)

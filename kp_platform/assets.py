@@ -197,8 +197,9 @@ def sentence(report: SliceReport) -> str:
     """A report for the log of a run."""
     outcome = report.outcome
     done = ", ".join(f"{count} {what}" for what, count in _counts(outcome).items() if count)
+    empty = f" ({report.empty} offsets hold no message)" if report.empty else ""
     return (
-        f"{_offsets(report)}: {report.rows} rows, {done or 'nothing'}, "
+        f"{_offsets(report)}: {report.rows} rows{empty}, {done or 'nothing'}, "
         f"{report.total_seconds:.2f} s, lag {report.lag_after}"
     )
 
@@ -222,6 +223,7 @@ def report_metadata(flow: Flow, report: SliceReport) -> dict[str, dg.MetadataVal
         "slices": value.int(report.slices),
         "offsets": value.text(_offsets(report)),
         "rows": value.int(report.rows),
+        "offsets without a message": value.int(report.empty),
         **{name: value.int(count) for name, count in _counts(outcome).items()},
         "losses": value.json(list(report.losses)),
         "missing enrichment": value.json({s: report.missing[s] for s in flow.references}),
@@ -254,9 +256,14 @@ def check_results(
     yield dg.AssetCheckResult(
         asset_key=key,
         check_name="slice_complete",
-        passed=failure is None and asked == total.rows == settled,
+        passed=failure is None and asked - total.empty == total.rows == settled,
         description=str(failure) if failure else None,
-        metadata={"offsets asked for": asked, "rows": total.rows, "accounted for": settled},
+        metadata={
+            "offsets asked for": asked,
+            "offsets without a message": total.empty,
+            "rows": total.rows,
+            "accounted for": settled,
+        },
     )
     reasons = Counter(letter.reason for letter in outcome.dead)
     yield dg.AssetCheckResult(

@@ -15,7 +15,7 @@ import dagster as dg
 # this grace has lost its process. Neither may hold anything.
 START_GRACE_SECONDS = 180.0
 FAILURE_PAUSE_SECONDS = 10.0
-LONGEST_PAUSE_SECONDS = 300.0
+LONGEST_PAUSE_SECONDS = 60.0
 LATEST_RUNS = 10
 _MOST_LIVE_RUNS = 100
 _STARTING = (

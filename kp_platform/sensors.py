@@ -4,6 +4,7 @@ Belongs here: reading, deciding (a pure function) and answering. A sensor keeps 
 and run keys could be deleted, or burnt by a failed launch, so positions alone say what is to do.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import dagster as dg
 
 from kp_platform.flows import Flow
 from kp_platform.jobs import FLOW_TAG, AssetJob
-from kp_platform.pipeline import positions
+from kp_platform.pipeline import indices, positions
 from kp_platform.pipeline.offsets import Plan, TopicState
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.errors import ServerDown, TopicMissing
@@ -24,6 +25,8 @@ from kp_platform.settings import Settings
 # topic or once in a while, ten times as much.
 LOOK_SECONDS = 0.2
 WHOLE_LOOK_SECONDS = 1.0
+# A slice takes some seconds. A slice of changes, which waits for the access log, has no such bound.
+STALL_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +37,33 @@ class Decision:
     reason: str
 
 
-def decide(todo: Plan, runs: Sequence[JobRun], max_run_seconds: float) -> Decision:
+def decide(
+    todo: Plan,
+    runs: Sequence[JobRun],
+    max_run_seconds: float,
+    *,
+    moved_seconds_ago: float = math.inf,
+    stall_seconds: float = STALL_SECONDS,
+    deleted: Sequence[str] = (),
+) -> Decision:
     """Start a run when there is something to do, no run holds the flow, and the last did not just
-    fail. `runs` are the latest of the flow, newest first."""
+    fail.
+
+    `runs` are the latest of the flow, newest first. One whose process was lost with its code server
+    stays STARTED for half an hour; it holds the flow only while positions move. `deleted` are
+    indices whose events have to be read again.
+    """
     for run in runs:
-        if run.is_live(max_run_seconds):
+        stalled = min(run.age_seconds, moved_seconds_ago) >= stall_seconds
+        if run.is_live(max_run_seconds) and not (stalled and todo.work):
             return Decision(False, f"{run} is {run.status.value.lower()}; lag {todo.lag}")
-    if not todo.work:
+    if not todo.work and not deleted:
         return Decision(False, "caught up, lag 0")
     if (left := seconds_to_wait(runs)) > 0:
         return Decision(False, f"{runs[0]} failed, the next starts in {left:.0f} s; lag {todo.lag}")
     losses = f", lost {len(todo.gaps) + len(todo.truncated)} range(s)" if todo.losses else ""
-    return Decision(True, f"lag {todo.lag}{losses}")
+    again = f", deleted: {' '.join(deleted)}" if deleted else ""
+    return Decision(True, f"lag {todo.lag}{losses}{again}")
 
 
 def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:
@@ -70,17 +88,26 @@ def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:
         settings = Settings()
         deadline = time.monotonic() + settings.sensor_wait_seconds
         try:
+            state, held = positions.look(kafka, elasticsearch, flow)
+            deleted = indices.deleted(elasticsearch, flow)
             while True:
-                state, held = positions.look(kafka, elasticsearch, flow)
                 todo = positions.plan_from(state, held, max_rows=1)
                 runs = latest_runs(context.instance, dg.RunsFilter(tags={FLOW_TAG: flow.name}))
-                decision = decide(todo, runs, settings.max_run_seconds)
+                decision = decide(
+                    todo,
+                    runs,
+                    settings.max_run_seconds,
+                    moved_seconds_ago=positions.seconds_since_move(held),
+                    stall_seconds=math.inf if flow.rewrites else STALL_SECONDS,
+                    deleted=deleted,
+                )
                 if decision.start:
                     context.log.info("%s: %s", flow.topic, decision.reason)
                     return dg.RunRequest(tags={"kp/reason": decision.reason})
                 if time.monotonic() >= deadline:
                     return dg.SkipReason(f"{flow.topic}: {decision.reason}")
                 _wait_for_events(kafka, state)
+                state, held = positions.look(kafka, elasticsearch, flow)
         except (ServerDown, TopicMissing) as error:
             return dg.SkipReason(str(error))
 

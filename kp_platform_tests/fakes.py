@@ -16,9 +16,16 @@ from typing import Any
 
 from kp_platform.pipeline.counting import Extent, Group, Where, iso
 from kp_platform.pipeline.documents import Row
-from kp_platform.pipeline.errors import MessageUnreadable, QueryFailed
+from kp_platform.pipeline.errors import (
+    MessageSuspected,
+    MessageUnreadable,
+    QueryFailed,
+    QueryTooLarge,
+    RequestTooLarge,
+    SliceError,
+)
 from kp_platform.pipeline.log import RawMessage
-from kp_platform.pipeline.offsets import TopicState, Watermarks
+from kp_platform.pipeline.offsets import OffsetRange, TopicState, Watermarks
 from kp_platform.pipeline.query import QueryStats
 from kp_platform.pipeline.store import MAPPINGS, Hit, ItemResult, Stored, Version
 from kp_platform.resources.errors import TopicMissing
@@ -28,10 +35,11 @@ _EPOCH_DAY = "2026-03-01"
 
 @dataclass
 class FakeTopic:
-    """One topic: an id and, for each partition, its messages and its low watermark."""
+    """One topic: an id and, for each partition, its messages and its low watermark. None is the
+    marker of a transaction."""
 
     topic_id: str
-    messages: dict[int, list[RawMessage]]
+    messages: dict[int, list[RawMessage | None]]
     low: dict[int, int] = field(default_factory=dict)
 
 
@@ -47,7 +55,9 @@ class FakeKafka:
         new = [name for name in topics if name not in self.topics]
         for name in new:
             self._made += 1
-            messages: dict[int, list[RawMessage]] = {part: [] for part in range(topics[name])}
+            messages: dict[int, list[RawMessage | None]] = {
+                part: [] for part in range(topics[name])
+            }
             self.topics[name] = FakeTopic(f"id-{self._made}", messages)
         return new
 
@@ -65,6 +75,10 @@ class FakeKafka:
         messages.append(RawMessage(key, value))
         return len(messages) - 1
 
+    def end_transaction(self, topic: str, partition: int) -> None:
+        """Append a marker, which is no message."""
+        self.topics[topic].messages[partition].append(None)
+
     def topic_state(self, topic: str) -> TopicState:
         held = self._topic(topic)
         marks = {
@@ -76,8 +90,23 @@ class FakeKafka:
     def raw_messages(
         self, topic: str, offsets: Sequence[tuple[int, int]]
     ) -> dict[tuple[int, int], RawMessage]:
-        held = self._topic(topic)
-        return {(part, at): held.messages[part][at] for part, at in offsets}
+        found = {}
+        for part, at in offsets:
+            message = self._topic(topic).messages[part][at]
+            if message is None:
+                raise SliceError(f"{topic} {part} has no message at offset {at}")
+            found[part, at] = message
+        return found
+
+    def present(self, topic: str, part: OffsetRange) -> set[int]:
+        messages = self._topic(topic).messages[part.partition]
+        return {at for at in range(part.start, part.end) if messages[at] is not None}
+
+    def offsets_at(self, topic: str, moment: datetime) -> dict[int, int]:
+        """All messages are of one day, see FakeTrino."""
+        marks = self.topic_state(topic).partitions
+        before = iso(moment) <= f"{_EPOCH_DAY}T00:00:00.000Z"
+        return {part: each.low if before else each.high for part, each in marks.items()}
 
     def commit(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
         self.groups.setdefault((group, topic), {}).update(offsets)
@@ -96,8 +125,9 @@ class FakeTrino:
     fakes.
 
     `drop` are (partition, offset) that an answer leaves out; `failure` fails every query,
-    `poison` are those that fail each query that reads them; `before_answer` and `after_answer` are
-    called once, before the rows are read and when they are.
+    `poison` are those that fail each query that reads them, `suspects` do so without a known
+    cause; a query of more rows than `most_rows` is too large; `before_answer` and `after_answer`
+    are called once, before the rows are read and when they are.
     """
 
     columns = (
@@ -114,6 +144,8 @@ class FakeTrino:
         self.kafka, self.mysql, self.redis = kafka, mysql, redis
         self.drop: set[tuple[int, int]] = set()
         self.poison: set[tuple[int, int]] = set()
+        self.suspects: set[tuple[int, int]] = set()
+        self.most_rows: int | None = None
         self.before_answer: Callable[[], object] | None = None
         self.after_answer: Callable[[], object] | None = None
         self.failure = ""
@@ -128,9 +160,13 @@ class FakeTrino:
             self.before_answer = None
             call()
         [topic] = set(re.findall(r"FROM kafka_tests\.([\w.]+)", sql))
-        for partition, start, end in _triples(parameters):
-            if any(part == partition and start <= at < end for part, at in self.poison):
-                raise MessageUnreadable("Document nesting depth (1001) exceeds the maximum")
+        read = [(part, at) for part, start, end in _triples(parameters) for at in range(start, end)]
+        if self.most_rows is not None and len(read) > self.most_rows:
+            raise QueryTooLarge("EXCEEDED_LOCAL_MEMORY_LIMIT")
+        if self.poison.intersection(read):
+            raise MessageUnreadable("Document nesting depth (1001) exceeds the maximum")
+        if self.suspects.intersection(read):
+            raise MessageSuspected("GENERIC_INTERNAL_ERROR: no one knows")
         if "red_tests.access.ranking" in sql:
             yield FakeAnswer(self.ranking_columns, self._ranked(topic, parameters), QueryStats())
             return
@@ -171,11 +207,12 @@ class FakeTrino:
         topic = self.kafka.topics[name]
         low, high = topic.low.get(partition, 0), len(topic.messages[partition])
         for offset in range(max(start, low), min(end, high)):
-            if (partition, offset) not in self.drop:
+            if (partition, offset) not in self.drop and topic.messages[partition][offset]:
                 yield offset
 
     def _row(self, topic: str, columns: Sequence[str], partition: int, offset: int) -> Row:
-        value = self.kafka.topics[topic].messages[partition][offset].value
+        message = self.kafka.topics[topic].messages[partition][offset]
+        value = message.value if message else None
         event = _lenient(value)
         name = event.get("name") or event.get("key") or ""
         test_id, url = self.mysql.rows.get(name), self.redis.held.get(name)
@@ -209,7 +246,8 @@ class FakeElasticsearch:
     """Indices in memory with versions, aliases by name prefix, and searches that need a refresh.
 
     `refuse` maps an id to results that its next operations get instead of being applied;
-    `dies_after` is the number of bulk requests after which each one raises ConnectionError.
+    `dies_after` is the number of bulk requests after which each one raises ConnectionError;
+    larger requests than `largest_request` bytes are refused.
     """
 
     def __init__(self) -> None:
@@ -217,12 +255,16 @@ class FakeElasticsearch:
         self.searchable: set[tuple[str, str]] = set()
         self.refuse: dict[str, list[ItemResult]] = {}
         self.requests = 0
+        self.largest_request: int | None = None
+        self.deletions: Counter[str] = Counter()
         self.dies_after: int | None = None
         self._sequence = 0
 
     def bulk(self, lines: bytes) -> Sequence[ItemResult]:
         if self.requests == self.dies_after:
             raise ConnectionError
+        if self.largest_request is not None and len(lines) > self.largest_request:
+            raise RequestTooLarge(f"{len(lines)} bytes")
         self.requests += 1
         parsed = iter([json.loads(line) for line in lines.splitlines()])
         return [
@@ -263,6 +305,16 @@ class FakeElasticsearch:
         with self.snapshot(index) as held:
             found = {datetime.fromisoformat(source[field]) for source in held.matching(where)}
         return sorted({each.replace(minute=0, second=0, microsecond=0) for each in found})
+
+    def index_ids(self, index: str) -> dict[str, str]:
+        names = {concrete for concrete, _ in self.documents if _belongs(concrete, index)}
+        return {name: f"{name}-{self.deletions[name]}" for name in names}
+
+    def delete_index(self, name: str) -> None:
+        self.deletions[name] += 1
+        for key in [key for key in self.documents if key[0] == name]:
+            del self.documents[key]
+            self.searchable = self.searchable - {key}
 
     def ensure_index(self, name: str, mappings: Path = MAPPINGS) -> None:
         json.loads((mappings / f"{name}.json").read_text())

@@ -1,5 +1,7 @@
 """When the sensor starts a run: the pure decision, and what is said when a server is down."""
 
+import math
+
 import dagster as dg
 import pytest
 
@@ -45,6 +47,28 @@ def test_only_a_run_that_can_be_alive_holds_the_flow(
     assert decide(WORK, [JobRun("0123456789", status, age)], 600).start is start
 
 
+@pytest.mark.parametrize(
+    ("age", "moved", "start"),
+    [
+        (200.0, 190.0, True),  # its process was lost together with the code server
+        (200.0, 5.0, False),  # it indexes
+        (100.0, math.inf, False),  # it has just begun
+    ],
+)
+def test_a_run_that_moves_no_position_does_not_hold_the_flow(
+    age: float, moved: float, start: bool
+) -> None:
+    runs = [JobRun("0123456789", STARTED, age)]
+    assert decide(WORK, runs, 600, moved_seconds_ago=moved).start is start
+    assert not decide(NOTHING, runs, 600, moved_seconds_ago=moved).start
+
+
+def test_a_deleted_index_starts_a_run_though_the_flow_is_caught_up() -> None:
+    assert decide(NOTHING, [], 600, deleted=["log.index-2026.03.01"]) == Decision(
+        True, "lag 0, deleted: log.index-2026.03.01"
+    )
+
+
 def test_a_live_run_is_named_in_the_reason() -> None:
     decision = decide(WORK, [JobRun("0123456789", STARTED, 10)], 600)
     assert decision.reason == "run 01234567 is started; lag 5"
@@ -57,8 +81,8 @@ def test_a_live_run_is_named_in_the_reason() -> None:
         (1, 11.0, True),
         (2, 11.0, False),  # twice as long after the second
         (2, 21.0, True),
-        (10, 299.0, False),  # but never longer than five minutes
-        (10, 301.0, True),
+        (10, 59.0, False),  # but never longer than a minute
+        (10, 61.0, True),
     ],
 )
 def test_failures_in_a_row_make_the_pause_longer(failures: int, age: float, start: bool) -> None:

@@ -12,6 +12,7 @@ import orjson
 
 from kp_platform.flows import Flow
 from kp_platform.pipeline.documents import DeadLetter
+from kp_platform.pipeline.errors import SliceError
 from kp_platform.pipeline.log import RawMessage
 from kp_platform.pipeline.offsets import OffsetRange, TopicState
 from kp_platform.pipeline.store import DocumentStore, create, put, send
@@ -29,7 +30,7 @@ def bury(
     now: str,
 ) -> None:
     """Store dead letters; one that is there already stays as it is. `raw` is keyed by
-    (partition, offset). Raises what `store.send` raises."""
+    (partition, offset). Raises SliceError when one is refused, and what `store.send` raises."""
     operations = []
     for letter in letters:
         message = raw[letter.partition, letter.offset]
@@ -43,7 +44,9 @@ def bury(
         }
         identity = f"{flow.name}:{state.topic_id}:{letter.partition}:{letter.offset}"
         operations.append(create(DEAD_INDEX, identity, orjson.dumps(body)))
-    send(store, operations)
+    for result in send(store, operations):
+        if result.rejected:
+            raise SliceError(f"{DEAD_INDEX} refuses a letter: {result.error}: {result.reason}")
 
 
 def record_gaps(

@@ -15,9 +15,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from kp_platform.flows import Flow
-from kp_platform.pipeline import dead_letters, positions
+from kp_platform.pipeline import dead_letters, indices, positions
 from kp_platform.pipeline.documents import DeadLetter
-from kp_platform.pipeline.errors import MessageUnreadable, SliceError, SliceTaken
+from kp_platform.pipeline.errors import (
+    MessageSuspected,
+    MessageUnreadable,
+    QueryTooLarge,
+    SliceError,
+    SliceTaken,
+)
 from kp_platform.pipeline.log import Log
 from kp_platform.pipeline.offsets import Plan, Slice, TopicState
 from kp_platform.pipeline.positions import Position
@@ -28,6 +34,8 @@ from kp_platform.pipeline.stream import SliceReport, stream, utc_now
 
 # Raw messages may have a megabyte each.
 BURY_AT_ONCE = 100
+# Down to the one message that Trino fails at, a slice of a million is halved 20 times.
+MOST_FAILURES = 40
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +72,9 @@ class Pipeline:
         self.prepare()
         state, held = self.look()
         self._mirror(positions.offsets(held))
+        if deleted := indices.deleted(self.store, self.flow):
+            yield self._read_again(state, held, deleted)
+            state, held = self.look()
         topic_id = ""
         while time.monotonic() - started < self.limits.max_run_seconds:
             if state.topic_id != topic_id:
@@ -92,7 +103,9 @@ class Pipeline:
 
     def prepare(self) -> None:
         """Create what the flow writes to, if it is not there."""
-        for name in (positions.INDEX, dead_letters.DEAD_INDEX, dead_letters.GAP_INDEX):
+        for name in (
+            positions.INDEX, indices.INDEX, dead_letters.DEAD_INDEX, dead_letters.GAP_INDEX,
+        ):  # fmt: skip
             self.store.ensure_index(name)
         self.store.ensure_index(self.flow.index, self.flow.mappings)
 
@@ -117,12 +130,17 @@ class Pipeline:
             moves = {part.partition: part.end for part in todo.slice.ranges}
         else:
             raise ValueError("a plan without work has no step")
+        self._move(state, held, moves)
+        report.total_seconds = time.monotonic() - began
+        return report
+
+    def _move(
+        self, state: TopicState, held: Mapping[int, Position], moves: Mapping[int, int]
+    ) -> None:
         positions.move(
             self.store, self.flow, state, held, moves, writer=uuid.uuid4().hex, now=utc_now()
         )
         self._mirror(moves)
-        report.total_seconds = time.monotonic() - began
-        return report
 
     @property
     def _slice_rows(self) -> int:
@@ -148,6 +166,21 @@ class Pipeline:
             f"topic {self.flow.topic} was deleted and made again; it is read from its start"
         )
 
+    def _read_again(
+        self, state: TopicState, held: Mapping[int, Position], names: list[str]
+    ) -> SliceReport:
+        """Positions back to the first event of the days whose indices were deleted; what is
+        indexed already stays as it is."""
+        day = min(indices.first_moment(self.flow, name) for name in names)
+        first = self.log.offsets_at(self.flow.topic, day)
+        back = {part: first[part] for part in held if first[part] < held[part].offset}
+        self._move(state, held, back)
+        indices.forget(self.store, self.flow, names)
+        return _losses(
+            f"{', '.join(names)} was deleted; {self.flow.topic} is read again from {day:%Y-%m-%d}, "
+            "as far as retention has kept it"
+        )
+
     def _pass_over(self, state: TopicState, todo: Plan) -> tuple[SliceReport, dict[int, int]]:
         dead_letters.record_gaps(self.store, self.flow, state, todo.gaps, utc_now())
         topic = self.flow.topic
@@ -164,7 +197,9 @@ class Pipeline:
 
     def _index(self, state: TopicState, part: Slice) -> SliceReport:
         """Every event of the slice into the index or the dead letters, acknowledged."""
-        report = self._stream(part)
+        report = self._read(part)
+        if self.flow.rewrites is None:
+            indices.note(self.store, self.flow, report.indices, utc_now())
         self._check_same_topic(state, part)
         for start in range(0, len(report.outcome.dead), BURY_AT_ONCE):
             letters = report.outcome.dead[start : start + BURY_AT_ONCE]
@@ -177,23 +212,35 @@ class Pipeline:
             self.store.refresh(self.flow.index)
         return report
 
-    def _stream(self, part: Slice) -> SliceReport:
-        """The slice by one query; by more when a message spoils it, down to that one message."""
+    def _read(self, part: Slice) -> SliceReport:
+        search = _Search()
+        report = self._stream(part, search)
+        if search.suspicion and not search.found:
+            raise search.suspicion
+        return report
+
+    def _stream(self, part: Slice, search: "_Search") -> SliceReport:
+        """The slice by one query; by more when it is too large, or when a message spoils it, down
+        to that one message."""
         try:
-            return self._take(part)
+            report = self._take(part)
+        except QueryTooLarge:
+            if len(part) == 1:
+                raise
         except MessageUnreadable as error:
-            if len(part) > 1:
-                first, second = part.halves()
-                return replace(self._stream(first).followed_by(self._stream(second)), slices=1)
-            [one] = part.ranges
-            letter = DeadLetter(one.partition, one.start, "", "unreadable", str(error))
-            report = SliceReport(asked=part.ranges, rows=1, slices=1)
-            report.outcome.dead.append(letter)
+            search.failed(error)
+            if len(part) == 1:
+                return _unreadable(part, error)
+        else:
+            search.found |= report.rows > 0
             return report
+        first, second = part.halves()
+        both = self._stream(first, search).followed_by(self._stream(second, search))
+        return replace(both, slices=1)
 
     def _take(self, part: Slice) -> SliceReport:
         if self.flow.rewrites is None:
-            return stream(self.flow, self.engine, self.store, part, self.limits.bulk_rows)
+            return stream(self.flow, self.log, self.engine, self.store, part, self.limits.bulk_rows)
         return Rewriter(
             flow=self.flow,
             rewrites=self.flow.rewrites,
@@ -212,6 +259,31 @@ class Pipeline:
         for each in part.ranges:
             if now.partitions[each.partition].low > each.start:
                 raise SliceError(f"retention passed the start of {each} during the read")
+
+
+@dataclass(slots=True)
+class _Search:
+    """The search for messages that Trino fails at. A failure of which Trino does not tell the cause
+    is a message's fault only if others of the slice can be read."""
+
+    found: bool = False
+    failures: int = 0
+    suspicion: MessageSuspected | None = None
+
+    def failed(self, error: MessageUnreadable) -> None:
+        """Raises the error when nothing could be read in so many queries."""
+        self.failures += 1
+        if isinstance(error, MessageSuspected):
+            self.suspicion = error
+            if not self.found and self.failures >= MOST_FAILURES:
+                raise error
+
+
+def _unreadable(part: Slice, error: MessageUnreadable) -> SliceReport:
+    [one] = part.ranges
+    report = SliceReport(asked=part.ranges, rows=1, slices=1)
+    report.outcome.dead.append(DeadLetter(one.partition, one.start, "", "unreadable", str(error)))
+    return report
 
 
 def _losses(*sentences: str) -> SliceReport:

@@ -17,6 +17,14 @@ class MessageUnreadable(QueryFailed):
     """Trino cannot decode one of the slice's messages, so it answers with none of them."""
 
 
+class MessageSuspected(MessageUnreadable):
+    """Trino failed inside, no server being down: one of the slice's messages may be the cause."""
+
+
+class QueryTooLarge(QueryFailed):
+    """Trino has not the memory for the slice; a smaller one may do."""
+
+
 class ShortAnswer(SliceError):
     """Trino returned other offsets than the slice asked for."""
 
@@ -27,6 +35,10 @@ class SliceTaken(SliceError):
 
 class IndexBlocked(SliceError):
     """Elasticsearch refuses to write to an index; a person has to lift the block."""
+
+
+class RequestTooLarge(SliceError):
+    """Elasticsearch, or a proxy before it, refuses the size of a bulk request."""
 
 
 class BulkOverloaded(SliceError):

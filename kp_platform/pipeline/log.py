@@ -6,9 +6,10 @@ bulk, which Trino does (`query.py`).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
-from kp_platform.pipeline.offsets import TopicState
+from kp_platform.pipeline.offsets import OffsetRange, TopicState
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +24,20 @@ class Log(Protocol):
     """Kafka, as far as the pipeline knows it."""
 
     def topic_state(self, topic: str) -> TopicState:
-        """Topic id and watermarks as of now."""
+        """Topic id and watermarks as of now; messages of an open transaction are not there yet."""
 
     def raw_messages(
         self, topic: str, offsets: Sequence[tuple[int, int]]
     ) -> dict[tuple[int, int], RawMessage]:
         """The messages at these (partition, offset), byte for byte."""
+
+    def present(self, topic: str, part: OffsetRange) -> set[int]:
+        """Which offsets of a range hold a message. Others are the markers of transactions, messages
+        of aborted ones, or were compacted away."""
+
+    def offsets_at(self, topic: str, moment: datetime) -> dict[int, int]:
+        """For each partition the first offset whose timestamp is not before a moment; where there
+        is none, the high watermark."""
 
     def commit(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
         """Mirror positions to a consumer group, best effort: a failure is logged, not raised."""

@@ -154,7 +154,7 @@ class Rewriter:
                     keys[row[key_at]].facts = {name: row[at] for name, at in facts.items()}
                     keys[row[key_at]].messages.append(place)
             report.query = answer.stats
-        coverage.check()
+        report.empty = coverage.check(self.log, self.flow.topic)
         report.trino_seconds = time.monotonic() - began
         return keys
 

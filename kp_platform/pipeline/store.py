@@ -15,17 +15,24 @@ import orjson
 import stamina
 
 from kp_platform.pipeline.counting import Extent, Group, Where
-from kp_platform.pipeline.errors import BulkOverloaded, IndexBlocked, SliceError
+from kp_platform.pipeline.errors import (
+    BulkOverloaded,
+    IndexBlocked,
+    RequestTooLarge,
+    SliceError,
+)
 
 MAPPINGS = Path(__file__).parents[1] / "mappings"
 # Elasticsearch refuses bodies above http.max_content_length, 100 MB unless set lower.
 MAX_REQUEST_BYTES = 10_000_000
 RETRY_SECONDS = 60.0
+_TOO_LARGE = "request_too_large"  # our word: such a request has no answer for each operation
 _DOCUMENT_ERRORS = {
     "document_parsing_exception",
     "illegal_argument_exception",
     "mapper_parsing_exception",
     "strict_dynamic_mapping_exception",
+    _TOO_LARGE,
 }
 
 
@@ -95,7 +102,7 @@ class ItemResult:
     @property
     def rejected(self) -> bool:
         """The document itself is at fault; nothing but a list of known errors says so."""
-        return self.status == 400 and self.error in _DOCUMENT_ERRORS
+        return self.error in _DOCUMENT_ERRORS
 
     @property
     def busy(self) -> bool:
@@ -112,7 +119,8 @@ class DocumentStore(Protocol):
     def bulk(self, lines: bytes) -> Sequence[ItemResult]:
         """Apply NDJSON operations; one result for each, in order.
 
-        Raises BulkOverloaded when the whole request was refused for now, SliceError for good.
+        Raises BulkOverloaded when the whole request was refused for now, RequestTooLarge for its
+        size, SliceError for good.
         """
 
     def get(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Stored]:
@@ -133,6 +141,9 @@ class DocumentStore(Protocol):
 
     def hours(self, index: str, field: str, where: Where) -> list[datetime]:
         """The hours in which the date `field` of a searchable document lies, ascending."""
+
+    def index_ids(self, index: str) -> dict[str, str]:
+        """The indices behind an alias by name, each with the id that it got when it was made."""
 
     def ensure_index(self, name: str, mappings: Path = MAPPINGS) -> None:
         """Create the index or template that `<mappings>/<name>.json` declares, if it is not there;
@@ -174,7 +185,7 @@ def send(
     ):
         with attempt:
             for request in _requests(operations, waiting):
-                answer = store.bulk(b"".join(operations[index] for index in request))
+                answer = _apply(store, [operations[index] for index in request])
                 results.update(zip(request, answer, strict=True))
             _raise_unless_understood(results)
             waiting = [index for index in waiting if results[index].busy]
@@ -184,6 +195,17 @@ def send(
                     f"{results[waiting[0]].reason}"
                 )
     return [results[index] for index in range(len(operations))]
+
+
+def _apply(store: DocumentStore, operations: Sequence[bytes]) -> Sequence[ItemResult]:
+    """One request, or more when it is too large, down to the one document that is."""
+    try:
+        return store.bulk(b"".join(operations))
+    except RequestTooLarge as error:
+        if len(operations) == 1:
+            return [ItemResult(413, _TOO_LARGE, str(error))]
+        middle = len(operations) // 2
+        return [*_apply(store, operations[:middle]), *_apply(store, operations[middle:])]
 
 
 def _requests(operations: Sequence[bytes], waiting: Sequence[int]) -> Iterator[list[int]]:

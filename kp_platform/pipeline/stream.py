@@ -17,6 +17,7 @@ import orjson
 from kp_platform.flows import Flow
 from kp_platform.pipeline.bulk import Outcome, index_documents
 from kp_platform.pipeline.documents import Document, Row, builder
+from kp_platform.pipeline.log import Log
 from kp_platform.pipeline.offsets import OffsetRange, Slice
 from kp_platform.pipeline.query import Coverage, QueryEngine, QueryStats, slice_query
 from kp_platform.pipeline.store import DocumentStore
@@ -30,17 +31,20 @@ BATCHES_IN_FLIGHT = 4
 class SliceReport:
     """What one step did, or several in a row.
 
-    `asked` are the offsets that were to be read, none when there was only a loss to record;
-    `losses` says in words what can never be read. `trino_seconds` is the time spent waiting for
-    rows; `elasticsearch_seconds` is the time of all bulk requests added up, of which two run side
-    by side while rows still come.
+    `asked` are the offsets that were to be read, none when there was only a loss to record; of
+    these `empty` hold no message (a transaction's markers, an aborted one's messages); `losses`
+    says in words what can never be read; `indices` were written to. `trino_seconds` is the time
+    spent waiting for rows; `elasticsearch_seconds` is the time of all bulk requests added up, of
+    which two run side by side while rows still come.
     """
 
     asked: tuple[OffsetRange, ...] = ()
     losses: tuple[str, ...] = ()
     rows: int = 0
+    empty: int = 0
     outcome: Outcome = field(default_factory=Outcome)
     missing: Counter[str] = field(default_factory=Counter)
+    indices: set[str] = field(default_factory=set)
     preview: list[dict[str, Any]] = field(default_factory=list)
     query: QueryStats = field(default_factory=QueryStats)
     trino_seconds: float = 0.0
@@ -58,8 +62,10 @@ class SliceReport:
             asked=_joined(self.asked + later.asked),
             losses=self.losses + later.losses,
             rows=self.rows + later.rows,
+            empty=self.empty + later.empty,
             outcome=outcome,
             missing=self.missing + later.missing,
+            indices=self.indices | later.indices,
             preview=later.preview or self.preview,
             query=later.query if later.asked else self.query,
             trino_seconds=self.trino_seconds + later.trino_seconds,
@@ -86,7 +92,7 @@ def _joined(ranges: Sequence[OffsetRange]) -> tuple[OffsetRange, ...]:
 
 
 def stream(
-    flow: Flow, engine: QueryEngine, store: DocumentStore, part: Slice, batch_rows: int
+    flow: Flow, log: Log, engine: QueryEngine, store: DocumentStore, part: Slice, batch_rows: int
 ) -> SliceReport:
     """Index every event of the slice; dead letters are only collected.
 
@@ -102,7 +108,7 @@ def stream(
                 _collect(sending.popleft(), report)
         while sending:
             _collect(sending.popleft(), report)
-    coverage.check()
+    report.empty = coverage.check(log, flow.topic)
     return report
 
 
@@ -138,6 +144,7 @@ def _documents(
 
 def _count(documents: Sequence[Document], rows: Sequence[Row], report: SliceReport) -> None:
     report.rows += len(rows)
+    report.indices.update({document.index for document in documents})
     for document in documents:
         if document.missing:
             report.missing.update(document.missing)

@@ -17,7 +17,7 @@ import dagster as dg
 from pydantic import Field
 
 from kp_platform.pipeline.counting import Extent, Group, Where, iso
-from kp_platform.pipeline.errors import BulkOverloaded, SliceError
+from kp_platform.pipeline.errors import BulkOverloaded, RequestTooLarge, SliceError
 from kp_platform.pipeline.store import MAPPINGS, Hit, ItemResult, Stored, Version
 from kp_platform.resources.errors import ServerDown
 from kp_platform.settings import Settings
@@ -85,7 +85,10 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
             except ApiError as error:
                 if error.meta.status in (429, 503):
                     raise BulkOverloaded(f"bulk request refused: {error}") from error
-                raise SliceError(f"bulk request refused: {error}") from error
+                too_large = error.meta.status == 413
+                raise (RequestTooLarge if too_large else SliceError)(
+                    f"bulk request of {len(lines)} bytes refused: {error}"
+                ) from error
         return [_item_result(*item.values()) for item in answer["items"]]
 
     def get(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Stored]:
@@ -163,6 +166,14 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
         with self._answers():
             groups = list(_composite(self._patient(), options, [source], where))
         return [_EPOCH + timedelta(milliseconds=hour) for (hour,), _ in groups]
+
+    def index_ids(self, index: str) -> dict[str, str]:
+        """See `DocumentStore.index_ids`."""
+        with self._answers():
+            answer = self.client().indices.get_settings(
+                index=index, name="index.uuid", ignore_unavailable=True
+            )
+        return {name: each["settings"]["index"]["uuid"] for name, each in answer.items()}
 
     def ensure_index(self, name: str, mappings: Path = MAPPINGS) -> None:
         """See `DocumentStore.ensure_index`. A file with `index_patterns` is a template, which is

@@ -9,6 +9,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
@@ -16,6 +18,7 @@ import stamina
 from confluent_kafka import (
     Consumer,
     ConsumerGroupTopicPartitions,
+    IsolationLevel,
     KafkaError,
     KafkaException,
     TopicCollection,
@@ -26,7 +29,7 @@ from pydantic import Field
 
 from kp_platform.pipeline.errors import SliceError
 from kp_platform.pipeline.log import RawMessage
-from kp_platform.pipeline.offsets import TopicState, Watermarks
+from kp_platform.pipeline.offsets import OffsetRange, TopicState, Watermarks
 from kp_platform.resources.errors import ServerDown, TopicMissing
 from kp_platform.settings import Settings
 
@@ -108,7 +111,8 @@ class KafkaResource(dg.ConfigurableResource[None]):
             raise self._down(error) from error
 
     def topic_state(self, topic: str) -> TopicState:
-        """Topic id, low and high watermarks of all partitions. Raises ServerDown, TopicMissing."""
+        """Topic id, low and high watermarks of all partitions; the high one stands before the first
+        transaction that is still open. Raises ServerDown, TopicMissing."""
         try:
             return self._topic_state(topic, again_on=_is_transient)
         except KafkaException as error:
@@ -123,46 +127,66 @@ class KafkaResource(dg.ConfigurableResource[None]):
 
         Raises ServerDown when they do not come in time, SliceError when they are not there.
         """
+        found: dict[tuple[int, int], RawMessage] = {}
+        for partition in sorted({partition for partition, _ in offsets}):
+            wanted = {offset for part, offset in offsets if part == partition}
+            span = OffsetRange(partition, min(wanted), max(wanted) + 1)
+            for offset, message in self._messages(topic, span):
+                if offset in wanted:
+                    wanted.remove(offset)
+                    found[partition, offset] = message
+            if wanted:
+                raise SliceError(f"{topic} {partition} has no message at offset {min(wanted)}")
+        return found
+
+    def present(self, topic: str, part: OffsetRange) -> set[int]:
+        """See `Log.present`. Raises ServerDown, SliceError."""
+        return {offset for offset, _ in self._messages(topic, part)}
+
+    def _messages(self, topic: str, part: OffsetRange) -> Iterator[tuple[int, RawMessage]]:
+        """The messages of a range, in order; raises ServerDown when they do not come in time."""
+        with self._consumer() as consumer:
+            consumer.assign([TopicPartition(topic, part.partition, part.start)])
+            quiet_since = time.monotonic()
+            while time.monotonic() - quiet_since < self.timeout_seconds:
+                for message in consumer.consume(100, timeout=0.2):  # of a megabyte each, at worst
+                    quiet_since = time.monotonic()
+                    error, offset = message.error(), message.offset()
+                    if error and error.code() != KafkaError._PARTITION_EOF:
+                        raise SliceError(f"{topic} {part} cannot be read: {error}")
+                    if offset is None or offset >= part.end:
+                        return
+                    if not error:
+                        yield offset, RawMessage(message.key(), message.value())
+        raise self._down(f"{topic} {part} did not come")
+
+    def offsets_at(self, topic: str, moment: datetime) -> dict[int, int]:
+        """See `Log.offsets_at`. Raises ServerDown, TopicMissing."""
+        marks = self.topic_state(topic).partitions
+        spec = OffsetSpec.for_timestamp(round(moment.timestamp() * 1000))
+        try:
+            found = self._offsets(topic, list(marks), spec)
+        except KafkaException as error:
+            raise self._down(error) from error
+        return {part: at if at >= 0 else marks[part].high for part, at in found.items()}
+
+    @contextmanager
+    def _consumer(self) -> Iterator[Consumer]:
         consumer = Consumer(
             {
                 "bootstrap.servers": self.address,
                 "group.id": "kp-raw-messages",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
-                "isolation.level": "read_uncommitted",  # as Trino reads
+                "isolation.level": "read_committed",  # as Trino reads
                 "enable.partition.eof": True,
             },
             logger=logger,
         )
-        found: dict[tuple[int, int], RawMessage] = {}
         try:
-            for partition in sorted({partition for partition, _ in offsets}):
-                wanted = {offset for part, offset in offsets if part == partition}
-                for offset, message in self._read(consumer, topic, partition, wanted):
-                    found[partition, offset] = message
+            yield consumer
         finally:
             consumer.close()
-        return found
-
-    def _read(
-        self, consumer: Consumer, topic: str, partition: int, wanted: set[int]
-    ) -> Iterator[tuple[int, RawMessage]]:
-        consumer.assign([TopicPartition(topic, partition, min(wanted))])
-        left = set(wanted)
-        quiet_since = time.monotonic()
-        while left:
-            for message in consumer.consume(500, timeout=0.2):
-                error, offset = message.error(), message.offset()
-                if error or offset is None or offset > max(left):
-                    raise SliceError(f"{topic} {partition} has no offset {min(left)}: {error}")
-                quiet_since = time.monotonic()
-                if offset in left:
-                    left.remove(offset)
-                    yield offset, RawMessage(message.key(), message.value())
-                if not left:
-                    return
-            if time.monotonic() - quiet_since > self.timeout_seconds:
-                raise self._down(f"offset {min(left)} of {topic} {partition} did not come")
 
     def commit(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
         """Mirror positions to a consumer group, best effort: a failure is logged, not raised."""
@@ -239,7 +263,11 @@ class KafkaResource(dg.ConfigurableResource[None]):
 
     def _offsets(self, topic: str, partitions: Sequence[int], spec: OffsetSpec) -> dict[int, int]:
         request = {TopicPartition(topic, part): spec for part in partitions}
-        futures = _admin(self.address).list_offsets(request, request_timeout=self.timeout_seconds)
+        futures = _admin(self.address).list_offsets(
+            request,
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            request_timeout=self.timeout_seconds,
+        )
         return {part.partition: future.result().offset for part, future in futures.items()}
 
     def _down(self, cause: object) -> ServerDown:

@@ -17,7 +17,12 @@ import trino
 from pydantic import Field
 
 from kp_platform.pipeline.documents import Row
-from kp_platform.pipeline.errors import MessageUnreadable, QueryFailed
+from kp_platform.pipeline.errors import (
+    MessageSuspected,
+    MessageUnreadable,
+    QueryFailed,
+    QueryTooLarge,
+)
 from kp_platform.pipeline.query import QueryStats
 from kp_platform.resources.errors import ServerDown
 from kp_platform.settings import LOOPBACK_HOSTS, Settings
@@ -33,13 +38,43 @@ _CONNECTION_ERRORS = (
     trino.exceptions.Error,
     trino.exceptions.HttpError,
 )
-# Its error type is shared with servers that are down, so the text has to tell (Trino 476).
+# A message that cannot be decoded, a Redis that is down and a fault of Trino's own are all the same
+# GENERIC_INTERNAL_ERROR (Trino 476): this text tells the first, a probe the second.
 _UNREADABLE = "Document nesting depth"
-_PROBES = {
-    "kafka_tests": "SHOW TABLES FROM kafka_tests.analyze",
-    "my_tests": "SHOW TABLES FROM my_tests.testing",
-    "red_tests": "SELECT redis_key FROM red_tests.test.string WHERE redis_key IN ('kp-probe')",
+_TOO_LARGE = {
+    "CLUSTER_OUT_OF_MEMORY",
+    "EXCEEDED_GLOBAL_MEMORY_LIMIT",
+    "EXCEEDED_LOCAL_MEMORY_LIMIT",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Catalog:
+    """A server behind Trino: its setting, and a query that it has to answer."""
+
+    name: str
+    server: str
+    setting: str
+    probe: str
+
+
+_CATALOGS = (
+    _Catalog(
+        "kafka_tests",
+        "Kafka",
+        "KP_KAFKA_BOOTSTRAP_SERVERS",
+        "SHOW TABLES FROM kafka_tests.analyze",
+    ),
+    _Catalog("my_tests", "MySQL", "KP_MYSQL_HOST", "SHOW TABLES FROM my_tests.testing"),
+    _Catalog(
+        "red_tests",
+        "Redis",
+        "KP_REDIS_URL",
+        "SELECT redis_key FROM red_tests.test.string WHERE redis_key IN ('kp-probe')",
+    ),
+)
+# One that hangs is cut; MySQL needs 8 s to be known as refusing.
+_PROBE_SECONDS = 15.0
 
 
 @dataclass(slots=True)
@@ -76,12 +111,16 @@ class TrinoResource(dg.ConfigurableResource[None]):
 
     def probe(self) -> None:
         """Raises ServerDown unless a query on each of the three catalogs succeeds."""
-        for catalog, sql in _PROBES.items():
-            try:
-                with self.query(sql, []) as answer:
-                    list(answer.batches(100))
-            except QueryFailed as error:
-                raise self._down(f"catalog {catalog}: {error}") from error
+        for catalog in _CATALOGS:
+            self._probe(catalog)
+
+    def _probe(self, catalog: _Catalog) -> None:
+        try:
+            with self._run(catalog.probe, [], _PROBE_SECONDS) as answer:
+                list(answer.batches(100))
+        except trino.exceptions.TrinoQueryError as error:
+            behind = f"catalog {catalog.name} of Trino {self.address}"
+            raise ServerDown(catalog.server, behind, catalog.setting, error.message) from error
 
     @contextlib.contextmanager
     def query(self, sql: str, parameters: Sequence[object]) -> Iterator[TrinoAnswer]:
@@ -90,7 +129,30 @@ class TrinoResource(dg.ConfigurableResource[None]):
         Timestamps and decimals come as text (the client's legacy types decode 3-5 times faster).
         Raises ServerDown, QueryFailed.
         """
-        with contextlib.closing(self._connect()) as connection:
+        try:
+            with self._run(sql, parameters, self._query_seconds) as answer:
+                yield answer
+        except trino.exceptions.TrinoQueryError as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Any) -> Exception:
+        """A failed query by whose fault it is; Trino does not name the server behind it."""
+        said = f"Trino query {error.query_id} failed: {error.error_name}: {error.message}"
+        if _UNREADABLE in error.message:
+            return MessageUnreadable(said)
+        if error.error_name in _TOO_LARGE:
+            return QueryTooLarge(said)
+        if error.error_type == "USER_ERROR":
+            return QueryFailed(said)
+        try:
+            self.probe()
+        except ServerDown as down:
+            return down
+        return (MessageSuspected if error.error_type == "INTERNAL_ERROR" else QueryFailed)(said)
+
+    @contextlib.contextmanager
+    def _run(self, sql: str, parameters: Sequence[object], seconds: float) -> Iterator[TrinoAnswer]:
+        with contextlib.closing(self._connect(seconds)) as connection:
             cursor = connection.cursor(legacy_primitive_types=True)
             try:
                 cursor.execute(sql, list(parameters) or None)
@@ -99,38 +161,39 @@ class TrinoResource(dg.ConfigurableResource[None]):
                     cursor.query_id, f"{self.address}/ui/query.html?{cursor.query_id}"
                 )
                 yield TrinoAnswer(cursor, columns, stats)
-            except trino.exceptions.TrinoQueryError as error:
-                unreadable = _UNREADABLE in error.message
-                raise (MessageUnreadable if unreadable else QueryFailed)(
-                    f"Trino query {error.query_id} failed: {error.error_name}: {error.message}"
-                ) from error
+            except trino.exceptions.TrinoQueryError:
+                raise
             except _CONNECTION_ERRORS as error:
                 raise self._down(error) from error
             finally:
                 with contextlib.suppress(*_CONNECTION_ERRORS):
                     cursor.close()
 
-    def _connect(self) -> Any:
+    def _connect(self, seconds: float) -> Any:
         session = requests.Session()
         # No proxy on the way to ourselves.
         session.trust_env = self._options["host"] not in LOOPBACK_HOSTS
-        return trino.dbapi.connect(**self._options, http_session=session)
+        properties = _SMALL_QUERY | {"query_max_run_time": f"{seconds:.0f}s"}
+        return trino.dbapi.connect(
+            **self._options, session_properties=properties, http_session=session
+        )
+
+    # Reading the settings takes 2 ms, which a query need not pay.
+    @functools.cached_property
+    def _query_seconds(self) -> float:
+        return self.max_run_seconds or Settings().query_max_run_seconds
 
     @functools.cached_property
     def _options(self) -> dict[str, Any]:
-        """Of every connection; reading the settings takes 2 ms, which a query need not pay."""
         parts = urlsplit(self.address)
-        settings = Settings()
-        seconds = self.max_run_seconds or settings.query_max_run_seconds
         return {
             "host": parts.hostname,
             "port": parts.port or (443 if parts.scheme == "https" else 80),
             "http_scheme": parts.scheme,
-            "user": self.user or settings.trino_user,
+            "user": self.user or Settings().trino_user,
             "source": "kp_platform",
             "timezone": "UTC",
             "request_timeout": self.timeout_seconds,
-            "session_properties": _SMALL_QUERY | {"query_max_run_time": f"{seconds:.0f}s"},
         }
 
     def _down(self, cause: object) -> ServerDown:

@@ -10,10 +10,13 @@ import pytest
 
 from kp_platform.flows import ACCESS_LOG
 from kp_platform.pipeline.dead_letters import DEAD_INDEX, GAP_INDEX
+from kp_platform.pipeline.drain import MOST_FAILURES
 from kp_platform.pipeline.errors import (
     BulkOverloaded,
     IndexBlocked,
+    MessageSuspected,
     QueryFailed,
+    QueryTooLarge,
     ShortAnswer,
     SliceError,
     SliceTaken,
@@ -169,6 +172,104 @@ def test_a_message_that_trino_cannot_decode_is_found_and_buried(world: World) ->
     assert world.lag() == 0
 
 
+def test_a_message_that_trino_fails_at_for_no_known_cause_is_found_when_others_can_be_read(
+    world: World,
+) -> None:
+    world.access(30)
+    world.trino.suspects = {(1, 4), (1, 5)}
+    world.drain()
+    assert len(world.stored("log.index")) == 28
+    assert {each.source["offset"] for each in world.stored(DEAD_INDEX).values()} == {4, 5}
+    assert world.lag() == 0
+
+
+@pytest.mark.parametrize("events", [1, 6, 300])
+def test_trino_failing_at_everything_is_no_fault_of_the_messages(world: World, events: int) -> None:
+    world.access(events)
+    world.trino.suspects = {(partition, at) for partition in range(3) for at in range(100)}
+    with pytest.raises(MessageSuspected, match="no one knows"):
+        world.drain()
+    assert len(world.trino.queries) <= MOST_FAILURES
+    assert world.stored(DEAD_INDEX) == {}
+    assert world.lag() == events
+
+
+def test_a_slice_that_is_too_large_for_trino_is_halved(world: World) -> None:
+    world.access(30)
+    world.trino.most_rows = 4
+    [report] = world.drain()
+    assert (report.rows, report.slices) == (30, 1)
+    assert len(world.stored("log.index")) == 30
+    assert world.lag() == 0
+
+
+def test_one_event_that_is_too_large_for_trino_is_no_dead_letter(world: World) -> None:
+    world.access(3)
+    world.trino.most_rows = 0
+    with pytest.raises(QueryTooLarge):
+        world.drain()
+    assert world.stored(DEAD_INDEX) == {}
+    assert world.lag() == 3
+
+
+def test_the_markers_of_transactions_are_passed_over_and_counted(world: World) -> None:
+    world.access(3, partition=1)
+    world.kafka.end_transaction(TOPIC, 1)
+    world.access(2, partition=1)
+    world.kafka.end_transaction(TOPIC, 1)
+    [report] = world.drain()
+    assert (report.rows, report.empty, report.outcome.settled) == (5, 2, 5)
+    assert world.lag() == 0
+
+
+def test_a_deleted_index_is_filled_again_from_what_the_topic_holds(world: World) -> None:
+    world.access(20)
+    world.drain()
+    [day] = world.store.index_ids("log.index")
+    before = world.stored("log.index")
+    world.store.delete_index(day)
+    loss, indexed = world.drain()
+    assert loss.losses == (
+        f"{day} was deleted; analyze.action is read again from 2026-03-01, as far as retention has "
+        "kept it",
+    )
+    assert indexed.outcome.indexed == 20
+    assert world.stored("log.index").keys() == before.keys()
+    assert world.lag() == 0
+    assert world.drain() == []
+
+
+def test_an_index_that_is_deleted_and_made_again_by_a_live_run_fails_it(world: World) -> None:
+    world.access(20)
+    world.drain()
+    [day] = world.store.index_ids("log.index")
+    more = world.access(9)
+    world.trino.before_answer = lambda: world.store.delete_index(day)
+    with pytest.raises(SliceError, match=f"index {day} was deleted while it was written to"):
+        world.drain()
+    world.drain()
+    assert len(world.stored("log.index")) == 29
+    assert set(more) <= world.stored("log.index").keys()
+
+
+def test_a_request_that_is_too_large_is_sent_in_parts(world: World) -> None:
+    ids = world.access(9)
+    world.store.largest_request = 1_500
+    world.drain()
+    assert sorted(world.stored("log.index")) == sorted(ids)
+
+
+def test_a_dead_letter_that_the_index_refuses_fails_the_slice(world: World) -> None:
+    """A letter in no place would be a lost event."""
+    world.access(9)
+    event = {"uuid": str(uuid.uuid4()), "uri": "/" + "x" * 7_500, "name": "kafka"}
+    world.kafka.produce(TOPIC, json.dumps(event).encode())
+    world.store.largest_request = 7_500  # less than its document, and than its raw bytes
+    with pytest.raises(SliceError, match="kp.dead refuses a letter: request_too_large"):
+        world.drain()
+    assert world.lag() == 10
+
+
 def test_a_short_answer_fails_the_slice_and_moves_no_position(world: World) -> None:
     world.access(20)
     world.trino.drop = {(1, 3)}
@@ -225,7 +326,6 @@ def test_a_document_that_is_at_fault_becomes_a_dead_letter(world: World, error: 
     [
         (400, "validation_exception"),  # the cluster has as many shards as it may
         (404, "index_not_found_exception"),  # indices may not be made by writing
-        (413, "content_too_long"),
         (401, "security_exception"),
     ],
 )

@@ -6,6 +6,7 @@ from kp_platform.flows import ACCESS_LOG
 from kp_platform.pipeline.errors import ShortAnswer
 from kp_platform.pipeline.offsets import OffsetRange, Slice
 from kp_platform.pipeline.query import Coverage, slice_query
+from kp_platform_tests.fakes import FakeKafka
 
 TWO = Slice((OffsetRange(0, 5, 7), OffsetRange(3, 0, 1)))
 
@@ -32,6 +33,17 @@ def test_the_file_can_be_pasted_as_it_is() -> None:
     assert "LIMIT" not in text
 
 
+@pytest.fixture
+def log() -> FakeKafka:
+    """A message at each offset of TWO."""
+    log = FakeKafka()
+    log.create_topics({ACCESS_LOG.topic: 4})
+    for _ in range(7):
+        log.produce(ACCESS_LOG.topic, b"{}", 0)
+    log.produce(ACCESS_LOG.topic, b"{}", 3)
+    return log
+
+
 def covered(*ticks: tuple[int, int]) -> Coverage:
     coverage = Coverage(TWO)
     for partition, offset in ticks:
@@ -39,13 +51,20 @@ def covered(*ticks: tuple[int, int]) -> Coverage:
     return coverage
 
 
-def test_an_answer_in_any_order_is_complete_when_every_offset_came() -> None:
-    covered((3, 0), (0, 6), (0, 5)).check()
+def test_an_answer_in_any_order_is_complete_when_every_offset_came(log: FakeKafka) -> None:
+    assert covered((3, 0), (0, 6), (0, 5)).check(log, ACCESS_LOG.topic) == 0
 
 
-def test_a_short_answer_is_refused_and_names_what_is_missing() -> None:
+def test_a_short_answer_is_refused_and_names_what_is_missing(log: FakeKafka) -> None:
     with pytest.raises(ShortAnswer, match="1 of 2 offsets of partition 0 did not come.*is 6"):
-        covered((3, 0), (0, 5)).check()
+        covered((3, 0), (0, 5)).check(log, ACCESS_LOG.topic)
+
+
+def test_an_offset_without_a_message_need_not_come_and_is_counted(log: FakeKafka) -> None:
+    log.topics[ACCESS_LOG.topic].messages[0][5] = None  # the marker of a transaction
+    assert covered((3, 0), (0, 6)).check(log, ACCESS_LOG.topic) == 1
+    with pytest.raises(ShortAnswer, match="1 of 2 offsets of partition 0 did not come.*is 6"):
+        covered((3, 0)).check(log, ACCESS_LOG.topic)
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,8 @@ class FakeKafka:
 
     def present(self, topic: str, part: OffsetRange) -> set[int]:
         messages = self._topic(topic).messages[part.partition]
+        if len(messages) < part.end:
+            raise SliceError(f"{topic} {part} ends at {len(messages)}")
         return {at for at in range(part.start, part.end) if messages[at] is not None}
 
     def offsets_at(self, topic: str, moment: datetime) -> dict[int, int]:

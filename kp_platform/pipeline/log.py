@@ -33,7 +33,7 @@ class Log(Protocol):
 
     def present(self, topic: str, part: OffsetRange) -> set[int]:
         """Which offsets of a range hold a message. Others are the markers of transactions, messages
-        of aborted ones, or were compacted away."""
+        of aborted ones, or were compacted away. Raises SliceError when the log ends before."""
 
     def offsets_at(self, topic: str, moment: datetime) -> dict[int, int]:
         """For each partition the first offset whose timestamp is not before a moment; where there

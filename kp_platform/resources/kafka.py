@@ -156,8 +156,9 @@ class KafkaResource(dg.ConfigurableResource[None]):
                         raise SliceError(f"{topic} {part} cannot be read: {error}")
                     if offset is None or offset >= part.end:
                         return
-                    if not error:
-                        yield offset, RawMessage(message.key(), message.value())
+                    if error:
+                        raise SliceError(f"{topic} {part} ends at {offset}")
+                    yield offset, RawMessage(message.key(), message.value())
         raise self._down(f"{topic} {part} did not come")
 
     def offsets_at(self, topic: str, moment: datetime) -> dict[int, int]:

@@ -41,6 +41,7 @@ _CONNECTION_ERRORS = (
 # A message that cannot be decoded, a Redis that is down and a fault of Trino's own are all the same
 # GENERIC_INTERNAL_ERROR (Trino 476): this text tells the first, a probe the second.
 _UNREADABLE = "Document nesting depth"
+_STARTING = {"NO_NODES_AVAILABLE", "SERVER_STARTING_UP"}
 _TOO_LARGE = {
     "CLUSTER_OUT_OF_MEMORY",
     "EXCEEDED_GLOBAL_MEMORY_LIMIT",
@@ -119,6 +120,8 @@ class TrinoResource(dg.ConfigurableResource[None]):
             with self._run(catalog.probe, [], _PROBE_SECONDS) as answer:
                 list(answer.batches(100))
         except trino.exceptions.TrinoQueryError as error:
+            if error.error_name in _STARTING:
+                raise self._down(error.message, "is not ready") from error
             behind = f"catalog {catalog.name} of Trino {self.address}"
             raise ServerDown(catalog.server, behind, catalog.setting, error.message) from error
 
@@ -196,5 +199,5 @@ class TrinoResource(dg.ConfigurableResource[None]):
             "request_timeout": self.timeout_seconds,
         }
 
-    def _down(self, cause: object) -> ServerDown:
-        return ServerDown("Trino", self.address, "KP_TRINO_URL", cause)
+    def _down(self, cause: object, problem: str = "does not answer") -> ServerDown:
+        return ServerDown("Trino", self.address, "KP_TRINO_URL", cause, problem)

@@ -2,6 +2,8 @@
 
 import json
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -66,6 +68,21 @@ def publish(
     assert producer.flush(60) == 0
     assert len(places) == len(values)
     return places
+
+
+@contextmanager
+def transaction(commits: bool = True) -> Iterator[Producer]:
+    """A producer whose messages are committed together in the end, or aborted."""
+    servers = Settings().kafka_bootstrap_servers
+    producer = Producer({"bootstrap.servers": servers, "transactional.id": str(uuid.uuid4())})
+    producer.init_transactions(60)
+    producer.begin_transaction()
+    yield producer
+    if commits:
+        producer.commit_transaction(60)
+    else:
+        producer.flush(60)
+        producer.abort_transaction(60)
 
 
 def drain() -> None:

@@ -4,25 +4,34 @@ import base64
 import uuid
 from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from kp_platform.flows import ACCESS_LOG
+from kp_platform.local.supervisor import Supervisor
 from kp_platform.pipeline.drain import Limits, Pipeline
-from kp_platform.pipeline.errors import IndexBlocked, ShortAnswer, SliceTaken
+from kp_platform.pipeline.errors import IndexBlocked, SliceError, SliceTaken
 from kp_platform.pipeline.lag import partition_lags
 from kp_platform.pipeline.offsets import OffsetRange, Plan, Slice
 from kp_platform.pipeline.stream import SliceReport
 from kp_platform.reference import REFERENCE_VALUES
 from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform.resources.errors import ServerDown
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.mysql import MySQLResource
 from kp_platform.resources.redis import RedisResource
 from kp_platform.resources.trino import TrinoResource
-from kp_platform_tests.conftest import Stack
-from kp_platform_tests.integration.events import Event, dead_letters, documents, publish
+from kp_platform_tests.conftest import Stack, wait_for
+from kp_platform_tests.integration.events import (
+    Event,
+    dead_letters,
+    documents,
+    publish,
+    transaction,
+)
 
 KEPT = ElasticsearchResource()
 LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=300)
@@ -232,11 +241,74 @@ def test_a_slice_with_a_short_answer_fails_and_moves_no_position(pipeline: Pipel
     [(partition, offset)] = publish(event.value)
     state, held = pipeline.look()
     beyond = Slice((OffsetRange(partition, offset, offset + 3),))
-    with pytest.raises(ShortAnswer, match=f"the first is {offset + 1}"):
+    with pytest.raises(SliceError, match=f"ends at {offset + 1}"):
         pipeline.step(state, held, Plan((), (), beyond, 3))
     assert lag(pipeline) == 1
     drained(pipeline)
     assert len(documents(event.uuid)) == 1
+
+
+def test_transactions_lose_nothing_and_an_aborted_one_leaves_no_document(
+    pipeline: Pipeline,
+) -> None:
+    kept, aborted, unfinished = Event(), Event(), Event()
+    with transaction() as producer:
+        producer.produce(ACCESS_LOG.topic, kept.value, partition=0)
+    with transaction(commits=False) as producer:
+        producer.produce(ACCESS_LOG.topic, aborted.value, partition=0)
+    with transaction() as producer:
+        producer.produce(ACCESS_LOG.topic, unfinished.value, partition=0)
+        producer.flush(60)
+        [report] = drained(pipeline)
+        assert (report.rows, report.empty) == (1, 3)  # two markers, and the aborted event
+        assert lag(pipeline) == 0
+    drained(pipeline)
+    found = documents(kept.uuid, aborted.uuid, unfinished.uuid)
+    assert [each["uuid"] for each in found] == [kept.uuid, unfinished.uuid]
+    assert lag(pipeline) == 0
+
+
+def test_an_index_that_somebody_deletes_is_filled_again(pipeline: Pipeline) -> None:
+    day = datetime(2026, 1, 7, 12, tzinfo=UTC)
+    events = [Event() for _ in range(40)]
+    publish(*(event.value for event in events), at=day)
+    drained(pipeline)
+    before = documents(*(event.uuid for event in events))
+    ElasticsearchResource().client().indices.delete(index="log.index-2026.01.07")
+    reports = drained(pipeline)
+    assert "log.index-2026.01.07 was deleted" in reports[0].losses[0]
+    changed = {"indexed_at": None, "delay_ms": None}
+    after = documents(*(event.uuid for event in events))
+    assert [each | changed for each in after] == [each | changed for each in before]
+    assert lag(pipeline) == 0
+    assert drained(pipeline) == []
+
+
+@pytest.mark.parametrize(("name", "server"), [("redis", "Redis"), ("mysql", "MySQL")])
+def test_a_database_that_is_down_fails_the_slice_with_its_name_and_half_enriches_nothing(
+    pipeline: Pipeline, quiet_stack: Stack, name: str, server: str
+) -> None:
+    event = Event()
+    publish(event.value)
+    keeper = Supervisor(quiet_stack.settings.home)
+    keeper.stop_program(name)
+    try:
+        with pytest.raises(ServerDown, match=f"{server} does not answer at catalog"):
+            drained(pipeline)
+        assert lag(pipeline) == 1
+    finally:
+        keeper.start_program(name)
+    wait_for(lambda: indexes(pipeline), f"{server} answers again")
+    [document] = documents(event.uuid)
+    assert document["enrichment"] == {"state": "complete", "missing": []}
+
+
+def indexes(pipeline: Pipeline) -> bool:
+    try:
+        drained(pipeline)
+    except (ServerDown, SliceError):
+        return False
+    return True
 
 
 def test_a_write_block_moves_no_position_and_makes_no_dead_letter(pipeline: Pipeline) -> None:

@@ -11,6 +11,7 @@ import pytest
 from kp_platform.changes import ReferenceChange
 from kp_platform.flows import ACCESS_LOG
 from kp_platform.pipeline.counting import HOUR, Extent, Where, Window, iso
+from kp_platform.pipeline.errors import SliceError
 from kp_platform.pipeline.offsets import OffsetRange, Slice, Watermarks
 from kp_platform.pipeline.query import ranges_query, slice_query
 from kp_platform.pipeline.ranking import SQL_PATH
@@ -24,7 +25,7 @@ from kp_platform.resources.redis import RedisResource
 from kp_platform.resources.trino import TrinoResource
 from kp_platform_tests.conftest import Stack
 from kp_platform_tests.fakes import FakeElasticsearch, FakeKafka, FakeMySQL, FakeRedis, FakeTrino
-from kp_platform_tests.integration.events import Event, publish
+from kp_platform_tests.integration.events import Event, publish, transaction
 
 
 @pytest.fixture
@@ -35,6 +36,18 @@ def real(request: pytest.FixtureRequest) -> Callable[[], Stack]:
 
 def new_id() -> str:
     return str(uuid.uuid4())
+
+
+def transact(kafka: Any, topic: str, values: Sequence[bytes]) -> None:
+    """Write messages to partition 0 in one transaction."""
+    if isinstance(kafka, FakeKafka):
+        for value in values:
+            kafka.produce(topic, value)
+        kafka.end_transaction(topic, 0)
+        return
+    with transaction() as producer:
+        for value in values:
+            producer.produce(topic, value, partition=0)
 
 
 def unheard(changes: Sequence[ReferenceChange]) -> None:
@@ -85,6 +98,32 @@ class TestKafka:
         assert [found[place].value for place in places[:3]] == values[:3]
         assert len(found) == 3
 
+    def test_the_marker_of_a_transaction_is_an_offset_without_a_message(self, kafka: Any) -> None:
+        name = f"contract-{new_id()}"
+        kafka.create_topics({name: 1})
+        transact(kafka, name, [b"0", b"1"])
+        transact(kafka, name, [b"3"])
+        assert kafka.topic_state(name).partitions == {0: Watermarks(0, 5)}
+        assert kafka.present(name, OffsetRange(0, 0, 5)) == {0, 1, 3}
+        assert kafka.present(name, OffsetRange(0, 1, 3)) == {1}
+        assert kafka.present(name, OffsetRange(0, 4, 5)) == set()
+        with pytest.raises(SliceError, match=r"0:\[1,6\) ends at 5"):
+            kafka.present(name, OffsetRange(0, 1, 6))
+        with pytest.raises(SliceError, match="no message at offset 2"):
+            kafka.raw_messages(name, [(0, 1), (0, 2)])
+
+    def test_where_no_message_is_as_young_as_a_moment_its_offset_is_the_end(
+        self, kafka: Any
+    ) -> None:
+        name = f"contract-{new_id()}"
+        kafka.create_topics({name: 2})
+        if isinstance(kafka, FakeKafka):
+            kafka.produce(name, b"{}")
+        else:
+            publish(b"{}", partition=0, topic=name, at=datetime(2026, 3, 1, tzinfo=UTC))
+        assert kafka.offsets_at(name, datetime(2026, 3, 1, tzinfo=UTC)) == {0: 0, 1: 0}
+        assert kafka.offsets_at(name, datetime(2026, 3, 2, tzinfo=UTC)) == {0: 1, 1: 0}
+
 
 class TestElasticsearch:
     """`DocumentStore`."""
@@ -123,6 +162,20 @@ class TestElasticsearch:
     def test_get_leaves_out_what_is_not_there(self, store: Any) -> None:
         assert store.get([("kp.positions", new_id()), ("no-such-index", "a")]) == {}
         assert store.get([]) == {}
+
+    def test_an_index_that_is_made_again_has_another_id(self, store: Any) -> None:
+        day = "log.index-2020.02.02"
+        assert day not in store.index_ids("log.index")
+        seen = []
+        for _ in range(2):
+            store.bulk(create(day, new_id(), b"{}"))
+            seen.append(store.index_ids("log.index")[day])
+            if isinstance(store, FakeElasticsearch):
+                store.delete_index(day)
+            else:
+                store.client().indices.delete(index=day)
+        assert seen[0] != seen[1]
+        assert store.index_ids("no-such-alias") == {}
 
     def test_find_and_count_see_a_document_after_a_refresh(self, store: Any) -> None:
         flow = new_id()

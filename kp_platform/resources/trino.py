@@ -38,6 +38,8 @@ _CONNECTION_ERRORS = (
     trino.exceptions.Error,
     trino.exceptions.HttpError,
 )
+# Messages of a megabyte each must not fill the memory of a run, which holds six batches.
+_BATCH_CHARACTERS = 8_000_000
 # A message that cannot be decoded, a Redis that is down and a fault of Trino's own are all the same
 # GENERIC_INTERNAL_ERROR (Trino 476): this text tells the first, a probe the second.
 _UNREADABLE = "Document nesting depth"
@@ -87,7 +89,17 @@ class TrinoAnswer:
     stats: QueryStats
 
     def batches(self, rows: int) -> Iterator[Sequence[Row]]:
-        while batch := self.cursor.fetchmany(rows):
+        """At most so many rows at once, and fewer when their messages are large."""
+        message = self.columns.index("message") if "message" in self.columns else None
+        batch: list[Row] = []
+        size = 0
+        for row in self.cursor:
+            batch.append(row)
+            size += 0 if message is None else len(row[message] or "")
+            if len(batch) == rows or size >= _BATCH_CHARACTERS:
+                yield batch
+                batch, size = [], 0
+        if batch:
             yield batch
         self.stats.processed_rows = self.cursor.stats.get("processedRows", 0)
 

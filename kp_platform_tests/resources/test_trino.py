@@ -1,11 +1,16 @@
-"""Whose fault a failed query is, as far as Trino's own answer tells; servers that are down behind it
-are stopped for real in `integration/test_pipeline.py`."""
+"""Whose fault a failed query is, as far as Trino's own answer tells, and the size of batches.
+
+Servers behind Trino are stopped for real in `integration/test_pipeline.py`.
+"""
+
+from typing import ClassVar
 
 import pytest
 from trino.exceptions import TrinoQueryError
 
 from kp_platform.pipeline.errors import MessageUnreadable, QueryFailed, QueryTooLarge
-from kp_platform.resources.trino import TrinoResource
+from kp_platform.pipeline.query import QueryStats
+from kp_platform.resources.trino import TrinoAnswer, TrinoResource
 
 
 @pytest.mark.parametrize(
@@ -33,3 +38,27 @@ def test_a_failure_is_classed_by_what_can_be_done(
     classed = TrinoResource()._failure(error)
     assert type(classed) is failure
     assert str(classed) == f"Trino query query-1 failed: {name}: {message}"
+
+
+class Cursor(list[tuple[int, str | None]]):
+    """The rows of a query that has ended."""
+
+    stats: ClassVar = {"processedRows": 5}
+
+
+@pytest.mark.parametrize(
+    ("messages", "sizes"),
+    [
+        (["small"] * 5, [2, 2, 1]),
+        (["x" * 5_000_000] * 5, [2, 2, 1]),
+        (["x" * 9_000_000] * 3, [1, 1, 1]),  # as large as it may be, or larger: alone
+        ([None, "", "small"], [2, 1]),
+        ([], []),
+    ],
+)
+def test_a_batch_is_bounded_by_rows_and_by_the_size_of_messages(
+    messages: list[str | None], sizes: list[int]
+) -> None:
+    answer = TrinoAnswer(Cursor(enumerate(messages)), ["offset", "message"], QueryStats())
+    assert [len(batch) for batch in answer.batches(2)] == sizes
+    assert answer.stats.processed_rows == 5

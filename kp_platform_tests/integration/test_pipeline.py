@@ -259,9 +259,12 @@ def test_transactions_lose_nothing_and_an_aborted_one_leaves_no_document(
     with transaction() as producer:
         producer.produce(ACCESS_LOG.topic, unfinished.value, partition=0)
         producer.flush(60)
+        # A commit is answered before its marker is written.
+        wait_for(lambda: lag(pipeline) == 4, "both transactions have their markers")
         [report] = drained(pipeline)
         assert (report.rows, report.empty) == (1, 3)  # two markers, and the aborted event
         assert lag(pipeline) == 0
+    wait_for(lambda: lag(pipeline) == 2, "the last transaction has its marker")
     drained(pipeline)
     found = documents(kept.uuid, aborted.uuid, unfinished.uuid)
     assert [each["uuid"] for each in found] == [kept.uuid, unfinished.uuid]

@@ -23,7 +23,7 @@ from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.mysql import MySQLResource
 from kp_platform.resources.redis import RedisResource
 from kp_platform.resources.trino import TrinoResource
-from kp_platform_tests.conftest import Stack
+from kp_platform_tests.conftest import Stack, wait_for
 from kp_platform_tests.fakes import FakeElasticsearch, FakeKafka, FakeMySQL, FakeRedis, FakeTrino
 from kp_platform_tests.integration.events import Event, publish, transaction
 
@@ -103,7 +103,8 @@ class TestKafka:
         kafka.create_topics({name: 1})
         transact(kafka, name, [b"0", b"1"])
         transact(kafka, name, [b"3"])
-        assert kafka.topic_state(name).partitions == {0: Watermarks(0, 5)}
+        whole = {0: Watermarks(0, 5)}  # a commit is answered before its marker is written
+        wait_for(lambda: kafka.topic_state(name).partitions == whole, "both markers are written")
         assert kafka.present(name, OffsetRange(0, 0, 5)) == {0, 1, 3}
         assert kafka.present(name, OffsetRange(0, 1, 3)) == {1}
         assert kafka.present(name, OffsetRange(0, 4, 5)) == set()

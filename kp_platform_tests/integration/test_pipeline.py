@@ -155,7 +155,7 @@ def test_a_replay_of_the_same_offsets_adds_nothing(pipeline: Pipeline) -> None:
     assert part is not None
     drained(pipeline)
     before = documents(*(event.uuid for event in events))
-    again = pipeline._index(state, part)
+    again = pipeline.index(state, part)
     assert (again.outcome.indexed, again.outcome.already_there) == (0, 30)
     assert documents(*(event.uuid for event in events)) == before
 

@@ -86,6 +86,12 @@ def nasty_strings() -> list[Case]:
     return cases
 
 
+def markup() -> list[str]:
+    """The nasty strings that would be markup on a careless page."""
+    texts = [each["text"] for each in _read("nasty_strings")["string"]]
+    return [text for text in texts if ("<" in text or "alert(" in text) and text.isprintable()]
+
+
 def _cases(file: str) -> list[Case]:
     uuids: dict[str, str] = {}
     return [_case(each, uuids) for each in _read(file)["case"]]

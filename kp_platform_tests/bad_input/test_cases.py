@@ -20,10 +20,16 @@ from kp_platform_tests.bad_input.cases import (
     odd,
 )
 
-# What only the servers on the way can say: of lengths, of depths, of times and of other events.
+# What only the servers on the way can say: of bytes, times, other events, lengths and depths.
 BY_SERVERS = [
     Dead(reason)
-    for reason in ("document_parsing_exception", "unreadable", "bad_timestamp", "conflict")
+    for reason in (
+        "altered",
+        "bad_timestamp",
+        "conflict",
+        "document_parsing_exception",
+        "unreadable",
+    )
 ]
 OF_CONTRACT = [
     case for case in (*malformed(), *odd(), *nasty_strings()) if case.answer not in BY_SERVERS

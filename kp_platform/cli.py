@@ -222,16 +222,8 @@ def list_dead(
             }
         )
         return
-    table = Table("id", "flow", "place", "reason", "detail", "when", box=None)
-    table.columns[0].overflow = "fold"  # to be copied
-    table.columns[4].overflow, table.columns[4].no_wrap = "ellipsis", True
-    for letter in letters:
-        source = letter.source
-        what = f"dropped at {letter.dropped_at}" if letter.dropped_at else source["detail"]
-        shown = (letter.id, source["flow"], str(letter), source["reason"], what[:200])
-        table.add_row(*(Text(dead_letters.printable(each)) for each in shown), source["@timestamp"])
     if letters:
-        _console().print(table)
+        _print_letters(letters)
     _plain(dead_letters.printable(f"{len(letters)} shown of {counted}"))
 
 
@@ -401,6 +393,29 @@ def _selection(ids: list[str] | None, flow: str, reason: str) -> "Selection":
     if bool(ids) == bool(flow or reason):
         raise typer.BadParameter("name dead letters by their ids, or by --flow and --reason")
     return Selection(tuple(ids or ()), flow, reason)
+
+
+def _print_letters(letters: "Sequence[Letter]") -> None:
+    """A line for each, whose detail is cut at the terminal's edge."""
+    from kp_platform.pipeline.dead_letters import printable
+
+    rows: list[list[str]] = []
+    for letter in letters:
+        source = letter.source
+        when = f"{source['@timestamp'][:19]}Z"
+        dropped = f"dropped at {letter.dropped_at}" if letter.dropped_at else ""
+        shown = (letter.id, source["flow"], str(letter), source["reason"], when)
+        rows.append([printable(each) for each in (*shown, dropped or source["detail"])])
+    console = _console()
+    taken = sum(2 + max(len(row[column]) for row in rows) for column in range(5))
+    room = max(20, console.width - taken)
+    console.width = taken + room  # a narrow terminal breaks the lines, an id stays whole
+    table = Table("id", "flow", "place", "reason", "when", "detail", box=None, pad_edge=False)
+    for row in rows:
+        detail = Text(row.pop())
+        detail.truncate(room, overflow="ellipsis")
+        table.add_row(*map(Text, row), detail)
+    console.print(table, no_wrap=True)
 
 
 def _write_raw(letter: "Letter") -> None:

@@ -280,9 +280,9 @@ def replay_dead(
         return
     report = replay.replay(pipelines, letters)
     _plain(str(report))
-    for found in report.still_dead:
-        place = f"{found.partition}:{found.offset} {found.reason}: {found.detail[:200]}"
-        _plain(f"still dead: {dead_letters.printable(place)}")
+    for letter, found in report.still_dead:
+        why = dead_letters.printable(f"{found.reason}: {found.detail[:200]}")
+        _plain(f"still dead: {letter.id}: {why}")
     _print_unreadable(report.unreadable)
     if remain := len(letters) - len(report.removed):
         raise Failure(f"{remain} of {len(letters)} dead letters remain; see `kp dead list`")

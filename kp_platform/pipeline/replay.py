@@ -42,11 +42,11 @@ class ReplayReport:
     or `unreadable` from the log, with the cause in words."""
 
     removed: list[Letter] = field(default_factory=list)
-    still_dead: list[DeadLetter] = field(default_factory=list)
+    still_dead: list[tuple[Letter, DeadLetter]] = field(default_factory=list)
     unreadable: list[tuple[Letter, str]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        reasons = Counter(each.reason for each in self.still_dead)
+        reasons = Counter(found.reason for _, found in self.still_dead)
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
         return (
             f"{len(self.removed)} became good and are removed, {len(self.still_dead)} are still "
@@ -115,7 +115,7 @@ def _settle(
     for letter in letters:
         if found := dead.get(letter.place):
             dead_letters.give_reason(store, letter, found, utc_now())
-            report.still_dead.append(found)
+            report.still_dead.append((letter, found))
 
 
 def _places(part: Slice) -> Iterator[tuple[int, int]]:

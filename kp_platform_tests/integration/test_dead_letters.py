@@ -92,7 +92,7 @@ def test_a_letter_that_is_still_bad_stays_and_says_so(quiet_stack: Stack) -> Non
     assert first == (
         "0 became good and are removed, 1 are still dead (1 not_json), 0 cannot be read again"
     )
-    assert second.startswith(f"still dead: {place[0]}:{place[1]} not_json: ")
+    assert second.startswith(f"still dead: {letter_id}: not_json: ")
     assert said.stderr == "kp: 1 of 1 dead letters remain; see `kp dead list`\n"
     [letter] = dead_letters(*place)
     assert letter["replayed_at"] > letter["@timestamp"]

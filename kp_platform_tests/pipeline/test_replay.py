@@ -73,7 +73,7 @@ def test_a_letter_that_is_still_bad_stays_with_the_reason_and_the_bytes_of_now(
     [before] = letters(world)
     world.store.refuse[identity] = [ItemResult(400, "illegal_argument_exception", "too long")]
     report = replayed(world)
-    assert [each.reason for each in report.still_dead] == ["illegal_argument_exception"]
+    assert [found.reason for _, found in report.still_dead] == ["illegal_argument_exception"]
     [after] = letters(world)
     source = dead_letters.by_id(world.store, after.id).source
     assert (source["reason"], source["detail"]) == ("illegal_argument_exception", "too long")
@@ -209,7 +209,7 @@ def test_a_conflict_stays_a_conflict_and_a_message_that_spoils_a_query_stays_unr
     world.trino.poison = {(0, 2)}
     world.drain()
     report = replayed(world)
-    assert sorted(each.reason for each in report.still_dead) == ["conflict", "unreadable"]
+    assert sorted(found.reason for _, found in report.still_dead) == ["conflict", "unreadable"]
     assert "2 are still dead (1 conflict, 1 unreadable)" in str(report)
     assert len(letters(world)) == 2
 

@@ -433,8 +433,10 @@ def _write_raw(letter: "Letter") -> None:
 
 
 def _print_unreadable(letters: "Sequence[tuple[Letter, str]]") -> None:
+    from kp_platform.pipeline.dead_letters import printable
+
     for letter, cause in letters:
-        _plain(f"cannot be read again: {letter.id}: {cause}")
+        _plain(f"cannot be read again: {letter.id}: {printable(cause[:200])}")
     if any(letter.dropped_at is None for letter, _ in letters):
         _plain("`kp dead show ID --raw` writes a message's bytes, should it be published again")
 

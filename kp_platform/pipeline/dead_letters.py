@@ -21,7 +21,7 @@ from kp_platform.pipeline.documents import DeadLetter
 from kp_platform.pipeline.errors import SliceError
 from kp_platform.pipeline.log import RawMessage
 from kp_platform.pipeline.offsets import OffsetRange, TopicState
-from kp_platform.pipeline.store import DocumentStore, Version, create, delete, put, send
+from kp_platform.pipeline.store import DocumentStore, ItemResult, Version, create, delete, put, send
 
 DEAD_INDEX = "kp.dead"
 GAP_INDEX = "kp.gaps"
@@ -121,9 +121,7 @@ def bury(
         }
         identity = f"{flow.name}:{state.topic_id}:{letter.partition}:{letter.offset}"
         operations.append(create(DEAD_INDEX, identity, orjson.dumps(body)))
-    for result in send(store, operations):
-        if result.rejected:
-            raise SliceError(f"{DEAD_INDEX} refuses a letter: {result.error}: {result.reason}")
+    _send_letters(store, operations)
 
 
 def read(store: DocumentStore, selection: Selection) -> list[Letter]:
@@ -175,7 +173,8 @@ def give_reason(store: DocumentStore, letter: Letter, found: DeadLetter, now: st
         "detail": _detail(found),
         "replayed_at": now,
     }
-    send(store, [put(DEAD_INDEX, letter.id, orjson.dumps(source), expected=letter.version)])
+    written = put(DEAD_INDEX, letter.id, orjson.dumps(source), expected=letter.version)
+    _send_letters(store, [written])
 
 
 def drop(store: DocumentStore, letters: Sequence[Letter], now: str) -> int:
@@ -191,7 +190,7 @@ def drop(store: DocumentStore, letters: Sequence[Letter], now: str) -> int:
         for letter in letters
         if letter.dropped_at is None
     ]
-    return sum(result.written for result in send(store, operations)) if operations else 0
+    return sum(result.written for result in _send_letters(store, operations))
 
 
 def raw_bytes(letter: Letter, field: str) -> bytes | None:
@@ -249,6 +248,14 @@ def _common(flow: Flow, state: TopicState, partition: int, now: str) -> dict[str
         "topic_id": state.topic_id,
         "partition": partition,
     }
+
+
+def _send_letters(store: DocumentStore, operations: Sequence[bytes]) -> list[ItemResult]:
+    results = send(store, operations) if operations else []
+    for result in results:
+        if result.rejected:
+            raise SliceError(f"{DEAD_INDEX} refuses a letter: {result.error}: {result.reason}")
+    return results
 
 
 def _detail(letter: DeadLetter) -> str:

@@ -19,6 +19,7 @@ from kp_platform.pipeline.bulk import Outcome
 from kp_platform.pipeline.dead_letters import Letter
 from kp_platform.pipeline.documents import DeadLetter
 from kp_platform.pipeline.drain import Pipeline
+from kp_platform.pipeline.errors import MessageSuspected
 from kp_platform.pipeline.offsets import OffsetRange, Slice, TopicState
 from kp_platform.pipeline.store import DocumentStore
 from kp_platform.pipeline.stream import utc_now
@@ -65,8 +66,13 @@ def replay(pipelines: Mapping[str, Pipeline], letters: Sequence[Letter]) -> Repl
         batch.pipeline.prepare()
         at = {letter.place: letter for letter in batch.letters}
         for part in slices(sorted(at)):
-            outcome = batch.pipeline.index(batch.state, part).outcome
-            _settle(batch.pipeline.store, [at[place] for place in _places(part)], outcome, report)
+            together = [at[place] for place in _places(part)]
+            try:
+                outcome = batch.pipeline.index(batch.state, part).outcome
+            except MessageSuspected as error:  # alone, so no neighbour tells whose fault it is
+                report.unreadable += [(letter, str(error)) for letter in together]
+            else:
+                _settle(batch.pipeline.store, together, outcome, report)
     return report
 
 

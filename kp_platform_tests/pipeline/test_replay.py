@@ -121,8 +121,8 @@ def test_a_query_that_fails_leaves_all_letters(world: World) -> None:
 
 
 def test_a_dropped_letter_is_not_read_again_nor_is_it_as_a_neighbour(world: World) -> None:
-    ids = [world.access(1, partition=0)[0] for _ in range(3)]
-    for identity in ids:
+    ids = world.access(4, partition=0)
+    for identity in ids[:3]:
         world.store.refuse[identity] = [ItemResult(400, REJECTED, "no")]
     world.drain()
     middle = next(letter for letter in letters(world) if letter.place == (0, 1))
@@ -131,7 +131,7 @@ def test_a_dropped_letter_is_not_read_again_nor_is_it_as_a_neighbour(world: Worl
     assert len(report.removed) == 2
     [(letter, cause)] = report.unreadable
     assert (letter.id, cause) == (middle.id, "it was dropped at 2026-03-02T00:00:00.000Z")
-    assert sorted(world.stored("log.index")) == sorted([ids[0], ids[2]])
+    assert sorted(world.stored("log.index")) == sorted([ids[0], ids[2], ids[3]])
 
 
 def test_what_retention_deleted_is_said_exactly_and_its_letter_stays(world: World) -> None:
@@ -212,6 +212,18 @@ def test_a_conflict_stays_a_conflict_and_a_message_that_spoils_a_query_stays_unr
     assert sorted(found.reason for _, found in report.still_dead) == ["conflict", "unreadable"]
     assert "2 are still dead (1 conflict, 1 unreadable)" in str(report)
     assert len(letters(world)) == 2
+
+
+def test_a_message_that_trino_may_fail_at_keeps_no_other_letter_from_its_replay(
+    world: World,
+) -> None:
+    rejected(world, 2)
+    world.trino.suspects = {(0, 1)}
+    report = replayed(world)
+    assert [letter.place for letter in report.removed] == [(0, 4)]
+    [(letter, cause)] = report.unreadable
+    assert (letter.place, cause) == ((0, 1), "GENERIC_INTERNAL_ERROR: no one knows")
+    assert [each.id for each in letters(world)] == [letter.id]
 
 
 def test_a_change_that_was_dead_is_applied(world: World) -> None:

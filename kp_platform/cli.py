@@ -16,13 +16,18 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from stamina.instrumentation import set_on_retry_hooks
 from typer.exceptions import TyperException
 
 from kp_platform.settings import Settings, environment
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kp_platform.pipeline.dead_letters import Letter, Selection
     from kp_platform.reference import Announce
+    from kp_platform.resources.elasticsearch import ElasticsearchResource
 
 app = typer.Typer(
     name="kp",
@@ -184,6 +189,124 @@ def lag(as_json: AsJson = False) -> None:
     _console().print(table)
 
 
+dead_app = typer.Typer(help="Work with messages that could not be indexed.")
+app.add_typer(dead_app, name="dead")
+
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids, as `kp dead list` shows them.")]
+OfFlow = Annotated[str, typer.Option("--flow", help="Letters of this flow, e.g. access_log.")]
+OfReason = Annotated[str, typer.Option("--reason", help="Letters with this reason.")]
+SHOWN_BYTES = 4_000
+
+
+@dead_app.command("list")
+def list_dead(
+    flow: OfFlow = "",
+    reason: OfReason = "",
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most letters shown.")] = 50,
+    everything: Annotated[bool, typer.Option("--all", help="Dropped ones too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show dead letters, the latest first, and how many there are for each reason."""
+    from kp_platform.pipeline import dead_letters
+
+    store = _dead_store()
+    selection = dead_letters.Selection((), flow, reason, with_dropped=everything)
+    letters = next(dead_letters.pages(store, selection, limit), [])
+    counted = dead_letters.tally(store, selection)
+    if as_json:
+        _print_ascii_json(
+            {
+                "letters": [{"id": letter.id, **letter.source} for letter in letters],
+                "reasons": dict(sorted(counted.by_reason().items())),
+                "dropped": counted.dropped,
+            }
+        )
+        return
+    if letters:
+        _print_letters(letters)
+    _plain(dead_letters.printable(f"{len(letters)} shown of {counted}"))
+
+
+@dead_app.command("show")
+def show_dead(
+    identity: Annotated[str, typer.Argument(metavar="ID", help="As `kp dead list` shows it.")],
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Write the message's exact bytes, for a pipe or a file.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show all that is known of a dead letter, its message as text or else in hex."""
+    from kp_platform.pipeline import dead_letters
+
+    letter = dead_letters.by_id(_dead_store(), identity)
+    if raw:
+        _write_raw(letter)
+    elif as_json:
+        _print_ascii_json({"id": letter.id, **letter.source})
+    else:
+        fields = {"id": letter.id, **letter.source}
+        for name, value in fields.items():
+            if name in ("key", "value") and not letter.dropped_at:
+                value = dead_letters.as_text(dead_letters.raw_bytes(letter, name), SHOWN_BYTES)
+            _plain(f"{name:<16} {'-' if value is None else dead_letters.printable(str(value))}")
+
+
+@dead_app.command("replay")
+def replay_dead(
+    ids: Ids = None,
+    flow: OfFlow = "",
+    reason: OfReason = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is possible.")] = False,
+) -> None:
+    """Read the messages of dead letters again; those that have become good are indexed and
+    removed from the dead letters."""
+    from kp_platform.assets import DrainConfig
+    from kp_platform.flows import FLOWS
+    from kp_platform.pipeline import dead_letters, replay
+    from kp_platform.pipeline.drain import Pipeline
+    from kp_platform.resources.kafka import KafkaResource
+    from kp_platform.resources.trino import TrinoResource
+
+    selection = _selection(ids, flow, reason)
+    store, kafka, trino = _dead_store(), KafkaResource(), TrinoResource()
+    limits = DrainConfig().limits()
+    pipelines = {each.name: Pipeline(each, kafka, trino, store, limits) for each in FLOWS}
+    letters = dead_letters.read(store, selection)
+    if dry_run:
+        batches, lost = replay.readable(pipelines, letters)
+        count = sum(len(batch.letters) for batch in batches)
+        _plain(f"would read {count} of {len(letters)} messages again")
+        _print_unreadable(lost)
+        return
+    report = replay.replay(pipelines, letters)
+    _plain(str(report))
+    for letter, found in report.still_dead:
+        why = dead_letters.printable(f"{found.reason}: {found.detail[:200]}")
+        _plain(f"still dead: {letter.id}: {why}")
+    _print_unreadable(report.unreadable)
+    if remain := len(letters) - len(report.removed):
+        raise Failure(f"{remain} of {len(letters)} dead letters remain; see `kp dead list`")
+
+
+@dead_app.command("drop")
+def drop_dead(
+    ids: Ids = None,
+    flow: OfFlow = "",
+    reason: OfReason = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; else only the count is told.")] = False,
+) -> None:
+    """Forget the bytes of dead letters, for good; their places and reasons are kept."""
+    from kp_platform.pipeline import dead_letters
+    from kp_platform.pipeline.stream import utc_now
+
+    selection = _selection(ids, flow, reason)
+    store = _dead_store()
+    letters = [each for each in dead_letters.read(store, selection) if each.dropped_at is None]
+    if not yes:
+        raise Failure(f"would drop {len(letters)} dead letters: say --yes")
+    _plain(f"{dead_letters.drop(store, letters, utc_now())} dead letters dropped")
+
+
 @app.command()
 def config(
     as_json: AsJson = False,
@@ -245,9 +368,77 @@ def _is_expected(error: Exception) -> bool:
     """Imported late: the resources' errors come with their package."""
     from kp_platform.changes import NotAnnounced
     from kp_platform.local.errors import StackError
+    from kp_platform.pipeline.dead_letters import NoSuchLetter
+    from kp_platform.pipeline.errors import SliceError
     from kp_platform.resources.errors import ServerDown, TopicMissing
 
-    return isinstance(error, (Failure, NotAnnounced, StackError, ServerDown, TopicMissing))
+    expected = (Failure, NotAnnounced, NoSuchLetter, SliceError, StackError)
+    return isinstance(error, (*expected, ServerDown, TopicMissing))
+
+
+def _dead_store() -> "ElasticsearchResource":
+    """The store, with its dead letters as of now."""
+    from kp_platform.pipeline.dead_letters import DEAD_INDEX
+    from kp_platform.resources.elasticsearch import ElasticsearchResource
+
+    store = ElasticsearchResource()
+    store.ensure_index(DEAD_INDEX)
+    store.refresh(DEAD_INDEX)
+    return store
+
+
+def _selection(ids: list[str] | None, flow: str, reason: str) -> "Selection":
+    from kp_platform.pipeline.dead_letters import Selection
+
+    if bool(ids) == bool(flow or reason):
+        raise typer.BadParameter("name dead letters by their ids, or by --flow and --reason")
+    return Selection(tuple(ids or ()), flow, reason)
+
+
+def _print_letters(letters: "Sequence[Letter]") -> None:
+    """A line for each, whose detail is cut at the terminal's edge."""
+    from kp_platform.pipeline.dead_letters import printable
+
+    rows: list[list[str]] = []
+    for letter in letters:
+        source = letter.source
+        when = f"{source['@timestamp'][:19]}Z"
+        dropped = f"dropped at {letter.dropped_at}" if letter.dropped_at else ""
+        shown = (letter.id, source["flow"], str(letter), source["reason"], when)
+        rows.append([printable(each) for each in (*shown, dropped or source["detail"])])
+    console = _console()
+    taken = sum(2 + max(len(row[column]) for row in rows) for column in range(5))
+    room = max(20, console.width - taken)
+    console.width = taken + room  # a narrow terminal breaks the lines, an id stays whole
+    table = Table("id", "flow", "place", "reason", "when", "detail", box=None, pad_edge=False)
+    for row in rows:
+        detail = Text(row.pop())
+        detail.truncate(room, overflow="ellipsis")
+        table.add_row(*map(Text, row), detail)
+    console.print(table, no_wrap=True)
+
+
+def _write_raw(letter: "Letter") -> None:
+    from kp_platform.pipeline.dead_letters import raw_bytes
+
+    value = raw_bytes(letter, "value")
+    if letter.dropped_at:
+        raise Failure(f"its bytes were dropped at {letter.dropped_at}")
+    if value is None:
+        raise Failure("the message has no value, not even an empty one (a tombstone)")
+    if sys.stdout.isatty():
+        raise Failure("bytes may harm a terminal: write them to a file or a pipe")
+    sys.stdout.buffer.write(value)
+    sys.stdout.buffer.flush()
+
+
+def _print_unreadable(letters: "Sequence[tuple[Letter, str]]") -> None:
+    from kp_platform.pipeline.dead_letters import printable
+
+    for letter, cause in letters:
+        _plain(f"cannot be read again: {letter.id}: {printable(cause[:200])}")
+    if any(letter.dropped_at is None for letter, _ in letters):
+        _plain("`kp dead show ID --raw` writes a message's bytes, should it be published again")
 
 
 def _announce() -> "Announce":
@@ -275,6 +466,11 @@ def _console() -> Console:
     if not console.is_terminal:
         console.width = 200
     return console
+
+
+def _print_ascii_json(value: Any) -> None:
+    """JSON of what strangers wrote: nothing in it can move a terminal."""
+    print(json.dumps(value, indent=2))
 
 
 def _plain(text: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from kp_platform.assets import flow_asset, reference_assets, topic_asset
+from kp_platform.dead_letters import dead_letters_asset, dead_letters_sensor, replay_job
 from kp_platform.flows import FLOWS, Flow
 from kp_platform.jobs import indexing_job, reference_job
 from kp_platform.kpi import kpi_asset, kpi_job, kpi_sensor
@@ -34,12 +35,14 @@ def build_definitions(
             *reference_assets(),
             ranking_asset(),
             kpi_asset(),
+            dead_letters_asset(flows),
         ],
-        jobs=[*jobs.values(), reference_job(), ranking, kpi],
+        jobs=[*jobs.values(), reference_job(), ranking, kpi, replay_job(flows)],
         sensors=[
             *(offset_sensor(flow, jobs[flow.name]) for flow in flows),
             ranking_sensor(ranking),
             kpi_sensor(kpi),
+            dead_letters_sensor(),
         ],
         resources={
             "kafka": KafkaResource(),

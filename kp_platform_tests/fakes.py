@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -362,19 +362,22 @@ class FakeSnapshot:
         in_order = sorted(counted, key=lambda values: [(v is not None, v) for v in values])
         return ((values, counted[values]) for values in in_order)
 
+    def latest(self, where: Where, size: int, without: Sequence[str] = ()) -> Iterator[list[Hit]]:
+        found = sorted(
+            (hit for hit in self.hits if _fulfils(hit.stored.source, where)),
+            key=lambda hit: hit.stored.source[where.field],
+            reverse=True,
+        )
+        for at in range(0, len(found), size):
+            yield [_without(hit, without) for hit in found[at : at + size]]
+
     def extent(self, where: Where) -> Extent:
         times = [_value(source, where.field) for source in self.matching(where)]
         oldest = None if not times else datetime.fromisoformat(min(times))
         return Extent(len(times), oldest)
 
     def matching(self, where: Where) -> list[dict[str, Any]]:
-        start, end = iso(where.window.start), iso(where.window.end)
-        return [
-            hit.stored.source
-            for hit in self.hits
-            if start <= (hit.stored.source.get(where.field) or "") < end
-            and all(_value(hit.stored.source, field) == value for field, value in where.equal)
-        ]
+        return [hit.stored.source for hit in self.hits if _fulfils(hit.stored.source, where)]
 
 
 class FakeMySQL:
@@ -435,6 +438,19 @@ class FakeRedis:
     def highest(self, key: str, count: int) -> list[tuple[str, int]]:
         scores = self.sorted_sets.get(key, {})
         return sorted(scores.items(), key=lambda item: item[::-1], reverse=True)[:count]
+
+
+def _fulfils(source: Mapping[str, Any], where: Where) -> bool:
+    return (
+        iso(where.window.start) <= (source.get(where.field) or "") < iso(where.window.end)
+        and all(_value(source, field) == value for field, value in where.equal)
+        and all(_value(source, field) is None for field in where.absent)
+    )
+
+
+def _without(hit: Hit, fields: Sequence[str]) -> Hit:
+    kept = {name: value for name, value in hit.stored.source.items() if name not in fields}
+    return replace(hit, stored=replace(hit.stored, source=kept))
 
 
 def _belongs(concrete: str, index: str) -> bool:

@@ -52,6 +52,13 @@ def kp(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedPro
         (["reference", "set", "presto"], {}, 2, "url"),
         (["reference", "set", "x" * 86, "u"], {}, 2, "a name has 1 to 85 characters"),
         (["reference", "set", "x", "u"], {}, 1, "MySQL does not answer at 127.0.0.1:63033"),
+        (["dead"], {}, 2, "command"),
+        (["dead", "show"], {}, 2, "ID"),
+        (["dead", "list", "--limit", "0"], {}, 2, "--limit"),
+        (["dead", "list"], {}, 1, "Elasticsearch does not answer at http://127.0.0.1:63020"),
+        (["dead", "replay"], {}, 2, "by their ids, or by --flow and --reason"),
+        (["dead", "replay", "an-id", "--flow", "access_log"], {}, 2, "by their ids, or by"),
+        (["dead", "drop", "--yes"], {}, 2, "by their ids, or by --flow and --reason"),
     ],
 )
 def test_an_error_is_one_line_on_stderr(

@@ -7,9 +7,22 @@ import sys
 import dagster as dg
 
 from kp_platform.definitions import build_definitions
+from kp_platform.flows import FLOWS
 from kp_platform_tests.conftest import ROOT
 
-SENSORS = ("access_log_offsets", "access_ranking_refresh", "access_kpi_hours")
+SENSORS = (
+    "access_log_offsets",
+    "access_ranking_refresh",
+    "access_kpi_hours",
+    "dead_letters_counts",
+)
+JOBS = (
+    "index_access_log",
+    "seed_reference_data",
+    "rank_accesses",
+    "compute_access_kpi",
+    "replay_dead_letters",
+)
 ENRICHED = dg.AssetKey("enriched_access_log")
 
 
@@ -22,7 +35,7 @@ def test_they_load_in_a_fresh_interpreter_with_an_empty_environment() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env={}, cwd="/", capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout.strip()) == (0, "10"), done.stderr
+    assert (done.returncode, done.stdout.strip()) == (0, "11"), done.stderr
 
 
 def test_the_lineage_leads_from_topic_table_and_keys_to_the_enriched_log() -> None:
@@ -46,11 +59,16 @@ def test_ranking_and_kpis_come_from_the_enriched_log() -> None:
     assert graph.get(dg.AssetKey("access_kpi")).parent_keys == {ENRICHED}
 
 
+def test_dead_letters_come_from_every_flow() -> None:
+    graph = build_definitions().resolve_asset_graph()
+    keys = {dg.AssetKey(flow.asset) for flow in FLOWS}
+    assert graph.get(dg.AssetKey("dead_letters")).parent_keys == keys
+
+
 def test_every_asset_job_sensor_and_resource_field_has_a_description() -> None:
     definitions = build_definitions()
     assert all(spec.description for spec in definitions.resolve_all_asset_specs())
-    names = ("index_access_log", "seed_reference_data", "rank_accesses", "compute_access_kpi")
-    assert all(definitions.resolve_job_def(name).description for name in names)
+    assert all(definitions.resolve_job_def(name).description for name in JOBS)
     assert all(definitions.resolve_sensor_def(name).description for name in SENSORS)
     for resource in (definitions.resources or {}).values():
         assert isinstance(resource, dg.ConfigurableResource)

@@ -78,7 +78,9 @@ def test_the_reason_has_the_numbers() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["access_kpi_hours", "access_ranking_refresh"])
+@pytest.mark.parametrize(
+    "name", ["access_kpi_hours", "access_ranking_refresh", "dead_letters_counts"]
+)
 def test_a_server_that_is_down_is_a_skip_that_names_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

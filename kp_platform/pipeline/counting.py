@@ -42,7 +42,8 @@ EVER = Window(datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Documents whose `field` lies in the window and whose keywords have the values given.
+    """Documents whose `field` lies in the window, whose keywords have the values given, and that
+    have no value of the fields in `absent`.
 
     `field` is a date, or a keyword that holds times as `iso` writes them.
     """
@@ -50,6 +51,7 @@ class Where:
     field: str
     window: Window
     equal: tuple[tuple[str, str], ...] = ()
+    absent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

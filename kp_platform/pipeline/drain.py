@@ -126,7 +126,7 @@ class Pipeline:
         if todo.losses:
             report, moves = self._pass_over(state, todo)
         elif todo.slice is not None:
-            report = self._index(state, todo.slice)
+            report = self.index(state, todo.slice)
             moves = {part.partition: part.end for part in todo.slice.ranges}
         else:
             raise ValueError("a plan without work has no step")
@@ -195,7 +195,7 @@ class Pipeline:
         moves |= {lost.partition: state.partitions[lost.partition].low for lost in todo.truncated}
         return report, moves
 
-    def _index(self, state: TopicState, part: Slice) -> SliceReport:
+    def index(self, state: TopicState, part: Slice) -> SliceReport:
         """Every event of the slice into the index or the dead letters, acknowledged."""
         report = self._read(part)
         if self.flow.rewrites is None:

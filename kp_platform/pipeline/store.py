@@ -74,6 +74,10 @@ class Snapshot(Protocol):
         """The documents by the values of fields, in ascending order of these, None first. Counts
         are exact: each document is in one group."""
 
+    def latest(self, where: Where, size: int, without: Sequence[str] = ()) -> Iterator[list[Hit]]:
+        """Pages of at most `size` documents, the latest `where.field`, a date, first. The fields
+        in `without` are not read."""
+
     def extent(self, where: Where) -> Extent:
         """How many documents there are, and the oldest value of `where.field`, a date."""
 
@@ -147,7 +151,7 @@ class DocumentStore(Protocol):
 
     def ensure_index(self, name: str, mappings: Path = MAPPINGS) -> None:
         """Create the index or template that `<mappings>/<name>.json` declares, if it is not there;
-        indices that a template made before get the fields that it has now."""
+        indices that were made before get the fields that it has now."""
 
 
 def create(index: str, identity: str, body: bytes) -> bytes:

@@ -202,12 +202,20 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
 
         indices = self.client().indices
         if indices.exists(index=name):
+            self._add_fields(name, body["mappings"]["properties"])
             return
         try:
             indices.create(index=name, **body)
         except BadRequestError as error:
             if error.error != "resource_already_exists_exception":
                 raise
+
+    def _add_fields(self, name: str, fields: dict[str, Any]) -> None:
+        """Only when one is new: an index whose metadata are blocked refuses even the same again."""
+        indices = self.client().indices
+        [held] = indices.get_mapping(index=name).values()
+        if fields.keys() - held["mappings"].get("properties", {}).keys():
+            indices.put_mapping(index=name, properties=fields)
 
     @contextmanager
     def _answers(self) -> Iterator[None]:
@@ -236,15 +244,20 @@ class ElasticsearchSnapshot:
     ) -> Iterator[list[Hit]]:
         same = {"bool": {"filter": [_equal(name, fact) for name, fact in facts.items()]}}
         query = {"bool": {"filter": _equal(field, value), "must_not": same}}
+        return self._pages(query=query, size=size, sort=["_shard_doc"])
+
+    def latest(self, where: Where, size: int, without: Sequence[str] = ()) -> Iterator[list[Hit]]:
+        sort = [{where.field: "desc"}, {"_shard_doc": "asc"}]
+        return self._pages(query=_query(where), size=size, sort=sort, source_excludes=list(without))
+
+    def _pages(self, **search: Any) -> Iterator[list[Hit]]:
         after: dict[str, Any] = {}
         while True:
             answer = self.client.search(
                 pit={"id": self.id, "keep_alive": _SNAPSHOT_KEPT},
-                query=query,
-                size=size,
-                sort=["_shard_doc"],
                 seq_no_primary_term=True,
                 track_total_hits=False,
+                **search,
                 **after,
             )
             hits = answer["hits"]["hits"]
@@ -304,7 +317,8 @@ def _composite(
 def _query(where: Where) -> dict[str, Any]:
     span = {"gte": iso(where.window.start), "lt": iso(where.window.end)}
     equal = [{"term": {field: value}} for field, value in where.equal]
-    return {"bool": {"filter": [{"range": {where.field: span}}, *equal]}}
+    absent = [_equal(field, None) for field in where.absent]
+    return {"bool": {"filter": [{"range": {where.field: span}}, *equal, *absent]}}
 
 
 def _equal(field: str, fact: Any) -> dict[str, Any]:

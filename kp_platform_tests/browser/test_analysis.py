@@ -4,6 +4,7 @@ import uuid
 
 from playwright.sync_api import Page, expect
 
+from kp_platform_tests.bad_input.cases import markup
 from kp_platform_tests.browser.conftest import reload_until_shown
 from kp_platform_tests.conftest import Stack
 from kp_platform_tests.integration.events import Event, publish
@@ -32,6 +33,22 @@ def test_markup_in_an_event_is_text_on_the_page(
     reload_until_shown(page, uri)
     expect(page.get_by_text("<b>bold</b>").first).to_be_visible()
     assert page.locator("td script, td img, td b").count() == 0
+    assert dialogs == []
+
+
+def test_nasty_strings_are_text_on_the_page_letter_by_letter(
+    whole_stack: Stack, page: Page, dialogs: list[str]
+) -> None:
+    marker, texts = uuid.uuid4().hex, markup()
+    assert "<script>alert(1)</script>" in texts
+    publish(*(Event(uri=f"/{marker}{text}", name=text).value for text in texts))
+    page.goto(f"{whole_stack.settings.emitter_url}/analysis?uri=/{marker}")
+    reload_until_shown(page, f"The newest {len(texts)} of {len(texts)} logs")
+    uris = page.locator("td[data-label=URI]").all_text_contents()
+    names = page.locator("td[data-label=Name]").all_text_contents()
+    assert sorted(uris) == sorted(f"/{marker}{text}" for text in texts)
+    assert sorted(names) == sorted(texts)
+    assert page.locator("td :is(script, img, svg, h1, style, iframe, [onmouseover])").count() == 0
     assert dialogs == []
 
 

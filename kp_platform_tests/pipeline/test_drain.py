@@ -100,7 +100,7 @@ def test_a_run_killed_before_the_position_moved_is_redone_without_a_trace(world:
     state, held = world.pipeline.look()
     part = world.pipeline.plan(state, held).slice
     assert part is not None
-    world.pipeline._index(state, part)
+    world.pipeline.index(state, part)
     assert world.lag() == 20
     world.drain()
     assert len(world.stored("log.index")) == 20

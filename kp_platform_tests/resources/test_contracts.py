@@ -3,7 +3,9 @@
 import json
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -318,6 +320,24 @@ class TestCounting:
         assert store.counts("log.index", [self.DAY] * 1_001) == [5] * 1_001
         assert store.counts("log.index", []) == []
 
+    def test_the_latest_come_first_page_by_page_without_the_fields_named(self, store: Any) -> None:
+        with store.snapshot("log.index") as snapshot:
+            pages = list(snapshot.latest(self.DAY, 2, without=["uri", "enrichment"]))
+            short = replace(self.DAY, equal=(("name", "presto"),), absent=("delay_ms",))
+            assert list(snapshot.latest(short, 2)) == []
+            absent = list(snapshot.latest(replace(self.DAY, absent=("delay_ms",)), 2))
+        assert [len(page) for page in pages] == [2, 2, 1]
+        hits = [hit for page in pages for hit in page]
+        assert [hit.id for hit in hits] == [f"counted-{number}" for number in (4, 3, 2, 1, 0)]
+        assert hits[0].stored.source == {
+            "@timestamp": iso(self.NOON + 3 * HOUR),
+            "name": "kafka",
+            "delay_ms": 7,
+        }
+        assert [hit.id for page in absent for hit in page] == ["counted-2"]
+        held = store.get([(hits[0].index, hits[0].id)])[hits[0].index, hits[0].id]
+        assert held.version == hits[0].stored.version
+
     def test_hours_are_those_that_hold_a_document(self, store: Any) -> None:
         assert store.hours("log.index", "@timestamp", self.DAY) == [
             self.NOON,
@@ -356,6 +376,25 @@ def test_one_document_against_the_mapping_does_not_keep_its_neighbours_out(
     results = store.bulk(lines)
     assert [result.status for result in results] == [201, 400]
     assert results[1].error == "strict_dynamic_mapping_exception"
+
+
+def test_an_index_that_exists_gets_the_fields_that_are_new(
+    quiet_stack: Stack, tmp_path: Path
+) -> None:
+    """Of the real server only: the fake has no mapping. A strict index refuses unknown fields."""
+    store, name = ElasticsearchResource(), f"contract-{new_id()}"
+    fields = {"old": {"type": "keyword"}}
+    for added in ({}, {}, {"new": {"type": "date"}}):
+        fields |= added
+        body = {"mappings": {"dynamic": "strict", "properties": fields}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(body))
+        store.ensure_index(name, tmp_path)
+    indices = store.client().indices
+    assert indices.get_mapping(index=name)[name]["mappings"]["properties"] == fields
+    indices.put_settings(index=name, settings={"index.blocks.read_only": True})
+    store.ensure_index(name, tmp_path)  # nothing new, so nothing is written
+    indices.put_settings(index=name, settings={"index.blocks.read_only": None})
+    indices.delete(index=name)
 
 
 class TestReferenceData:

@@ -1,0 +1,227 @@
+"""All bad input at once on the real servers: each case gets its own answer, neighbours theirs."""
+
+import base64
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, Producer
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
+
+from kp_platform.flows import ACCESS_LOG
+from kp_platform.pipeline.lag import partition_lags
+from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform.resources.kafka import KafkaResource
+from kp_platform_tests.bad_input.cases import (
+    Answer,
+    Case,
+    Counted,
+    Dead,
+    Indexed,
+    malformed,
+    nasty_strings,
+    odd,
+)
+from kp_platform_tests.conftest import Stack
+from kp_platform_tests.integration.events import Event, drain, publish
+
+Place = tuple[int, int]
+MAPPING = json.loads((ACCESS_LOG.mappings / f"{ACCESS_LOG.index}.json").read_text())
+
+
+@pytest.fixture
+def any_timestamp(quiet_stack: Stack) -> Iterator[None]:
+    """The topic takes messages of the future, which a broker refuses unless told otherwise."""
+    admin = AdminClient({"bootstrap.servers": KafkaResource().address})
+
+    def alter(operation: AlterConfigOpType) -> None:
+        entry = ConfigEntry(
+            "message.timestamp.after.max.ms", str(2**63 - 1), incremental_operation=operation
+        )
+        resource = ConfigResource(ResourceType.TOPIC, ACCESS_LOG.topic, incremental_configs=[entry])
+        for future in admin.incremental_alter_configs([resource]).values():
+            future.result(timeout=10)
+
+    alter(AlterConfigOpType.SET)
+    yield
+    alter(AlterConfigOpType.DELETE)
+
+
+def producer(compression: str = "none") -> Producer:
+    return Producer(
+        {
+            "bootstrap.servers": KafkaResource().address,
+            "acks": "all",
+            "compression.type": compression,
+            "message.max.bytes": 2_000_000,
+        }
+    )
+
+
+def publish_cases(cases: Sequence[Case], partition: int) -> dict[Place, Case]:
+    """Write all messages, those of a codec by a producer of their own; where each of them is."""
+    places: dict[Place, Case] = {}
+
+    def delivered(case: Case, error: KafkaError | None, message: Any) -> None:
+        assert error is None, f"{case.name}: {error}"
+        places[message.partition(), message.offset()] = case
+
+    producers = {each: producer(each) for each in {case.compression for case in cases}}
+    for case in cases:
+        producers[case.compression].produce(
+            ACCESS_LOG.topic,
+            case.value,
+            case.key,
+            partition=partition,
+            timestamp=case.timestamp,
+            headers=list(case.headers),
+            on_delivery=partial(delivered, case),
+        )
+    assert [each.flush(60) for each in producers.values()] == [0] * len(producers)
+    assert len(places) == len(cases)
+    return places
+
+
+def among_neighbours(cases: Sequence[Case]) -> Iterator[Case]:
+    """Each case with a good event before it, and one behind the last."""
+    for number, case in enumerate([*cases, None]):
+        uri = f"/neighbour/{number}"
+        yield Case(f"neighbour {number}", Event(uri=uri).value, Indexed(uri=uri))
+        if case is not None:
+            yield case
+
+
+def lying_at(index: str, places: Mapping[Place, Case]) -> dict[Place, dict[str, Any]]:
+    """The documents of an index that come from these places; none comes twice from one."""
+    client = ElasticsearchResource().client()
+    client.indices.refresh(index=index)
+    found: dict[Place, dict[str, Any]] = {}
+    for partition in {partition for partition, _ in places}:
+        offsets = sorted(offset for part, offset in places if part == partition)
+        span = {"offset": {"gte": offsets[0], "lte": offsets[-1]}}
+        terms = {"topic": ACCESS_LOG.topic, "partition": partition}
+        asked = [{"range": span}, *({"term": {name: value}} for name, value in terms.items())]
+        after: dict[str, Any] = {}
+        while True:
+            # A letter may have megabytes: a few at once.
+            hits = client.search(
+                index=index, query={"bool": {"filter": asked}}, size=50, sort=["offset"], **after
+            )["hits"]["hits"]
+            if not hits:
+                break
+            for hit in hits:
+                place = hit["_source"]["partition"], hit["_source"]["offset"]
+                assert place not in found, f"twice in {index}: {place}"
+                found[place] = hit["_source"]
+            after = {"search_after": hits[-1]["sort"]}
+    return found
+
+
+def answers(places: Mapping[Place, Case]) -> dict[str, Answer]:
+    """What became of each message, by the name of its case."""
+    indexed = lying_at(f"{ACCESS_LOG.index}-*", places)
+    dead = lying_at("kp.dead", places)
+    assert indexed.keys() & dead.keys() == set()
+    found: dict[str, Answer] = {}
+    for place, case in places.items():
+        if place in indexed:
+            found[case.name] = of_document(indexed[place])
+        elif place in dead:
+            letter = dead[place]
+            value, key = (
+                None if letter[name] is None else base64.b64decode(letter[name])
+                for name in ("value", "key")
+            )
+            same = (value, key) == (case.value, case.key)
+            found[case.name] = Dead(letter["reason"] if same else "other bytes than were sent")
+        else:
+            found[case.name] = Counted()
+    return found
+
+
+def of_document(document: dict[str, Any]) -> Indexed:
+    """Its fields, with which its reference data have to agree: of its very name, or none."""
+    name, missing = document["name"], tuple(document["enrichment"]["missing"])
+    facts = {"mysql": document["test_name"], "redis": document["redis_key"]}
+    assert facts == {source: None if source in missing else name for source in facts}
+    assert document["enrichment"]["state"] == ("none" if missing else "complete")
+    return Indexed(document["uri"], name, missing)
+
+
+def fields_of_days() -> set[str]:
+    """The fields of every daily index, those of objects too."""
+    mappings = ElasticsearchResource().client().indices.get_mapping(index=f"{ACCESS_LOG.index}-*")
+    return {field for each in mappings.values() for field in _fields(each["mappings"])}
+
+
+def _fields(mapping: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for name, field in mapping.get("properties", {}).items():
+        yield path + name
+        yield from _fields(field, f"{path}{name}.")
+
+
+def test_each_case_gets_its_own_answer_and_its_neighbours_are_untouched(
+    any_timestamp: None,
+) -> None:
+    drain()
+    places: dict[Place, Case] = {}
+    for partition, cases in enumerate((malformed(), odd(), nasty_strings())):
+        places |= publish_cases(list(among_neighbours(cases)), partition)
+    drain()
+    found = answers(places)
+    expected = {case.name: case.answer for case in places.values()}
+    wrong = {
+        name: (found[name], answer) for name, answer in expected.items() if found[name] != answer
+    }
+    assert wrong == {}, "\n".join(
+        f"{name}: {str(is_)[:300]}, not {str(should)[:300]}"
+        for name, (is_, should) in wrong.items()
+    )
+    assert fields_of_days() == set(_fields(MAPPING["template"]["mappings"]))
+    lags = partition_lags(ACCESS_LOG, KafkaResource(), ElasticsearchResource())
+    assert [each.position for each in lags] == [each.high for each in lags]
+
+
+def test_what_is_larger_than_kafka_takes_is_refused_to_its_producer(quiet_stack: Stack) -> None:
+    """So a value of a megabyte and a byte is on a topic only when it was compressed."""
+    errors: list[int] = []
+    sending = producer()
+    sending.produce(
+        ACCESS_LOG.topic,
+        b"x" * 1_048_577,
+        on_delivery=lambda error, _: errors.append(error.code() if error else 0),
+    )
+    sending.flush(60)
+    assert errors == [KafkaError.MSG_SIZE_TOO_LARGE]
+
+
+def test_a_burst_in_one_partition_and_nothing_in_the_others_is_indexed_whole(
+    quiet_stack: Stack,
+) -> None:
+    drain()
+    lags = partition_lags(ACCESS_LOG, KafkaResource(), ElasticsearchResource())
+    before = {each.partition: each.high for each in lags}
+    burst = [Event(uri="/burst").value for _ in range(20_000)]
+    publish(*burst, partition=2)
+    drain()
+    lags = partition_lags(ACCESS_LOG, KafkaResource(), ElasticsearchResource())
+    assert {each.partition: each.high - before[each.partition] for each in lags} == {
+        0: 0,
+        1: 0,
+        2: 20_000,
+        3: 0,
+    }
+    assert [each.position for each in lags] == [each.high for each in lags]
+    client = ElasticsearchResource().client()
+    client.indices.refresh(index=f"{ACCESS_LOG.index}-*")
+    since = {"range": {"offset": {"gte": before[2]}}}
+    query = {"bool": {"filter": [since, {"term": {"partition": 2}}, {"term": {"uri": "/burst"}}]}}
+    assert client.count(index=f"{ACCESS_LOG.index}-*", query=query)["count"] == 20_000

@@ -6,7 +6,6 @@ and report. Does not belong here: how a slice is indexed (`pipeline/`), when a r
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from functools import partial
@@ -211,7 +210,7 @@ def _counts(outcome: Outcome) -> dict[str, int]:
         "duplicates": outcome.duplicates,
         "changes applied": outcome.applied,
         "documents rewritten": outcome.rewritten,
-        "dead letters": len(outcome.dead),
+        "dead letters": outcome.buried.total(),
     }
 
 
@@ -265,13 +264,12 @@ def check_results(
             "accounted for": settled,
         },
     )
-    reasons = Counter(letter.reason for letter in outcome.dead)
     yield dg.AssetCheckResult(
         asset_key=key,
         check_name="nothing_dead_lettered",
-        passed=not outcome.dead,
+        passed=not outcome.buried,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"dead letters": len(outcome.dead), "reasons": dict(reasons)},
+        metadata={"dead letters": outcome.buried.total(), "reasons": dict(outcome.buried)},
     )
     yield dg.AssetCheckResult(
         asset_key=key,

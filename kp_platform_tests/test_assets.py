@@ -1,5 +1,6 @@
 """How reports of slices are gathered and shown."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import dagster as dg
@@ -8,7 +9,6 @@ import pytest
 from kp_platform.assets import DrainConfig, check_results, gathered, preview, report_metadata
 from kp_platform.flows import ACCESS_LOG
 from kp_platform.pipeline.bulk import Outcome
-from kp_platform.pipeline.documents import DeadLetter
 from kp_platform.pipeline.errors import SliceError
 from kp_platform.pipeline.offsets import OffsetRange
 from kp_platform.pipeline.stream import SliceReport
@@ -71,7 +71,7 @@ def test_an_unaccounted_row_fails_the_check() -> None:
 
 def test_a_dead_letter_warns_with_its_reason() -> None:
     bad = report(0, 1)
-    bad.outcome = Outcome(dead=[DeadLetter(0, 0, "", "not_json", "")])
+    bad.outcome = Outcome(buried=Counter(not_json=1))
     _, check, _ = check_results(KEY, bad)
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert check.metadata["reasons"].value == {"not_json": 1}

@@ -4,6 +4,7 @@ Belongs here: bulk `create` with the event's id, and what an id that is taken me
 Does not belong here: making documents (`documents.py`), retries of busy servers (`store.py`).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,7 +19,8 @@ from kp_platform.pipeline.store import DocumentStore, ItemResult, create, send
 @dataclass(slots=True)
 class Outcome:
     """What became of messages: `indexed` now, `already_there` from an earlier read of the same
-    offset, `duplicates` of an event that stands at another offset, `applied` changes, or `dead`.
+    offset, `duplicates` of an event that stands at another offset, `applied` changes, or `dead`,
+    which become `buried`, by reason, when their slice is done: a run may have millions.
     `rewritten` counts the documents that followed a change."""
 
     indexed: int = 0
@@ -27,12 +29,18 @@ class Outcome:
     applied: int = 0
     rewritten: int = 0
     dead: list[DeadLetter] = field(default_factory=list)
+    buried: Counter[str] = field(default_factory=Counter)
 
     @property
     def settled(self) -> int:
         """How many messages are accounted for."""
         seen = self.indexed + self.already_there + self.duplicates + self.applied
-        return seen + len(self.dead)
+        return seen + len(self.dead) + self.buried.total()
+
+    def bury(self) -> None:
+        """Keep only the reasons of the dead letters, which are stored now."""
+        self.buried.update(letter.reason for letter in self.dead)
+        self.dead.clear()
 
     def add(self, other: "Outcome") -> None:
         self.indexed += other.indexed
@@ -41,6 +49,7 @@ class Outcome:
         self.applied += other.applied
         self.rewritten += other.rewritten
         self.dead += other.dead
+        self.buried += other.buried
 
 
 def index_documents(store: DocumentStore, flow: Flow, documents: Sequence[Document]) -> Outcome:

@@ -127,6 +127,7 @@ class Pipeline:
             report, moves = self._pass_over(state, todo)
         elif todo.slice is not None:
             report = self.index(state, todo.slice)
+            report.outcome.bury()
             moves = {part.partition: part.end for part in todo.slice.ranges}
         else:
             raise ValueError("a plan without work has no step")

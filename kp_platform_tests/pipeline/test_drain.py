@@ -167,7 +167,7 @@ def test_a_message_that_trino_cannot_decode_is_found_and_buried(world: World) ->
         for each in world.stored(DEAD_INDEX).values()
     }
     assert letters == {(1, 4, "unreadable"), (2, 7, "unreadable")}
-    assert (report.rows, report.slices, len(report.outcome.dead)) == (30, 1, 2)
+    assert (report.rows, report.slices, report.outcome.buried) == (30, 1, {"unreadable": 2})
     assert sum(len(part) for part in report.asked) == 30
     assert world.lag() == 0
 
@@ -298,7 +298,7 @@ def test_a_malformed_message_becomes_a_dead_letter_with_its_bytes(world: World) 
     assert (letter.source["partition"], letter.source["offset"]) == (1, 3)
     assert base64.b64decode(letter.source["value"]) == b"\xff not json"
     assert base64.b64decode(letter.source["key"]) == b"k"
-    assert len(report.outcome.dead) == 1
+    assert (report.outcome.dead, report.outcome.buried) == ([], {"not_json": 1})
     assert world.lag() == 0
 
 

@@ -194,7 +194,7 @@ def test_facts_that_the_index_refuses_bury_their_change_and_hold_up_no_other(wor
     world.store.refuse[bad] = [ItemResult(400, "document_parsing_exception", "no")]
     [report] = world.follow_changes()
     assert values(world, [good]) == {"https://new.example/"}
-    assert (report.outcome.applied, len(report.outcome.dead)) == (2, 2)
+    assert (report.outcome.applied, report.outcome.buried.total()) == (2, 2)
     reasons = {each.source["reason"] for each in world.stored(DEAD_INDEX).values()}
     assert reasons == {"document_parsing_exception"}
     assert world.lag(REFERENCE_CHANGES) == 0

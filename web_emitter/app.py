@@ -136,6 +136,7 @@ async def _producers(settings: Settings) -> AsyncIterator[Sinks]:
     try:
         for binding in (settings.access_log, settings.full_text):
             made.append(EventProducer(binding, logger))
+            made[-1].start()
         yield Sinks(*made)
     finally:
         seconds = settings.emitter_flush_seconds

@@ -16,6 +16,7 @@ from kp_platform_tests.web_emitter.fakes import (
 )
 from kp_platform_tests.web_emitter.html import Tags
 from web_emitter.app import Searches, Sinks, create_app
+from web_emitter.ledger import Counts
 from web_emitter.security import SECURITY_HEADERS
 from web_emitter.settings import Settings
 
@@ -218,8 +219,8 @@ def test_a_worker_is_ready_when_brokers_answer(client: TestClient) -> None:
             "kafka": {"ok": True, "detail": "1 broker"},
             "elasticsearch": {"ok": True, "detail": "answers"},
         },
-        "events": {"accepted": 0, "acked": 0, "in_flight": 0, "failed": {}, "dropped": {}},
-        "notes": {"accepted": 0, "acked": 0, "in_flight": 0, "failed": {}, "dropped": {}},
+        "events": Counts().as_json(),
+        "notes": Counts().as_json(),
         "sink_failures": 0,
         "anonymous": {},
     }

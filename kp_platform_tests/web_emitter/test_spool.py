@@ -143,7 +143,7 @@ def test_a_torn_tail_is_cut_and_counted(
     segment.write_bytes(content[:cut] + garbage)
     spool = opened(folder)
     whole = cut // size
-    if (content[:cut] + garbage).startswith(content[: (whole + 1) * size]):
+    if whole < 3 and (content[:cut] + garbage).startswith(content[: (whole + 1) * size]):
         whole += 1  # the garbage was the missing bytes
     assert spool.adopt(9) == whole
     assert taken(spool) == [record(number) for number in range(whole)]

@@ -26,6 +26,7 @@ from web_emitter.logs import ElasticsearchLogs, LogSearch
 from web_emitter.middleware import AccessEventMiddleware, Announcer
 from web_emitter.notes import ElasticsearchNotes, NoteSearch
 from web_emitter.producer import EventProducer, Sink
+from web_emitter.redaction import Redaction
 from web_emitter.rendering import STATIC_FOLDER
 from web_emitter.search import connection
 from web_emitter.security import SecurityHeadersMiddleware
@@ -74,7 +75,8 @@ def create_app(
     Raises ValueError when `settings.emitter_identify` names no function.
     """
     identity = Identity(identify or load_hook(settings.emitter_identify), logger)
-    announcer = Announcer(identity, logger, source=settings.emitter_source)
+    redaction = Redaction(settings.emitter_query_allowed.split(","))
+    announcer = Announcer(identity, redaction, logger, source=settings.emitter_source)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
@@ -105,7 +107,11 @@ def create_app(
         ],
         middleware=[
             Middleware(SecurityHeadersMiddleware),
-            Middleware(AccessEventMiddleware, announcer=announcer),
+            Middleware(
+                AccessEventMiddleware,
+                announcer=announcer,
+                reject=settings.emitter_overflow == "reject",
+            ),
         ],
         exception_handlers={404: pages.not_found, Exception: pages.server_error},
         lifespan=lifespan,

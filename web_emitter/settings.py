@@ -15,6 +15,8 @@ import orjson
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from web_emitter.redaction import Redaction
+
 ACCESS_LOG_TOPIC = "analyze.action"
 FULL_TEXT_TOPIC = "fulltext.register"
 ACCESS_LOG_INDEX = "log.index"
@@ -127,6 +129,11 @@ class Settings(BaseSettings):
         pattern=r"^[\x21-\x7e]+$",
         description="CloudEvents `source` of the events: a URI reference naming this application.",
     )
+    emitter_query_allowed: str = Field(
+        default="page,per_page,limit,offset,sort,order,lang",
+        description="Comma list of query keys whose values are announced; those of all other keys "
+        "are replaced by REDACTED.",
+    )
     emitter_flush_seconds: float = Field(
         default=5.0,
         gt=0,
@@ -208,6 +215,12 @@ class Settings(BaseSettings):
             raise ValueError("is not an http(s) URL")
         parts.port  # noqa: B018  raises ValueError on a port that is not a number
         return value.rstrip("/")
+
+    @field_validator("emitter_query_allowed")
+    @classmethod
+    def _may_be_allowed(cls, value: str) -> str:
+        Redaction(value.split(","))
+        return value
 
     @field_validator("emitter_access_options", "emitter_fulltext_options")
     @classmethod

@@ -179,10 +179,10 @@ def test_a_bug_is_a_500_page_with_the_security_headers_and_an_event(
 
 
 def test_an_unknown_page_is_a_404_page_and_an_event(client: TestClient, sink: FakeSink) -> None:
-    answer = client.get("/missing?x=1")
+    answer = client.get("/missing?page=1")
     assert answer.status_code == 404
     assert "Page not found" in answer.text
-    assert sink.uris == ["/missing?x=1"]
+    assert sink.uris == ["/missing?page=1"]
 
 
 def test_a_forged_host_is_in_no_answer(client: TestClient) -> None:
@@ -222,6 +222,7 @@ def test_a_worker_is_ready_when_brokers_answer(client: TestClient) -> None:
         "events": Counts().as_json(),
         "notes": Counts().as_json(),
         "sink_failures": 0,
+        "rejected": 0,
         "anonymous": {},
     }
 

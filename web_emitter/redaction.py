@@ -27,7 +27,9 @@ _DENIED_WORDS = frozenset({"sid", "sig", "otp", "pin", "cvc", "cvv", "ssn", "iba
 _WORD = re.compile("[a-z0-9]+")
 
 _PIECE = re.compile("([^&;]*)([&;]?)")
-_PLAIN_PATH = re.compile(r"(?:[A-Za-z_.~/-]|(?<![0-9])[0-9]{1,12}(?![0-9-]))*+")
+# Most paths, names and values have nothing to look for.
+_SUSPICIOUS_PATH = re.compile("[@;%]|eyJ|[2-6](?:[ -]?[0-9]){12}")
+_PLAIN = re.compile("[A-Za-z0-9_.,:-]{0,12}")
 _JWT = re.compile(r"(?<![\w-])eyJ[\w-]++\.[\w-]")
 _EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,8}\.[^\W\d_]{2,24}")
 _DIGITS = re.compile(r"(?<![0-9])[2-6](?:[ -]?[0-9]){12,18}(?![0-9])")
@@ -55,7 +57,7 @@ class Redaction:
         """The uri as it may be stored; it is at least as long as what is stored of it."""
         target, fragment_mark, fragment = uri.partition("#")
         path, query_mark, query = target.partition("?")
-        if "eyJ" in path or not _PLAIN_PATH.fullmatch(path):
+        if _SUSPICIOUS_PATH.search(path):
             path = self._path(path)
         if query:
             query = self._query(query)
@@ -98,23 +100,29 @@ class Redaction:
 
     def _piece(self, piece: str) -> str:
         key, equals, value = piece.partition("=")
-        name = unquote_plus(key).lower()
+        name = _decoded(key).lower()
         if not equals:
             return piece if not piece or name in self._allowed else self._redacted()
-        if not value or (name in self._allowed and not _is_secret(unquote_plus(value))):
+        if not value or (name in self._allowed and not _is_secret(_decoded(value))):
             return f"{self._key(key)}={value}"
         return f"{self._key(key)}={self._redacted()}"
 
     def _key(self, key: str) -> str:
         """A key is a name, unless somebody's address or token stands there."""
-        return self._redacted() if _is_secret(unquote_plus(key)) else key
+        return self._redacted() if _is_secret(_decoded(key)) else key
 
     def _redacted(self) -> str:
         self.count += 1
         return REDACTED
 
 
+def _decoded(text: str) -> str:
+    return unquote_plus(text) if "%" in text or "+" in text else text
+
+
 def _is_secret(text: str) -> bool:
+    if _PLAIN.fullmatch(text):
+        return False
     return (
         bool(_NESTED.search(text))
         or _is_personal(text)

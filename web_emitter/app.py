@@ -1,6 +1,6 @@
 """The application, assembled.
 
-Belongs here: `create_app` and its lifespan, and `app` for `uvicorn web_emitter.app:app`. Does not
+Belongs here: `create_app` and its lifespan, and `app` for a server (`__main__.py`). Does not
 belong here: anything that decides something. Importing this module reads no setting and opens
 nothing: `app` is made when it is first asked for, so wrong settings end the server at once.
 """
@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from functools import cache
 from typing import NamedTuple, TypedDict, TypeVar
 
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -23,6 +24,7 @@ from web_emitter.health import Readiness
 from web_emitter.identity import IdentifyHook, Identity, load_hook
 from web_emitter.insights import ElasticsearchInsights, Insights
 from web_emitter.logs import ElasticsearchLogs, LogSearch
+from web_emitter.metrics import metrics, registry_of
 from web_emitter.middleware import AccessEventMiddleware, Announcer
 from web_emitter.notes import ElasticsearchNotes, NoteSearch
 from web_emitter.producer import EventProducer, Sink
@@ -30,7 +32,7 @@ from web_emitter.redaction import Redaction
 from web_emitter.rendering import STATIC_FOLDER
 from web_emitter.search import connection
 from web_emitter.security import SecurityHeadersMiddleware
-from web_emitter.settings import Settings
+from web_emitter.settings import ACCESS_LOG_TOPIC, FULL_TEXT_TOPIC, Settings
 
 T = TypeVar("T")
 
@@ -62,6 +64,7 @@ class State(TypedDict):
     insights: Insights
     readiness: Readiness
     announcer: Announcer
+    registry: CollectorRegistry
 
 
 def create_app(
@@ -81,6 +84,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
         async with _given(sinks) or _producers(settings) as to:
+            topics = {ACCESS_LOG_TOPIC: to.accesses, FULL_TEXT_TOPIC: to.notes}
             async with _given(searches) or _elasticsearch(settings) as read:
                 yield {
                     "sink": to.accesses,
@@ -90,6 +94,7 @@ def create_app(
                     "insights": read.insights,
                     "readiness": Readiness(to.accesses, read.logs),
                     "announcer": announcer,
+                    "registry": registry_of(topics, announcer),
                 }
 
     app = Starlette(
@@ -102,6 +107,7 @@ def create_app(
             Route("/fulltext/registered", pages.note_registered),
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
+            Route("/metrics", metrics),
             # static/flow.svg is a link: the picture is one file, which the README shows too.
             Mount("/static", StaticFiles(directory=STATIC_FOLDER, follow_symlink=True)),
         ],

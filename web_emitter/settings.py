@@ -119,6 +119,13 @@ class Settings(BaseSettings):
         description="Where the Dagster webserver listens; the pages link to it.",
     )
 
+    emitter_url: str = Field(
+        default_factory=_local(18000, "http://127.0.0.1:{port}"),
+        description="Where the web emitter listens.",
+    )
+    emitter_workers: int = Field(
+        default=1, ge=1, le=64, description="Processes of the web emitter, each with its spool."
+    )
     emitter_identify: str = Field(
         default="web_emitter.identity:random_demo_name",
         pattern=r"^[\w.]+:\w+$",
@@ -207,7 +214,7 @@ class Settings(BaseSettings):
     def _is_absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
-    @field_validator("elasticsearch_url", "dagster_url")
+    @field_validator("elasticsearch_url", "dagster_url", "emitter_url")
     @classmethod
     def _is_http_url(cls, value: str) -> str:
         parts = urlsplit(value)

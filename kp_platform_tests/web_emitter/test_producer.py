@@ -1,15 +1,22 @@
 """A real librdkafka producer whose broker is not there, and a real spool."""
 
 import logging
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Event as Signal
 from time import monotonic, sleep
 from uuid import uuid4
 
 import pytest
 from confluent_kafka import KafkaException
 
+from kp_platform_tests.conftest import ROOT
+from kp_platform_tests.web_emitter.fakes import MortalSpool
 from web_emitter.events import AccessEvent, Header
 from web_emitter.ledger import Counts
 from web_emitter.producer import BrokersUnreachable, EventProducer
@@ -196,3 +203,74 @@ def test_librdkafka_and_the_end_are_logged_through_the_given_logger(
     messages = [record.getMessage() for record in caplog.records if record.name == LOGGER.name]
     assert len([message for message in messages if message.startswith("FAIL")]) == 1
     assert any("closed in" in message and "'spooled': 1" in message for message in messages)
+
+
+SENDS_AND_WATCHES = """
+import logging, sys, threading
+from pathlib import Path
+from web_emitter.events import AccessEvent
+from web_emitter.producer import EventProducer
+from web_emitter.settings import ProducerSettings, SpoolSettings
+
+done = []
+
+def watch(event, arguments):
+    if is_watching and threading.get_ident() == sender:
+        done.append(event)
+
+sender, is_watching = threading.get_ident(), False
+sys.addaudithook(watch)
+settings = ProducerSettings(
+    topic="analyze.action",
+    bootstrap_servers=sys.argv[1],
+    spool=SpoolSettings(folder=Path(sys.argv[2])),
+    options={"queue.buffering.max.messages": 100},
+)
+producer = EventProducer(settings, logging.getLogger())
+producer.start()
+events = [AccessEvent.of(f"/{number}", name="kafka") for number in range(2_000)]
+is_watching = True
+taken = [producer.send(event) for event in events]
+is_watching = False
+assert all(taken)
+assert not done, sorted(set(done))
+counts = producer.close(0.01)
+assert counts.spooled == counts.accepted == 2_000, counts
+"""
+
+
+def test_sending_does_nothing_that_could_wait(tmp_path: Path) -> None:
+    """Python tells an audit hook of every file, socket, process and sleep: of none while 2,000
+    events are sent, whether nobody listens where the broker should be, or somebody who is silent.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for number, port in enumerate((1, silent.getsockname()[1])):
+            arguments = [f"127.0.0.1:{port}", str(tmp_path / str(number))]
+            done = subprocess.run(
+                [sys.executable, "-c", SENDS_AND_WATCHES, *arguments],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+
+
+def test_a_disk_that_hangs_holds_up_no_sender(nowhere: ProducerSettings) -> None:
+    hangs, goes_on = Signal(), Signal()
+    spool = MortalSpool(nowhere.spool.folder, nowhere.spool.max_bytes)
+
+    def hang() -> None:
+        hangs.set()
+        assert goes_on.wait(60)
+
+    spool.during_a_write = hang
+    producer = EventProducer(nowhere, LOGGER, spool=spool)
+    producer.start()
+    producer.send(event())
+    assert hangs.wait(60)
+    assert [producer.send(event()) for _ in range(20)] == [True] * 20  # or this never returns
+    assert producer.counts() == Counts(accepted=21, in_flight=21)
+    goes_on.set()
+    assert producer.close(0.01) == Counts(accepted=21, spooled=21)

@@ -136,6 +136,7 @@ class Spool:
             raise BlockingIOError(f"{unfinished} is locked by another process")
         try:
             unfinished.rename(self._folder)
+            _sync_folder(self._root)
         except OSError:
             os.close(lock)
             raise

@@ -5,10 +5,12 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import orjson
-from confluent_kafka import KafkaError
+import pytest
+from confluent_kafka import KafkaError, Producer
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -169,3 +171,36 @@ def _uuid(body: bytes) -> UUID:
 
 TestSpooling = Spooling.TestCase
 TestSpooling.settings = settings(max_examples=100, phases=[Phase.generate], stateful_step_count=40)
+
+
+@pytest.mark.parametrize("kind", ["fake", "real"])
+def test_the_fake_does_what_librdkafka_does(kind: str) -> None:
+    """A full queue refuses; a purge reports each message, once, when it is flushed."""
+    options: dict[str, str | int | float | bool] = {
+        "bootstrap.servers": "127.0.0.1:1",
+        "queue.buffering.max.messages": 2,
+    }
+    quiet = logging.getLogger("test.spooling.librdkafka")
+    quiet.setLevel(logging.CRITICAL)
+    producer: Any = FakeLibrdkafka(2) if kind == "fake" else Producer(options, logger=quiet)
+    reports: list[int] = []
+
+    def produce() -> None:
+        producer.produce(
+            "topic",
+            b"value",
+            headers=[("a", b"b")],
+            timestamp=1,
+            on_delivery=lambda error, message: reports.append(error.code()),
+        )
+
+    produce()
+    produce()
+    with pytest.raises(BufferError):
+        produce()
+    assert producer.flush(0.01) == 2
+    assert reports == []
+    producer.purge()
+    assert producer.flush(5) == 0
+    assert reports == [KafkaError._PURGE_QUEUE] * 2
+    producer.close()

@@ -154,7 +154,9 @@ def test_no_page_has_a_script_a_style_or_a_foreign_asset(
             assert client.get(str(link["href"])).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/analysis", "/fulltext", "/missing", "/livez", "/readyz"])
+@pytest.mark.parametrize(
+    "path", ["/", "/analysis", "/fulltext", "/missing", "/livez", "/readyz", "/metrics"]
+)
 def test_every_answer_has_the_security_headers(client: TestClient, path: str) -> None:
     headers = client.get(path).headers
     assert {name: headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS

@@ -262,7 +262,7 @@ class EventProducer:
         if self._clock() < self._adopt_at:
             return
         self._adopt_at = self._clock() + _ADOPT_SECONDS
-        if events := self._spool.adopt(_ADOPT_SEGMENTS):
+        for events in self._spool.adopt(_ADOPT_SEGMENTS):
             self._ledger.recover(events)
             self._logger.info("took over %d events for %s", events, self.settings.topic)
 
@@ -287,7 +287,7 @@ class EventProducer:
         spool = self.settings.spool
         budget = min(
             ceil(spool.replay_per_second * spool.seconds / 2),
-            self.settings.queue_messages // 2 - self._spool.sent,
+            max(1, self.settings.queue_messages // 2) - self._spool.sent,
         )
         for place, record in self._spool.take(budget):
             if record is None:

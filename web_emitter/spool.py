@@ -142,16 +142,14 @@ class Spool:
             raise
         self._lock = lock
 
-    def adopt(self, limit: int) -> int:
-        """Takes over segments that dead workers have left, at most `limit`; returns how many events
-        they hold."""
-        found = 0
+    def adopt(self, limit: int) -> Iterator[int]:
+        """Takes over at most `limit` segments that dead workers have left; of each, how many events
+        it holds."""
         for folder in self._root.iterdir():
             if folder != self._folder and not folder.name.startswith(_UNFINISHED):
-                segments, events = self._adopt(folder, limit)
-                limit -= segments
-                found += events
-        return found
+                for events in self._adopt(folder, limit):
+                    limit -= 1
+                    yield events
 
     def append(self, records: Sequence[Record]) -> list[Place]:
         """Stores the first records, as many as there is room for, and returns when they are on
@@ -207,20 +205,19 @@ class Spool:
             os.close(self._lock)
             self._lock = None
 
-    def _adopt(self, folder: Path, limit: int) -> tuple[int, int]:
-        """How many segments, and how many events."""
+    def _adopt(self, folder: Path, limit: int) -> Iterator[int]:
         try:
             lock = _locked(folder / _LOCK)
         except (FileNotFoundError, NotADirectoryError):
-            return 0, 0  # another worker took it over just now, or it is no worker's
+            return  # another worker took it over just now, or it is no worker's
         if lock is None:
-            return 0, 0
+            return
         try:
             segments = sorted(folder.glob(f"*{_SUFFIX}"))
-            events = sum(self._adopt_segment(each) for each in segments[:limit])
+            for segment in segments[:limit]:
+                yield self._adopt_segment(segment)
             if len(segments) <= limit:
                 _remove_folder(folder)
-            return min(len(segments), limit), events
         finally:
             os.close(lock)
 

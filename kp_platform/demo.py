@@ -52,7 +52,7 @@ def run(settings: Settings, requests: int, console: Console) -> None:
     """
     mysql, redis = MySQLResource(), RedisResource()
     seed(mysql, redis, partial(announce, settings.kafka_bootstrap_servers))
-    marker = f"/?visit={secrets.token_hex(4)}-"
+    marker = f"/?page={secrets.token_hex(4)}-"  # a key whose values are announced
     uris = [f"{marker}{number}" for number in range(requests)]
     console.print(f"sending {requests} requests to {settings.emitter_url}")
     with ThreadPoolExecutor(1) as sender:

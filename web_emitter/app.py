@@ -1,6 +1,6 @@
 """The application, assembled.
 
-Belongs here: `create_app` and its lifespan, and `app` for `uvicorn web_emitter.app:app`. Does not
+Belongs here: `create_app` and its lifespan, and `app` for a server (`__main__.py`). Does not
 belong here: anything that decides something. Importing this module reads no setting and opens
 nothing: `app` is made when it is first asked for, so wrong settings end the server at once.
 """
@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from functools import cache
 from typing import NamedTuple, TypedDict, TypeVar
 
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -23,13 +24,15 @@ from web_emitter.health import Readiness
 from web_emitter.identity import IdentifyHook, Identity, load_hook
 from web_emitter.insights import ElasticsearchInsights, Insights
 from web_emitter.logs import ElasticsearchLogs, LogSearch
+from web_emitter.metrics import metrics, registry_of
 from web_emitter.middleware import AccessEventMiddleware, Announcer
 from web_emitter.notes import ElasticsearchNotes, NoteSearch
 from web_emitter.producer import EventProducer, Sink
+from web_emitter.redaction import Redaction
 from web_emitter.rendering import STATIC_FOLDER
 from web_emitter.search import connection
 from web_emitter.security import SecurityHeadersMiddleware
-from web_emitter.settings import Settings
+from web_emitter.settings import ACCESS_LOG_TOPIC, FULL_TEXT_TOPIC, Settings
 
 T = TypeVar("T")
 
@@ -61,6 +64,7 @@ class State(TypedDict):
     insights: Insights
     readiness: Readiness
     announcer: Announcer
+    registry: CollectorRegistry
 
 
 def create_app(
@@ -74,11 +78,13 @@ def create_app(
     Raises ValueError when `settings.emitter_identify` names no function.
     """
     identity = Identity(identify or load_hook(settings.emitter_identify), logger)
-    announcer = Announcer(identity, logger, source=settings.emitter_source)
+    redaction = Redaction(settings.emitter_query_allowed.split(","))
+    announcer = Announcer(identity, redaction, logger, source=settings.emitter_source)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
         async with _given(sinks) or _producers(settings) as to:
+            topics = {ACCESS_LOG_TOPIC: to.accesses, FULL_TEXT_TOPIC: to.notes}
             async with _given(searches) or _elasticsearch(settings) as read:
                 yield {
                     "sink": to.accesses,
@@ -88,6 +94,7 @@ def create_app(
                     "insights": read.insights,
                     "readiness": Readiness(to.accesses, read.logs),
                     "announcer": announcer,
+                    "registry": registry_of(topics, announcer),
                 }
 
     app = Starlette(
@@ -100,12 +107,17 @@ def create_app(
             Route("/fulltext/registered", pages.note_registered),
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
+            Route("/metrics", metrics),
             # static/flow.svg is a link: the picture is one file, which the README shows too.
             Mount("/static", StaticFiles(directory=STATIC_FOLDER, follow_symlink=True)),
         ],
         middleware=[
             Middleware(SecurityHeadersMiddleware),
-            Middleware(AccessEventMiddleware, announcer=announcer),
+            Middleware(
+                AccessEventMiddleware,
+                announcer=announcer,
+                reject=settings.emitter_overflow == "reject",
+            ),
         ],
         exception_handlers={404: pages.not_found, Exception: pages.server_error},
         lifespan=lifespan,
@@ -136,6 +148,7 @@ async def _producers(settings: Settings) -> AsyncIterator[Sinks]:
     try:
         for binding in (settings.access_log, settings.full_text):
             made.append(EventProducer(binding, logger))
+            made[-1].start()
         yield Sinks(*made)
     finally:
         seconds = settings.emitter_flush_seconds

@@ -176,5 +176,5 @@ def uri_as_received(raw_path: bytes, query_string: bytes) -> str:
 
 
 def _rfc3339(timestamp_ms: int) -> bytes:
-    moment = datetime.fromtimestamp(timestamp_ms // 1_000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{timestamp_ms % 1_000:03d}Z".encode()
+    moment = datetime.fromtimestamp(timestamp_ms // 1_000, UTC).replace(tzinfo=None)
+    return f"{moment.isoformat()}.{timestamp_ms % 1_000:03d}Z".encode()

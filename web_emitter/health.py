@@ -82,6 +82,7 @@ async def readyz(request: Request) -> Response:
             "events": request.state.sink.counts(),
             "notes": request.state.note_sink.counts(),
             "sink_failures": request.state.announcer.sink_failures,
+            "rejected": request.state.announcer.rejected,
             "anonymous": request.state.announcer.identity.anonymous,
         },
         status_code=200 if ready else 503,

@@ -7,12 +7,15 @@ test holds both sides to it, for neither imports the other.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import orjson
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from web_emitter.redaction import Redaction
 
 ACCESS_LOG_TOPIC = "analyze.action"
 FULL_TEXT_TOPIC = "fulltext.register"
@@ -39,16 +42,34 @@ DURABLE_OPTIONS: Mapping[str, Option] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolSettings:
+    """Where and how long events wait for Kafka, on disk and (`max_waiting`) for the disk."""
+
+    folder: Path
+    max_bytes: int = 256 * 1_024 * 1_024
+    seconds: float = 0.2
+    replay_per_second: float = 2_000
+    max_waiting: int = 10_000
+    max_waiting_bytes: int = 16_384 * 1_024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProducerSettings:
     """One binding of the producer: where its events go and how. `options` are librdkafka's."""
 
     topic: str
     bootstrap_servers: str
+    spool: SpoolSettings
     options: Mapping[str, Option] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.topic or not self.bootstrap_servers:
             raise ValueError("a producer needs a topic and brokers")
+
+    @property
+    def queue_messages(self) -> int:
+        """How many messages librdkafka holds at most; 100,000 is its own default."""
+        return int(self.librdkafka().get("queue.buffering.max.messages", 100_000))
 
     def librdkafka(self) -> dict[str, Option]:
         """The configuration as librdkafka reads it; `options` have the last word."""
@@ -77,6 +98,9 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,  # it may be a password
     )
 
+    home: Path = Field(
+        default=Path(".kp"), description="Folder that holds all state of the local stack."
+    )
     port_offset: int = Field(
         default=0, ge=0, le=47_000, description="Added to every local default port."
     )
@@ -95,6 +119,13 @@ class Settings(BaseSettings):
         description="Where the Dagster webserver listens; the pages link to it.",
     )
 
+    emitter_url: str = Field(
+        default_factory=_local(18000, "http://127.0.0.1:{port}"),
+        description="Where the web emitter listens.",
+    )
+    emitter_workers: int = Field(
+        default=1, ge=1, le=64, description="Processes of the web emitter, each with its spool."
+    )
     emitter_identify: str = Field(
         default="web_emitter.identity:random_demo_name",
         pattern=r"^[\w.]+:\w+$",
@@ -104,6 +135,11 @@ class Settings(BaseSettings):
         default="/web_emitter",
         pattern=r"^[\x21-\x7e]+$",
         description="CloudEvents `source` of the events: a URI reference naming this application.",
+    )
+    emitter_query_allowed: str = Field(
+        default="page,per_page,limit,offset,sort,order,lang",
+        description="Comma list of query keys whose values are announced; those of all other keys "
+        "are replaced by REDACTED.",
     )
     emitter_flush_seconds: float = Field(
         default=5.0,
@@ -115,7 +151,7 @@ class Settings(BaseSettings):
         default=30.0,
         ge=0.1,
         le=3_600,
-        description="An event not delivered after this time has failed.",
+        description="An event not delivered after this time is left to the spool.",
     )
     emitter_queue_messages: int = Field(
         default=1_000,
@@ -127,7 +163,39 @@ class Settings(BaseSettings):
         default=16_384,
         ge=1,
         le=1_048_576,
-        description="Most kilobytes that wait in memory for the broker.",
+        description="Most kilobytes that wait in memory for the broker, and as many for the disk.",
+    )
+    emitter_spool: Path = Field(
+        default_factory=lambda data: data.get("home", Path()) / "emitter" / "spool",
+        description="Folder of the events that Kafka has not acknowledged; on a local file system.",
+    )
+    emitter_spool_fsync_seconds: float = Field(
+        default=0.2,
+        ge=0.02,
+        le=60,
+        description="An event is acknowledged or on disk after this time.",
+    )
+    emitter_spool_bytes: int = Field(
+        default=268_435_456,
+        ge=4_096,
+        description="Most bytes on disk, for each worker and topic.",
+    )
+    emitter_spool_messages: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="Most events that wait in memory for the disk.",
+    )
+    emitter_replay_per_second: int = Field(
+        default=2_000,
+        ge=10,
+        le=1_000_000,
+        description="Most events of the spool that are sent again in a second.",
+    )
+    emitter_overflow: Literal["drop", "reject"] = Field(
+        default="drop",
+        description="When neither Kafka nor the spool takes an event: `drop` it and serve the "
+        "request, or `reject` the request with 503.",
     )
     emitter_access_options: SecretStr = Field(
         default=SecretStr("{}"),
@@ -141,7 +209,12 @@ class Settings(BaseSettings):
         default=2.0, gt=0, le=60, description="A page gives up on Elasticsearch after this time."
     )
 
-    @field_validator("elasticsearch_url", "dagster_url")
+    @field_validator("home", "emitter_spool")
+    @classmethod
+    def _is_absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("elasticsearch_url", "dagster_url", "emitter_url")
     @classmethod
     def _is_http_url(cls, value: str) -> str:
         parts = urlsplit(value)
@@ -149,6 +222,12 @@ class Settings(BaseSettings):
             raise ValueError("is not an http(s) URL")
         parts.port  # noqa: B018  raises ValueError on a port that is not a number
         return value.rstrip("/")
+
+    @field_validator("emitter_query_allowed")
+    @classmethod
+    def _may_be_allowed(cls, value: str) -> str:
+        Redaction(value.split(","))
+        return value
 
     @field_validator("emitter_access_options", "emitter_fulltext_options")
     @classmethod
@@ -174,6 +253,14 @@ class Settings(BaseSettings):
         return ProducerSettings(
             topic=topic,
             bootstrap_servers=self.kafka_bootstrap_servers,
+            spool=SpoolSettings(
+                folder=self.emitter_spool / topic,
+                max_bytes=self.emitter_spool_bytes,
+                seconds=self.emitter_spool_fsync_seconds,
+                replay_per_second=self.emitter_replay_per_second,
+                max_waiting=self.emitter_spool_messages,
+                max_waiting_bytes=self.emitter_queue_kilobytes * 1_024,
+            ),
             options={
                 "queue.buffering.max.messages": self.emitter_queue_messages,
                 "queue.buffering.max.kbytes": self.emitter_queue_kilobytes,

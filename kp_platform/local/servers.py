@@ -360,9 +360,6 @@ def _emitter(settings: Settings) -> Service:
         address=settings.emitter_url,
         ready=partial(probes.emitter, settings),
         ports=(port,),
-        command=(
-            sys.executable, "-m", "uvicorn", "web_emitter.app:app",
-            "--host", LOOPBACK, "--port", str(port.number), "--no-access-log",
-        ),
+        command=(sys.executable, "-m", "web_emitter"),
         environment={"PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+    )

@@ -57,13 +57,13 @@ def run(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
 
 def test_a_request_becomes_an_enriched_document_by_itself(whole_stack: Stack) -> None:
     """HTTP request -> topic -> sensor tick of the daemon -> run -> document."""
-    marker = uuid.uuid4().hex
-    uris = [f"/analysis?name={marker}-{number}" for number in range(20)]
+    marker = uuid.uuid4().hex[:8]
+    uris = [f"/analysis?page={marker}-{number}" for number in range(20)]  # a key that is announced
     with httpx.Client(base_url=whole_stack.settings.emitter_url, trust_env=False) as visitor:
         for uri in uris:
             assert visitor.get(uri).status_code == 200
     client = ElasticsearchResource().client().options(ignore_status=503)  # a day's first moment
-    query = {"prefix": {"uri": f"/analysis?name={marker}"}}
+    query = {"prefix": {"uri": f"/analysis?page={marker}"}}
 
     def found() -> list[dict[str, object]]:
         answer = client.search(index="log.index", query=query, size=100, ignore_unavailable=True)

@@ -1,18 +1,105 @@
 """Hand-written stand-ins of the servers the emitter speaks to, with their state in memory.
 
-Belongs here: a sink and the searches. Does not belong here: requests and assertions.
+Belongs here: librdkafka's producer, a spool, a sink and the searches. Does not belong here:
+requests and assertions.
 """
 
+import errno
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from confluent_kafka import KafkaError
 
 from web_emitter.events import AccessEvent, Event, FullTextEvent
 from web_emitter.insights import HOUR, HOURS, HourOfAccess, Ranking
+from web_emitter.ledger import Counts
 from web_emitter.logs import EnrichedLog, Found, LogQuery
 from web_emitter.notes import FoundNotes, Note, NoteQuery, Part
-from web_emitter.producer import BrokersUnreachable, Counts
+from web_emitter.producer import BrokersUnreachable
 from web_emitter.search import SearchUnavailable
+from web_emitter.spool import Place, Record, Spool, Status
+
+
+class Message(NamedTuple):
+    """What librdkafka was given."""
+
+    record: Record
+    on_delivery: Callable[[KafkaError | None, object], None]
+
+
+class FakeLibrdkafka:
+    """As much of confluent_kafka.Producer as the emitter uses. Messages stay in its queue until a
+    test says what became of them; `flush` delivers them all while the broker `is_up`."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.queue: list[Message] = []
+        self.delivered: list[Record] = []
+        self.is_up = False
+        self.is_purged = False
+
+    def produce(
+        self,
+        topic: str,
+        value: bytes,
+        *,
+        headers: list[Any],
+        timestamp: int,
+        on_delivery: Callable[[KafkaError | None, object], None],
+    ) -> None:
+        if len(self.queue) >= self.capacity:
+            raise BufferError("Local: Queue full")
+        self.queue.append(Message(Record(timestamp, value, headers), on_delivery))
+
+    def deliver(self, count: int) -> None:
+        for message in self._next(count):
+            self.delivered.append(message.record)
+            message.on_delivery(None, None)
+
+    def fail(self, count: int, code: int) -> None:
+        for message in self._next(count):
+            message.on_delivery(KafkaError(code), None)
+
+    def poll(self, timeout: float) -> int:
+        return 0
+
+    def flush(self, timeout: float) -> int:
+        if self.is_purged:
+            self.fail(len(self.queue), KafkaError._PURGE_QUEUE)
+        if self.is_up:
+            self.deliver(len(self.queue))
+        return len(self.queue)
+
+    def purge(self) -> None:
+        self.is_purged = True
+
+    def close(self) -> None:
+        pass
+
+    def _next(self, count: int) -> list[Message]:
+        messages, self.queue[:count] = self.queue[:count], []
+        return messages
+
+
+class MortalSpool(Spool):
+    """A real spool whose disk may be full, and whose process may be killed."""
+
+    disk_is_full = False
+    during_a_write: Callable[[], object] = staticmethod(lambda: None)
+
+    def append(self, records: Sequence[Record]) -> list[Place]:
+        self.during_a_write()
+        if self.disk_is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().append(records)
+
+    def die(self) -> None:
+        """What the kernel does for a process that was killed: its locks are gone."""
+        self._seal()
+        self._unlock()
 
 
 class FakeSink:
@@ -36,6 +123,9 @@ class FakeSink:
 
     def counts(self) -> Counts:
         return Counts(accepted=len(self.events), acked=len(self.events))
+
+    def spool(self) -> Status:
+        return Status()
 
     def brokers(self, timeout_seconds: float) -> int:
         self.broker_questions += 1

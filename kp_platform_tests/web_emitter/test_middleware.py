@@ -19,6 +19,7 @@ from kp_platform_tests.web_emitter.fakes import FakeSink
 from web_emitter.events import MAX_URI_LENGTH
 from web_emitter.identity import Identity
 from web_emitter.middleware import AccessEventMiddleware, Announcer
+from web_emitter.redaction import Redaction
 
 LOGGER = logging.getLogger("test")
 
@@ -46,10 +47,11 @@ async def echoing(websocket: WebSocket) -> None:
 
 
 def announcer() -> Announcer:
-    return Announcer(Identity(lambda scope: "kafka", LOGGER), LOGGER, source="/test")
+    identity = Identity(lambda scope: "kafka", LOGGER)
+    return Announcer(identity, Redaction(["page"]), LOGGER, source="/test")
 
 
-def application(the_announcer: Announcer) -> Starlette:
+def application(the_announcer: Announcer, *, reject: bool = False) -> Starlette:
     return Starlette(
         routes=[
             Route("/streaming", streaming),
@@ -57,7 +59,7 @@ def application(the_announcer: Announcer) -> Starlette:
             Route("/reading", reading, methods=["POST"]),
             WebSocketRoute("/socket", echoing),
         ],
-        middleware=[Middleware(AccessEventMiddleware, announcer=the_announcer)],
+        middleware=[Middleware(AccessEventMiddleware, announcer=the_announcer, reject=reject)],
     )
 
 
@@ -107,10 +109,10 @@ def test_an_answer_is_passed_on_unchanged(visitor: TestClient) -> None:
 
 
 def test_the_event_carries_who_and_where(visitor: TestClient, sink: FakeSink) -> None:
-    visitor.get("/streaming?q=%E2%98%83&q=2")
+    visitor.get("/streaming?page=%E2%98%83&q=%E2%98%83&page=2")
     (event,) = sink.access_events
     assert (event.uri, event.name, event.source) == (
-        "/streaming?q=%E2%98%83&q=2",
+        "/streaming?page=%E2%98%83&q=REDACTED&page=2",
         "kafka",
         "/test",
     )
@@ -146,6 +148,30 @@ def test_a_sink_that_drops_counts_itself_and_the_visitor_sees_nothing(sink: Fake
     sink.is_full = True
     assert visitor_of(application(the_announcer), sink).get("/streaming").status_code == 200
     assert the_announcer.sink_failures == 0
+
+
+def test_with_reject_a_request_whose_event_was_dropped_goes_no_further(sink: FakeSink) -> None:
+    the_announcer = announcer()
+    visitor = visitor_of(application(the_announcer, reject=True), sink)
+    assert visitor.get("/streaming").status_code == 200
+    sink.is_full = True
+    for path in ("/streaming", "/failing"):
+        answer = visitor.get(path)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert visitor.get("/livez").status_code == 404  # a machine's question is passed on
+    assert (the_announcer.rejected, sink.uris) == (2, ["/streaming"])
+
+
+def test_with_reject_a_defect_of_ours_is_not_the_visitors(sink: FakeSink) -> None:
+    sink.failure = RuntimeError("broken")
+    visitor = visitor_of(application(announcer(), reject=True), sink)
+    assert visitor.get("/streaming").status_code == 200
+
+
+def test_a_forged_name_in_a_header_is_not_the_visitor(sink: FakeSink) -> None:
+    forged = [(b"x-user", b"root"), (b"x-forwarded-user", b"root"), (b"remote-user", b"root")]
+    ask(scope_of(sink, headers=forged))
+    assert [event.name for event in sink.access_events] == ["kafka"]
 
 
 def test_an_application_without_a_sink_still_answers() -> None:
@@ -214,11 +240,12 @@ def test_a_malformed_target_is_answered_with_400_and_is_no_event(
 
 
 def test_ten_thousand_query_keys_are_one_event_cut_at_the_limit(sink: FakeSink) -> None:
-    keys = "&".join(f"key{number}=1" for number in range(10_000))
+    keys = "&".join(f"number{number}=1" for number in range(10_000))
     messages = ask(scope_of(sink, query_string=keys.encode()))
     (event,) = sink.access_events
     assert messages[0]["status"] == 200
-    assert (event.uri, event.truncated) == (f"/?{keys}"[:MAX_URI_LENGTH], True)
+    redacted = keys.replace("=1", "=REDACTED")
+    assert (event.uri, event.truncated) == (f"/?{redacted}"[:MAX_URI_LENGTH], True)
 
 
 def test_two_host_headers_are_one_event_and_none_is_trusted(sink: FakeSink) -> None:

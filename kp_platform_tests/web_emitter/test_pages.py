@@ -16,6 +16,7 @@ from kp_platform_tests.web_emitter.fakes import (
 )
 from kp_platform_tests.web_emitter.html import Tags
 from web_emitter.app import Searches, Sinks, create_app
+from web_emitter.ledger import Counts
 from web_emitter.security import SECURITY_HEADERS
 from web_emitter.settings import Settings
 
@@ -153,7 +154,9 @@ def test_no_page_has_a_script_a_style_or_a_foreign_asset(
             assert client.get(str(link["href"])).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/analysis", "/fulltext", "/missing", "/livez", "/readyz"])
+@pytest.mark.parametrize(
+    "path", ["/", "/analysis", "/fulltext", "/missing", "/livez", "/readyz", "/metrics"]
+)
 def test_every_answer_has_the_security_headers(client: TestClient, path: str) -> None:
     headers = client.get(path).headers
     assert {name: headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
@@ -178,10 +181,10 @@ def test_a_bug_is_a_500_page_with_the_security_headers_and_an_event(
 
 
 def test_an_unknown_page_is_a_404_page_and_an_event(client: TestClient, sink: FakeSink) -> None:
-    answer = client.get("/missing?x=1")
+    answer = client.get("/missing?page=1")
     assert answer.status_code == 404
     assert "Page not found" in answer.text
-    assert sink.uris == ["/missing?x=1"]
+    assert sink.uris == ["/missing?page=1"]
 
 
 def test_a_forged_host_is_in_no_answer(client: TestClient) -> None:
@@ -218,9 +221,10 @@ def test_a_worker_is_ready_when_brokers_answer(client: TestClient) -> None:
             "kafka": {"ok": True, "detail": "1 broker"},
             "elasticsearch": {"ok": True, "detail": "answers"},
         },
-        "events": {"accepted": 0, "acked": 0, "in_flight": 0, "failed": {}, "dropped": {}},
-        "notes": {"accepted": 0, "acked": 0, "in_flight": 0, "failed": {}, "dropped": {}},
+        "events": Counts().as_json(),
+        "notes": Counts().as_json(),
         "sink_failures": 0,
+        "rejected": 0,
         "anonymous": {},
     }
 

@@ -3,7 +3,7 @@
 import pytest
 from starlette.datastructures import Headers
 
-from web_emitter.security import is_cross_site
+from web_emitter.security import SECURITY_HEADERS, is_cross_site
 
 HOST = "kp.test:18000"
 
@@ -34,3 +34,17 @@ HOST = "kp.test:18000"
 )
 def test_a_request_of_another_site_is_known(headers: dict[str, str], is_refused: bool) -> None:
     assert is_cross_site(Headers({"host": HOST} | headers)) == is_refused
+
+
+def test_the_headers_are_those_that_keep_foreign_text_harmless() -> None:
+    """No script that is not a file of ours, no guessed type, no copy kept, no frame around us."""
+    policy = dict(
+        part.split(" ", 1) for part in SECURITY_HEADERS["Content-Security-Policy"].split("; ")
+    )
+    assert policy["default-src"] == "'self'"
+    assert not {"script-src", "style-src"} & policy.keys()  # so default-src is theirs
+    assert policy["frame-ancestors"] == policy["object-src"] == policy["base-uri"] == "'none'"
+    assert "unsafe" not in str(policy)
+    assert SECURITY_HEADERS["X-Content-Type-Options"] == "nosniff"
+    assert SECURITY_HEADERS["X-Frame-Options"] == "DENY"
+    assert SECURITY_HEADERS["Cache-Control"] == "no-store"

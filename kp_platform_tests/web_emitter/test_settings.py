@@ -6,7 +6,14 @@ from pydantic import ValidationError
 from kp_platform.settings import Settings as PlatformSettings
 from web_emitter.settings import Settings
 
-SHARED = ("port_offset", "kafka_bootstrap_servers", "elasticsearch_url", "dagster_url")
+SHARED = (
+    "home",
+    "port_offset",
+    "kafka_bootstrap_servers",
+    "elasticsearch_url",
+    "dagster_url",
+    "emitter_url",
+)
 
 
 @pytest.mark.parametrize("port_offset", [0, 700])

@@ -1,0 +1,162 @@
+"""A real emitter process, and raw bytes to it, for what no HTTP client would send.
+
+Belongs here: starting, asking and stopping `python -m web_emitter`, and a broker for it. Does not
+belong here: assertions.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from ast import literal_eval
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import httpx
+import orjson
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from kp_platform_tests.conftest import ROOT
+
+NO_BROKER = "127.0.0.1:1"
+DEADLINE_SECONDS = 60
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(slots=True)
+class EmitterProcess:
+    """One server; what it logs is in `log`."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    @classmethod
+    def start(cls, folder: Path, **variables: str) -> "EmitterProcess":
+        """Returns when it answers. Its spool is below the folder."""
+        port = free_port()
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("KP_")},
+            "PYTHONPATH": str(ROOT),
+            "KP_HOME": str(folder),
+            "KP_EMITTER_URL": f"http://127.0.0.1:{port}",
+            "KP_KAFKA_BOOTSTRAP_SERVERS": NO_BROKER,
+            "KP_ELASTICSEARCH_URL": "http://127.0.0.1:1",
+            "KP_EMITTER_FLUSH_SECONDS": "0.5",
+            **variables,
+        }
+        log = folder / f"{port}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "web_emitter"],
+                cwd=folder,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        emitter = cls(process, port, log)
+        emitter.wait_until(emitter.answers)
+        return emitter
+
+    def answers(self) -> bool:
+        try:
+            return self.get("/livez").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(f"http://127.0.0.1:{self.port}{path}", trust_env=False, timeout=30)
+
+    def events(self) -> dict[str, Any]:
+        """The counts of the access events."""
+        counts: dict[str, Any] = self.get("/readyz").json()["events"]
+        return counts
+
+    def wait_until(self, reached: Callable[[], object]) -> None:
+        deadline = monotonic() + DEADLINE_SECONDS
+        while not reached():
+            if self.process.poll() is not None or monotonic() > deadline:
+                raise AssertionError(self.log.read_text())
+            sleep(0.05)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def raw(self, request: bytes) -> bytes:
+        """All that the server answers to the bytes, which should ask it to close."""
+        with self.connect() as connection:
+            connection.sendall(request)
+            parts = []
+            while part := connection.recv(65_536):
+                parts.append(part)
+            return b"".join(parts)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """The exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE_SECONDS)
+
+    def end(self) -> None:
+        """Whatever it does, and its workers with it."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(DEADLINE_SECONDS)
+
+    def last_counts(self) -> list[dict[str, Any]]:
+        """Of each worker's access producer, what it logged at its end."""
+        lines = re.findall(r"producer of analyze.action closed in .*?: (.*)", self.log.read_text())
+        return [literal_eval(line) for line in lines]
+
+
+def spooled_events(folder: Path) -> list[dict[str, Any]]:
+    """The bodies of the access events on disk, read by another hand than the spool's."""
+    found = []
+    for path in sorted(folder.glob("emitter/spool/analyze.action/*/*.segment")):
+        data = path.read_bytes()
+        while len(data) >= 8 and len(data) >= 8 + int.from_bytes(data[:4]):
+            end = 8 + int.from_bytes(data[:4])
+            found.append(orjson.loads(orjson.loads(data[8:end])[2].encode("latin-1")))
+            data = data[end:]
+    return found
+
+
+class MockBroker:
+    """librdkafka's own broker, in this process and on a real port."""
+
+    def __init__(self) -> None:
+        self._host = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "none"})
+        (broker,) = self._host.list_topics(timeout=10).brokers.values()
+        self.address = f"{broker.host}:{broker.port}"
+
+    def bodies(self, topic: str, count: int) -> list[dict[str, Any]]:
+        """The values of a topic from its beginning, at least so many."""
+        consumer = Consumer({"bootstrap.servers": self.address, "group.id": "test"})
+        partitions = self._host.list_topics(topic, timeout=10).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
+        found: list[dict[str, Any]] = []
+        deadline = monotonic() + DEADLINE_SECONDS
+        while len(found) < count and monotonic() < deadline:
+            message = consumer.poll(1)
+            if message is not None and message.error() is None:
+                found.append(orjson.loads(message.value() or b""))
+        consumer.close()
+        return found
+
+    def close(self) -> None:
+        self._host.close()
+
+
+def uris(events: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [event["uri"] for event in events]

@@ -93,21 +93,23 @@ class Proxy:
                     break
                 target.sendall(chunk)
                 passed += len(chunk)
-        cut = self.cut_after is not None
         with self._lock:
+            was_reset = source not in self._open
             self._open -= {source, target}
+        end = _reset if was_reset or self.cut_after is not None else _end
         for each in (source, target):
-            _reset(each) if cut else _end(each)
+            end(each)
 
 
 def _reset(connection: socket.socket) -> None:
+    """SHUT_RD wakes the thread that reads from it, and sends nothing before the RST."""
     with suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    _end(connection)
+        connection.shutdown(socket.SHUT_RD)
+    connection.close()
 
 
 def _end(connection: socket.socket) -> None:
-    """shutdown wakes the thread that is reading from it; close alone does not."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()

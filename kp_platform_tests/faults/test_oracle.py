@@ -1,0 +1,78 @@
+"""The oracle catches what it is there for, and shares no code with what it judges."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kp_platform_tests.conftest import Stack
+from kp_platform_tests.faults.controls import CAUGHT_AS, CONTROLS, sound
+from kp_platform_tests.faults.house import House
+from kp_platform_tests.faults.ledger import KafkaWriter, Ledger, State
+from kp_platform_tests.faults.oracle import KINDS, Oracle, Verdict
+from kp_platform_tests.faults.servers import Servers
+from kp_platform_tests.test_house import imported
+
+EVENTS = 300
+INDEPENDENT = ("oracle.py", "ledger.py", "servers.py")
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_the_oracle_imports_nothing_of_what_it_judges(name: str) -> None:
+    names = set(imported(Path(__file__).with_name(name)))
+    inside = {each for each in names if each.startswith("kp_platform_tests")}
+    allowed = {f"kp_platform_tests.faults.{each.removesuffix('.py')}" for each in INDEPENDENT}
+    assert inside <= allowed
+    assert not [each for each in names - inside if each.startswith(("kp_platform", "web_emitter"))]
+
+
+@pytest.fixture
+def servers(quiet_stack: Stack) -> Iterator[Servers]:
+    """Nobody indexes but the test, and everything is indexed; its documents go afterwards."""
+    sound()
+    servers = House(quiet_stack.settings, quiet_stack.variables).servers
+    yield servers
+    with servers.search() as search:
+        body = {"query": {"prefix": {"uri": "/oracle/"}}}
+        search.request("POST", "/log.index/_delete_by_query?refresh=true", body)
+
+
+def judged(servers: Servers, pipeline: Callable[[], None]) -> Verdict:
+    """What the oracle says of accesses that a pipeline has indexed."""
+    ledger = Ledger()
+    oracle = Oracle(servers, ledger, alone=False)
+    mark = oracle.mark()
+    writer, marker = KafkaWriter(servers, ledger), uuid.uuid4().hex
+    for number in range(EVENTS):
+        name = "presto" if number % 3 else "nobody"
+        writer.access(f"/oracle/{marker}/{number}", name)
+    writer.bad(f"not an event {marker}".encode())
+    assert writer.flush(60) == 0
+    assert ledger.count(State.ACKED) == EVENTS + 1
+    pipeline()
+    return oracle.check(mark)
+
+
+def test_the_pipeline_as_it_is_leaves_nothing_to_find(servers: Servers) -> None:
+    verdict = judged(servers, sound)
+    assert {kind: verdict.counts[kind] for kind in KINDS} == dict.fromkeys(KINDS, 0), (
+        verdict.examples
+    )
+    assert verdict.sizes["access_log documents"] == EVENTS
+    assert verdict.sizes["access_log dead letters"] == 1
+
+
+@pytest.mark.parametrize(
+    ("control", "kind", "count"),
+    [
+        ("random ids", "duplicate", EVENTS),
+        ("inner join", "lost", 100),
+        ("position first", "lost", EVENTS),
+    ],
+)
+def test_a_broken_variant_is_caught(servers: Servers, control: str, kind: str, count: int) -> None:
+    verdict = judged(servers, CONTROLS[control])
+    assert CAUGHT_AS[control] == kind
+    assert verdict.counts[kind] >= count
+    assert 1 <= len(verdict.examples[kind]) <= 10

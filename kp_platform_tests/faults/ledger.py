@@ -216,6 +216,12 @@ class Load:
         for thread in self._threads:
             thread.start()
 
+    def warm_up(self) -> None:
+        """A few accesses before the load."""
+        for number in range(20):
+            self._writer.access(f"/{self._marker}/first/{number}", "kafka")
+        self._writer.flush(30)
+
     @property
     def progress(self) -> float:
         """From 0 to 1: the share of the accesses that is sent."""

@@ -157,6 +157,18 @@ def bad_link(world: World) -> Iterator[None]:
         proxy.heal()
 
 
+@contextmanager
+def emitter_with_a_small_spool(house: House) -> Iterator[None]:
+    with house.rerouted(
+        "emitter",
+        KP_EMITTER_SPOOL=str(house.settings.home / "emitter" / "small"),
+        KP_EMITTER_SPOOL_BYTES="65536",
+        KP_EMITTER_SPOOL_MESSAGES="100",
+        KP_EMITTER_QUEUE_MESSAGES="100",
+    ):
+        yield
+
+
 # Dagster
 
 
@@ -560,6 +572,10 @@ ROWS: tuple[Row, ...] = (
     Row(
         key="6", name="slow, lossy link from emitter to broker", fault=bad_link, hold=SHORT,
         setup=emitter_behind_a_proxy, is_cheap=False,
+    ),
+    Row(
+        key="7", name="spool of the emitter full", fault=broker_frozen, hold=LONG,
+        setup=emitter_with_a_small_spool, is_cheap=False,
     ),
     Row(key="8", name="daemon killed", fault=daemon_killed),
     Row(key="9", name="two daemons", fault=two_daemons, hold=LONG),

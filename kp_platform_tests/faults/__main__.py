@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -25,6 +26,7 @@ from kp_platform.local.preflight import is_free
 from kp_platform.local.servers import services
 from kp_platform.settings import Settings, environment
 from kp_platform_tests.faults import report
+from kp_platform_tests.faults.controls import CONTROLS, judged
 from kp_platform_tests.faults.house import House
 from kp_platform_tests.faults.ledger import Amounts
 from kp_platform_tests.faults.rows import MIXED, ROWS, Row
@@ -34,7 +36,7 @@ from kp_platform_tests.faults.trial import Laboratory, Result
 OFFSETS = range(2_000, 4_000, 100)
 EVENTS_PER_SECOND = 1_300
 LEAST_SECONDS = 15.0
-ORDER = [*(row.key for row in ROWS), MIXED.key]
+ORDER = [*(row.key for row in ROWS), MIXED.key, "all"]
 # Short pauses, so that a trial is over soon; each has the same effect on every fault.
 TEMPO: dict[str, Any] = {
     "follow_idle_seconds": 5,
@@ -55,12 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             laboratory = Laboratory.of(house, alone=True)
             for row in rows:
                 results += _trials(laboratory, row, options, console)
+            if options.home is None:
+                results.append(_whole(laboratory, options, console))
+            if not options.rows:
+                _controls(laboratory, options, console)
     except KeyboardInterrupt:
         console.print("interrupted")
         return 130
     finally:
         options.page.write_text(report.render(report.read(options.results), ORDER))
-    dirty = sorted({result.row for result in results if not result.is_clean})
+    dirty = dict.fromkeys(result.row for result in results if not result.is_clean)
     console.print(f"{len(results)} trials, not clean: {', '.join(dirty) or 'none'}")
     return 1 if dirty else 0
 
@@ -135,9 +141,37 @@ def _trials(
                     amounts=Amounts.of(options.events, seconds),
                     tool=tool,
                 )
-            report.append(options.results, asdict(result) | _provenance())
-            console.print(_line(result), markup=False)
+            _keep(result, options, console)
             yield result
+
+
+def _whole(laboratory: Laboratory, options: argparse.Namespace, console: Console) -> Result:
+    """Everything on the stack at once, also what trials have left behind in each other's time."""
+    began = time.monotonic()
+    verdict = laboratory.oracle.check()
+    result = Result.of(
+        "all", "everything of a call, checked at its end", verdict, options.seed, began
+    )
+    result.events = verdict.sizes["access_log messages"] + verdict.sizes["full_text messages"]
+    _keep(result, options, console)
+    return result
+
+
+def _controls(laboratory: Laboratory, options: argparse.Namespace, console: Console) -> None:
+    """Raises SystemExit when one is not caught. They spoil the stack, so they come last."""
+    with laboratory.house.stopped("dagster-daemon", "dagster-code-server"):
+        for name, variant in CONTROLS.items():
+            began = time.monotonic()
+            verdict = judged(laboratory.oracle, variant, min(options.events, 2_000))
+            key = f"control {name}"
+            _keep(Result.of(key, name, verdict, options.seed, began), options, console)
+            if verdict.is_clean:
+                sys.exit(f"the oracle did not catch the control {name}")
+
+
+def _keep(result: Result, options: argparse.Namespace, console: Console) -> None:
+    report.append(options.results, asdict(result) | _provenance())
+    console.print(_line(result), markup=False)
 
 
 def _provenance() -> dict[str, str]:

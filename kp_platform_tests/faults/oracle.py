@@ -137,8 +137,8 @@ class Oracle:
 
     def __init__(self, servers: Servers, ledger: Ledger, *, alone: bool) -> None:
         """`alone`: nobody but the ledger's owner writes to the topics."""
-        self._servers = servers
-        self._ledger = ledger
+        self.servers = servers
+        self.ledger = ledger
         self._alone = alone
         self._admin: AdminClient = servers.admin()
         self._archive: dict[str, dict[Place, Message]] = {each.topic: {} for each in STREAMS}
@@ -146,7 +146,7 @@ class Oracle:
     def mark(self) -> Mark:
         edges = {each.topic: self.edges(each.topic) for each in STREAMS}
         now = int(time.time() * 1_000)
-        return Mark(now, edges, len(self._ledger.entries), len(self._ledger.visits))
+        return Mark(now, edges, len(self.ledger.entries), len(self.ledger.visits))
 
     def edges(self, topic: str) -> Edges:
         """Raises KafkaException when the broker does not answer."""
@@ -163,7 +163,7 @@ class Oracle:
         return {part.partition: asked[part].result().offset for part in parts}
 
     def positions(self, stream: Stream, topic_id: str) -> dict[int, int]:
-        with self._servers.search() as search:
+        with self.servers.search() as search:
             return self._positions(search, stream, topic_id)
 
     def _positions(self, search: Search, stream: Stream, topic_id: str) -> dict[int, int]:
@@ -178,7 +178,7 @@ class Oracle:
         """The mirror that lag tools read."""
         parts = [TopicPartition(stream.topic, part) for part in edges.marks]
         consumer = Consumer(
-            {"bootstrap.servers": self._servers.kafka, "group.id": stream.group}, logger=silent
+            {"bootstrap.servers": self.servers.kafka, "group.id": stream.group}, logger=silent
         )
         with contextlib.closing(consumer):
             answer = consumer.committed(parts, timeout=10)
@@ -188,7 +188,7 @@ class Oracle:
         """For each flow how many offsets lie between its positions and the goals' high watermarks,
         those of now if none are given. A topic that was made again has nothing left to wait for."""
         left = {}
-        with self._servers.search() as search:
+        with self.servers.search() as search:
             for stream in STREAMS:
                 now = self.edges(stream.topic)
                 goal = goals[stream.topic] if goals else now
@@ -220,8 +220,8 @@ class Oracle:
     def check(self, since: Mark | None = None) -> Verdict:
         """Everything since a mark, or everything there is. All must be quiet."""
         verdict = Verdict()
-        references = References(self._servers.rows(), self._servers.redis_values())
-        with self._servers.search() as search:
+        references = References(self.servers.rows(), self.servers.redis_values())
+        with self.servers.search() as search:
             for stream in STREAMS:
                 _FlowCheck(self, search, stream, references, since, verdict).run()
         return verdict
@@ -230,7 +230,7 @@ class Oracle:
         """Every message from the starts, or the low watermarks, to the high ones."""
         consumer = Consumer(
             {
-                "bootstrap.servers": self._servers.kafka,
+                "bootstrap.servers": self.servers.kafka,
                 "group.id": "oracle",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
@@ -271,7 +271,7 @@ class Oracle:
         Raises LookupError while no ranking of the newest document is there.
         """
         verdict = Verdict()
-        with self._servers.values() as client, self._servers.search() as search:
+        with self.servers.values() as client, self.servers.search() as search:
             state: Any = client.hgetall("ranking:state")
             if not state:
                 raise LookupError("never ranked")
@@ -407,7 +407,7 @@ class _FlowCheck:
 
     def _is_known_bad(self, message: Message) -> bool:
         identity = hashlib.sha256(message.value or b"").hexdigest()
-        entry = self._oracle._ledger.entries.get(identity)
+        entry = self._oracle.ledger.entries.get(identity)
         return entry is not None and entry.is_bad
 
     # What does not fit
@@ -439,7 +439,7 @@ class _FlowCheck:
 
     def _is_mine(self, source: Mapping[str, Any]) -> bool:
         """On a shared stack documents of others may have any timestamp."""
-        return self._oracle._alone or source.get("uuid") in self._oracle._ledger.entries
+        return self._oracle._alone or source.get("uuid") in self._oracle.ledger.entries
 
     def _expected(self, message: Message, event: Mapping[str, str]) -> dict[str, Any]:
         shared = {
@@ -493,7 +493,7 @@ class _FlowCheck:
         if self._oracle._alone:
             return True
         event = _event(message.value, ("uuid",))
-        return event is not None and event["uuid"] in self._oracle._ledger.entries
+        return event is not None and event["uuid"] in self._oracle.ledger.entries
 
     def _check_settled(self, message: Message) -> None:
         place = message.place
@@ -521,7 +521,7 @@ class _FlowCheck:
         )
 
     def _check_ledger(self) -> None:
-        entries = self._oracle._ledger.entries
+        entries = self._oracle.ledger.entries
         first = self._since.entries if self._since else 0
         for identity, entry in islice(entries.items(), first, None):
             if entry.topic == self._stream.topic and not entry.is_bad:
@@ -553,7 +553,7 @@ class _FlowCheck:
             for _, event in sent:
                 uuids[event["uri"]].add(identity)
         first = self._since.visits if self._since else 0
-        for uri, state in islice(self._oracle._ledger.visits.items(), first, None):
+        for uri, state in islice(self._oracle.ledger.visits.items(), first, None):
             self._verdict.sizes[f"visits {state}"] += 1
             if len(uuids[uri]) > 1:
                 self._verdict.add("duplicate", f"visit {uri} is {len(uuids[uri])} events")
@@ -562,7 +562,7 @@ class _FlowCheck:
                 self._verdict.examples["dropped"] = [uri]
 
     def _check_strangers(self) -> None:
-        ledger = self._oracle._ledger
+        ledger = self._oracle.ledger
         for identity, sent in self._by_uuid.items():
             if identity not in ledger.entries and sent[0][1].get("uri") not in ledger.visits:
                 self._verdict.add("phantom", f"{sent[0][0].place} {identity} is in no ledger")

@@ -77,7 +77,8 @@ def render(results: Sequence[Mapping[str, Any]], order: Sequence[str]) -> str:
         rows[result["row"]].append(result)
     known = [key for key in order if key in rows]
     trials = [each for key in known for each in rows[key]]
-    page = _INTRO + f"\nHere n = {len(trials)}.\n\n" + _HEAD
+    count = sum(1 for each in trials if each["row"] != "all")
+    page = _INTRO + f"\nHere n = {count}.\n\n" + _HEAD
     page += "".join(_row(key, rows[key]) for key in known)
     if controls := [key for key in rows if key.startswith("control")]:
         page += "\nVariants of the pipeline with a defect, which the oracle must catch:\n\n"
@@ -91,7 +92,7 @@ def _row(key: str, trials: Sequence[Mapping[str, Any]]) -> str:
     counts = [str(sum(each["counts"][kind] for each in trials)) for kind in KINDS]
     seconds = [each["recovery_seconds"] for each in trials]
     known = [each for each in seconds if each is not None]
-    recovery = f"{statistics.median(known):.0f}, {max(known):.0f}" if known else "never"
+    recovery = f"{statistics.median(known):.0f}, {max(known):.0f}" if known else "-"
     notes = [each["note"] for each in trials if each["note"]]
     dropped = sum(each["dropped"] for each in trials)
     if dropped:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from kp_platform_tests.faults.house import House, Late, wait_until
@@ -28,17 +28,31 @@ class Result:
 
     row: str
     name: str
-    trial: int
     seed: int
-    events: int
     counts: dict[str, int]
+    examples: dict[str, list[str]]
     dropped: int
     unknown: int
-    recovery_seconds: float | None
     seconds: float
-    slowest_request_seconds: float
-    note: str
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    trial: int = 0
+    events: int = 0
+    recovery_seconds: float | None = None
+    slowest_request_seconds: float = 0.0
+    note: str = ""
+
+    @classmethod
+    def of(cls, row: str, name: str, verdict: Verdict, seed: int, began: float) -> "Result":
+        """A verdict; `began` is a time of the monotonic clock."""
+        return cls(
+            row=row,
+            name=name,
+            seed=seed,
+            counts={kind: verdict.counts[kind] for kind in KINDS},
+            examples={kind: each for kind, each in verdict.examples.items() if kind in KINDS},
+            dropped=verdict.sizes["dropped"],
+            unknown=verdict.sizes["sent unknown"] + verdict.sizes["visits unknown"],
+            seconds=round(time.monotonic() - began, 1),
+        )
 
     @property
     def is_clean(self) -> bool:
@@ -98,23 +112,13 @@ class Laboratory:
         verdict = self.oracle.check(mark)
         if row.ranks:
             _merge(verdict, self._ranking())
-        dropped = self._judge_dropped(row, verdict, before)
+        self._judge_dropped(row, verdict, before)
         self._check_identity(verdict)
-        return Result(
-            row=row.key,
-            name=row.name,
-            trial=trial,
-            seed=seed,
-            events=amounts.total,
-            counts={kind: verdict.counts[kind] for kind in KINDS},
-            dropped=dropped,
-            unknown=verdict.sizes["sent unknown"] + verdict.sizes["visits unknown"],
-            recovery_seconds=recovery,
-            seconds=round(time.monotonic() - began, 1),
-            slowest_request_seconds=round(load.visitor.slowest_seconds, 3),
-            note="; ".join(notes),
-            examples={kind: each for kind, each in verdict.examples.items() if kind in KINDS},
-        )
+        result = Result.of(row.key, row.name, verdict, seed, began)
+        result.trial, result.events, result.note = trial, amounts.total, "; ".join(notes)
+        result.recovery_seconds = recovery
+        result.slowest_request_seconds = round(load.visitor.slowest_seconds, 3)
+        return result
 
     def _warm_up(self, load: Load, notes: list[str]) -> None:
         """So that a run follows the topic when the fault comes, however long runs take to start."""
@@ -163,7 +167,7 @@ class Laboratory:
         processes = self.house.processes("emitter")
         return processes[0].pid if processes else 0, _given_up(counts)
 
-    def _judge_dropped(self, row: Row, verdict: Verdict, before: tuple[int, int]) -> int:
+    def _judge_dropped(self, row: Row, verdict: Verdict, before: tuple[int, int]) -> None:
         """Visits that the emitter accepted and gave up are lost unless it says so; those of a
         process that was killed, unless the row allows for so many."""
         process, given_up = self._dropped()
@@ -171,7 +175,6 @@ class Laboratory:
         dropped = verdict.sizes["dropped"]
         if dropped > said:
             verdict.add("lost", f"{dropped} visits gone, {said} explained", dropped - said)
-        return dropped
 
     def _check_identity(self, verdict: Verdict) -> None:
         """accepted = acked + in flight + spooled + failed + dropped."""

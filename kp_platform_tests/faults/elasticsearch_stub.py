@@ -41,8 +41,7 @@ class ElasticsearchStub:
         self._bulks = 0
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"stub": self, "upstream": urlsplit(url)})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     @property
@@ -88,6 +87,13 @@ def refused(operation: bytes) -> dict[str, Any]:
     reason = "rejected execution of coordinating operation"
     error = {"type": "es_rejected_execution_exception", "reason": reason}
     return {kind: {"status": 429, "error": error}}
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed ends its connection: nothing to tell."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -5,6 +5,7 @@ leaving it heals. Does not belong here: the verbs (`house.py`) and how a trial g
 """
 
 import random
+import shutil
 import sqlite3
 import threading
 import time
@@ -13,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import psutil
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import NewPartitions, NewTopic
@@ -210,8 +212,9 @@ def worker_killed(world: World) -> Iterator[None]:
     yield
 
 
-POINTS = (("before", b"log.index-"), ("after", b"log.index-"), ("before", b"kp.positions"),
-          ("after", b"kp.positions"))  # fmt: skip
+POINTS = tuple(
+    (when, index) for index in (b"log.index-", b"kp.positions") for when in ("before", "after")
+)
 
 
 @contextmanager
@@ -261,15 +264,9 @@ def dagster_home_deleted(world: World) -> Iterator[None]:
     with house.stopped(*DAGSTER):
         for worker in workers:
             kill(worker)
-        _remove_below(house)
+        shutil.rmtree(house.settings.home / "dagster")
         state.prepare(house.settings, ())
         yield
-
-
-def _remove_below(house: House) -> None:
-    import shutil
-
-    shutil.rmtree(house.settings.home / "dagster")
 
 
 @contextmanager
@@ -410,8 +407,6 @@ def queries_killed(world: World) -> Iterator[None]:
 
 def _kill_queries(world: World, seconds: float = 4.0) -> int:
     """Each query of the platform that is seen within so many seconds."""
-    import httpx
-
     url, killed, until = world.house.settings.trino_url, 0, time.monotonic() + seconds
     with httpx.Client(base_url=url, headers={"X-Trino-User": "faults"}, trust_env=False) as client:
         while time.monotonic() < until:

@@ -201,14 +201,25 @@ class Oracle:
                 )
         return left
 
-    def mirrored(self) -> bool:
+    def mirrored(self, since: Mark) -> bool:
         """Whether each flow's commits equal its positions."""
         for stream in STREAMS:
             edges = self.edges(stream.topic)
             held = self.positions(stream, edges.topic_id)
-            if any(self.committed(stream, edges).get(part) != at for part, at in held.items()):
+            committed = self.committed(stream, edges)
+            if any(
+                committed.get(part) != held.get(part) for part in self.moved(edges, stream, since)
+            ):
                 return False
         return True
+
+    def moved(self, edges: Edges, stream: Stream, since: Mark | None) -> list[int]:
+        """The partitions to judge: on a shared stack those that messages came to since the mark,
+        for others may have left a mirror behind."""
+        before = since.edges[stream.topic] if since else edges
+        if since is None or self._alone or before.topic_id != edges.topic_id:
+            return list(edges.marks)
+        return [part for part, marks in edges.marks.items() if before.marks.get(part) != marks]
 
     def archive(self) -> None:
         """Keep what the topics hold now; called before a fault that deletes messages."""
@@ -569,7 +580,8 @@ class _FlowCheck:
 
     def _check_positions(self) -> None:
         committed = self._oracle.committed(self._stream, self._edges)
-        for part, (low, high) in self._edges.marks.items():
+        for part in self._oracle.moved(self._edges, self._stream, self._since):
+            low, high = self._edges.marks[part]
             position = self._held.get(part)
             at = f"{self._stream.topic} {part}: position {position}"
             if position is None:

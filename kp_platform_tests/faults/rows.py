@@ -658,5 +658,4 @@ QUICK: tuple[Row, ...] = (
     Row(key="22", name="MySQL table locked", fault=mysql_locked, hold=BRIEF),
     Row(key="23", name="Redis emptied", fault=redis_emptied, hold=BRIEF),
     Row(key="27", name="consumer group deleted", fault=group_deleted),
-    Row(key="28", name="dead letters not writable", fault=dead_letters_blocked, hold=BRIEF),
 )

@@ -15,7 +15,7 @@ from typing import Any
 
 from kp_platform_tests.faults.house import House, Late, wait_until
 from kp_platform_tests.faults.ledger import Amounts, Ledger, Load
-from kp_platform_tests.faults.oracle import KINDS, Edges, Oracle, Verdict
+from kp_platform_tests.faults.oracle import KINDS, Edges, Mark, Oracle, Verdict
 from kp_platform_tests.faults.rows import Row, World
 
 LATE_URL = "https://late.example/"
@@ -105,7 +105,7 @@ class Laboratory:
                 notes.append(str(missed))
             healed = time.monotonic()
             recovery = self._recovery(healed, row.patience_seconds, notes)
-            self._await_quiet(load, late, row.patience_seconds, notes)
+            self._await_quiet(mark, load, late, row.patience_seconds, notes)
         finally:
             load.stop()
             late.stop()
@@ -144,22 +144,24 @@ class Laboratory:
             return None
         return round(time.monotonic() - healed, 1)
 
-    def _await_quiet(self, load: Load, late: "_Late", patience: float, notes: list[str]) -> None:
+    def _await_quiet(
+        self, mark: Mark, load: Load, late: "_Late", patience: float, notes: list[str]
+    ) -> None:
         try:
             self.house.await_ready(seconds=patience)
             if left := load.join(patience):
                 notes.append(f"{left} messages without an answer")
             late.join(patience)
-            wait_until(self._is_quiet, "quiet", patience)
+            wait_until(lambda: self._is_quiet(mark), "quiet", patience)
         except Late as missed:
             notes.append(str(missed))
 
-    def _is_quiet(self) -> bool:
+    def _is_quiet(self, mark: Mark) -> bool:
         waiting = sum(
             counts.get("in_flight", 0) + counts.get("spooled", 0)
             for counts in self.house.emitter_counts().values()
         )
-        return not waiting and not any(self.oracle.behind().values()) and self.oracle.mirrored()
+        return not waiting and not any(self.oracle.behind().values()) and self.oracle.mirrored(mark)
 
     def _dropped(self) -> tuple[int, int]:
         """The emitter's process, and how many events it says to have given up."""

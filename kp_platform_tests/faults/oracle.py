@@ -140,7 +140,8 @@ class Oracle:
         self.servers = servers
         self.ledger = ledger
         self._alone = alone
-        self._admin: AdminClient = servers.admin()
+        # Of a client that is collected the futures never complete.
+        self.admin: AdminClient = servers.admin()
         self._archive: dict[str, dict[Place, Message]] = {each.topic: {} for each in STREAMS}
 
     def mark(self) -> Mark:
@@ -150,7 +151,7 @@ class Oracle:
 
     def edges(self, topic: str) -> Edges:
         """Raises KafkaException when the broker does not answer."""
-        described = self._admin.describe_topics(TopicCollection([topic]), request_timeout=10)
+        described = self.admin.describe_topics(TopicCollection([topic]), request_timeout=10)
         about = described[topic].result()
         parts = [TopicPartition(topic, each.id) for each in about.partitions]
         low = self._offsets(parts, OffsetSpec.earliest())
@@ -159,7 +160,7 @@ class Oracle:
         return Edges(str(about.topic_id), marks)
 
     def _offsets(self, parts: list[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
-        asked = self._admin.list_offsets({part: spec for part in parts}, request_timeout=10)
+        asked = self.admin.list_offsets({part: spec for part in parts}, request_timeout=10)
         return {part.partition: asked[part].result().offset for part in parts}
 
     def positions(self, stream: Stream, topic_id: str) -> dict[int, int]:

@@ -485,7 +485,7 @@ def retention(world: World) -> Iterator[None]:
             TopicPartition(ACCESSES, part, (held.get(part, low) + high) // 2)
             for part, (low, high) in edges.marks.items()
         ]
-        for future in house.servers.admin().delete_records(ends).values():
+        for future in oracle.admin.delete_records(ends).values():
             future.result()
         gone = sum(end.offset - held.get(end.partition, 0) for end in ends)
         world.say(f"{gone} deleted unread")
@@ -499,7 +499,7 @@ def _resume(process: psutil.Process) -> None:
 @contextmanager
 def topic_made_again(world: World) -> Iterator[None]:
     """While nothing is unread: what an administrator deletes unread, nobody can index."""
-    oracle, admin = world.oracle, world.house.servers.admin()
+    oracle, admin = world.oracle, world.oracle.admin
     world.load.pause()
     wait_until(lambda: not any(oracle.behind().values()), "all is indexed", 180)
     oracle.archive()
@@ -518,7 +518,7 @@ def topic_made_again(world: World) -> Iterator[None]:
 @contextmanager
 def partitions_added(world: World) -> Iterator[None]:
     count = len(world.oracle.edges(ACCESSES).marks) + 2
-    admin = world.house.servers.admin()
+    admin = world.oracle.admin
     admin.create_partitions([NewPartitions(ACCESSES, count)])[ACCESSES].result()
     world.say(f"to {count}")
     yield
@@ -526,7 +526,7 @@ def partitions_added(world: World) -> Iterator[None]:
 
 @contextmanager
 def group_deleted(world: World) -> Iterator[None]:
-    admin = world.house.servers.admin()
+    admin = world.oracle.admin
     admin.delete_consumer_groups([STREAMS[0].group])[STREAMS[0].group].result()
     yield
 

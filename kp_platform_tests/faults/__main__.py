@@ -188,11 +188,12 @@ def _provenance() -> dict[str, str]:
 
 def _line(result: Result) -> str:
     found = ", ".join(f"{count} {kind}" for kind, count in result.counts.items() if count)
-    recovery = result.recovery_seconds
+    late = "" if result.in_time else "not in time"
+    recovery = "" if result.recovery_seconds is None else f"recovery {result.recovery_seconds} s"
+    words = (found or late or "clean", recovery, f"took {result.seconds:.0f} s", result.note)
     return (
         f"row {result.row:<5} trial {result.trial + 1}  {result.events} events  "
-        f"{found or 'clean'}  recovery {'never' if recovery is None else f'{recovery:.1f} s'}  "
-        f"{result.seconds:.0f} s  {result.note}"
+        + "  ".join(filter(None, words))
         + "".join(f"\n    {kind}: {each[0]}" for kind, each in result.examples.items() if each)
     )
 

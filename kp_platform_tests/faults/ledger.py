@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 
 from kp_platform_tests.faults.servers import Servers, silent
 
@@ -90,10 +90,10 @@ class KafkaWriter:
             logger=silent,
         )
 
-    def access(self, uri: str, name: str) -> None:
+    def access(self, uri: str, name: str, partition: int = -1) -> None:
         identity = str(uuid.uuid4())
         value = {"uuid": identity, "uri": uri, "name": name}
-        self._send(identity, Entry(ACCESSES, digest(uri, name)), orjson.dumps(value))
+        self._send(identity, Entry(ACCESSES, digest(uri, name)), orjson.dumps(value), partition)
 
     def note(self, text: str) -> None:
         identity = str(uuid.uuid4())
@@ -112,7 +112,7 @@ class KafkaWriter:
         """How many messages have no answer yet."""
         return self._producer.flush(seconds)
 
-    def _send(self, identity: str, entry: Entry, value: bytes) -> None:
+    def _send(self, identity: str, entry: Entry, value: bytes, partition: int = -1) -> None:
         self._ledger.entries[identity] = entry
 
         def delivered(error: object, message: Any) -> None:
@@ -124,9 +124,14 @@ class KafkaWriter:
 
         while True:
             try:
-                return self._producer.produce(entry.topic, value, on_delivery=delivered)
+                return self._producer.produce(
+                    entry.topic, value, partition=partition, on_delivery=delivered
+                )
             except BufferError:
                 self._producer.poll(0.1)
+            except KafkaException:  # e.g. the topic is away just now
+                entry.state = State.FAILED
+                return None
 
 
 class Visitor:
@@ -222,6 +227,12 @@ class Load:
             self._writer.access(f"/{self._marker}/first/{number}", "kafka")
         self._writer.flush(30)
 
+    def finish(self, partitions: Iterable[int]) -> None:
+        """One access more for each partition: its position moves once after everything healed."""
+        for partition in partitions:
+            self._writer.access(f"/{self._marker}/last/{partition}", "kafka", partition)
+        self._writer.flush(60)
+
     @property
     def progress(self) -> float:
         """From 0 to 1: the share of the accesses that is sent."""
@@ -239,12 +250,13 @@ class Load:
         self._stop.set()
         self._running.set()
 
-    def join(self, seconds: float) -> int:
-        """Wait until all is sent and answered; returns how many messages have no answer."""
+    def join(self, seconds: float) -> bool:
+        """Whether all is sent and answered in time."""
         until = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.1, until - time.monotonic()))
-        return self._writer.flush(max(0.1, until - time.monotonic()))
+        left = self._writer.flush(max(0.1, until - time.monotonic()))
+        return left == 0 and self.progress == 1.0
 
     def write_bad(self, values: Iterable[bytes]) -> None:
         for value in values:

@@ -33,8 +33,8 @@ def servers(quiet_stack: Stack) -> Iterator[Servers]:
     servers = House(quiet_stack.settings, quiet_stack.variables).servers
     yield servers
     with servers.search() as search:
-        body = {"query": {"prefix": {"uri": "/oracle/"}}}
-        search.request("POST", "/log.index/_delete_by_query?refresh=true", body)
+        for hit in list(search.scan("log.index", {"prefix": {"uri": "/oracle/"}}, [])):
+            search.request("DELETE", f"/{hit['_index']}/_doc/{hit['_id']}")
 
 
 def test_the_pipeline_as_it_is_leaves_nothing_to_find(servers: Servers) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kp_platform_tests.faults.house import House, Late, wait_until
-from kp_platform_tests.faults.ledger import Amounts, Ledger, Load
+from kp_platform_tests.faults.ledger import ACCESSES, Amounts, Ledger, Load
 from kp_platform_tests.faults.oracle import KINDS, Edges, Mark, Oracle, Verdict
 from kp_platform_tests.faults.rows import Row, World
 
@@ -39,6 +39,7 @@ class Result:
     recovery_seconds: float | None = None
     slowest_request_seconds: float = 0.0
     note: str = ""
+    in_time: bool = True
 
     @classmethod
     def of(cls, row: str, name: str, verdict: Verdict, seed: int, began: float) -> "Result":
@@ -56,7 +57,7 @@ class Result:
 
     @property
     def is_clean(self) -> bool:
-        return not any(self.counts.values())
+        return self.in_time and not any(self.counts.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class Laboratory:
                 notes.append(str(missed))
             healed = time.monotonic()
             recovery = self._recovery(healed, row.patience_seconds, notes)
-            self._await_quiet(mark, load, late, row.patience_seconds, notes)
+            in_time = self._await_quiet(mark, load, late, row.patience_seconds, notes)
         finally:
             load.stop()
             late.stop()
@@ -117,6 +118,7 @@ class Laboratory:
         result = Result.of(row.key, row.name, verdict, seed, began)
         result.trial, result.events, result.note = trial, amounts.total, "; ".join(notes)
         result.recovery_seconds = recovery
+        result.in_time = in_time and recovery is not None
         result.slowest_request_seconds = round(load.visitor.slowest_seconds, 3)
         return result
 
@@ -146,15 +148,18 @@ class Laboratory:
 
     def _await_quiet(
         self, mark: Mark, load: Load, late: "_Late", patience: float, notes: list[str]
-    ) -> None:
+    ) -> bool:
         try:
             self.house.await_ready(seconds=patience)
-            if left := load.join(patience):
-                notes.append(f"{left} messages without an answer")
+            if not load.join(patience):
+                raise Late("the load did not end")
             late.join(patience)
+            load.finish(self.oracle.edges(ACCESSES).marks)
             wait_until(lambda: self._is_quiet(mark), "quiet", patience)
         except Late as missed:
             notes.append(str(missed))
+            return False
+        return True
 
     def _is_quiet(self, mark: Mark) -> bool:
         waiting = sum(

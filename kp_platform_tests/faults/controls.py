@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kp_platform.flows import ACCESS_LOG
-from kp_platform.pipeline import positions
 from kp_platform.pipeline.bulk import index_documents
 from kp_platform.pipeline.documents import Document, builder
 from kp_platform.pipeline.drain import Limits, Pipeline
@@ -47,7 +46,7 @@ class KilledBeforeThePosition(Pipeline):
 
     def step(self, state: TopicState, held: Mapping[int, Position], todo: Plan) -> SliceReport:
         assert todo.slice is not None
-        self._index(state, todo.slice)
+        self.index(state, todo.slice)
         raise Killed
 
 
@@ -75,10 +74,7 @@ class PositionFirst(Pipeline):
     def step(self, state: TopicState, held: Mapping[int, Position], todo: Plan) -> SliceReport:
         assert todo.slice is not None
         ends = {part.partition: part.end for part in todo.slice.ranges}
-        positions.move(
-            self.store, self.flow, state, held, ends, writer=uuid.uuid4().hex, now=utc_now()
-        )
-        self._mirror(ends)
+        self._move(state, held, ends)
         raise Killed
 
 

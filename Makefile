@@ -5,13 +5,14 @@ VENV := .venv
 PIP := $(VENV)/bin/pip --quiet --disable-pip-version-check install
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup packages test-packages demo up down test check
+.PHONY: help setup packages test-packages demo up down test faults check
 
 help:
 	@echo 'make demo    set up, start everything, follow 200 requests until they are searchable'
 	@echo 'make up      set up and start all services'
 	@echo 'make down    stop all services; data stay in .kp (kp down --purge removes them)'
 	@echo 'make test    all tests, on a stack of their own'
+	@echo 'make faults  the fault matrix on a stack of its own; ROWS= TRIALS= EVENTS= SEED='
 	@echo 'make check   ruff, mypy, Dagster definitions'
 	@echo 'make setup   system packages and .venv only'
 
@@ -41,6 +42,10 @@ down:
 
 test: setup | test-packages
 	$(VENV)/bin/python -m pytest
+
+faults: setup
+	$(VENV)/bin/python -m kp_platform_tests.faults --rows '$(ROWS)' $(if $(TRIALS),--trials $(TRIALS)) \
+		$(if $(EVENTS),--events $(EVENTS)) $(if $(SEED),--seed $(SEED))
 
 check: setup
 	$(VENV)/bin/ruff check

@@ -1,0 +1,202 @@
+"""`python -m kp_platform_tests.faults`: rows of the fault matrix on a stack of their own.
+
+Belongs here: options, the stack's start and end, progress. Does not belong here: what a row does
+(`rows.py`) and how a trial goes (`trial.py`). `make faults` calls it.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from kp_platform.local.preflight import is_free
+from kp_platform.local.servers import services
+from kp_platform.settings import Settings, environment
+from kp_platform_tests.faults import report
+from kp_platform_tests.faults.controls import CONTROLS, judged
+from kp_platform_tests.faults.house import House
+from kp_platform_tests.faults.ledger import Amounts
+from kp_platform_tests.faults.rows import MIXED, ROWS, Row
+from kp_platform_tests.faults.trial import Laboratory, Result
+
+# Below the ports that the tests' own stack looks for.
+OFFSETS = range(2_000, 4_000, 100)
+EVENTS_PER_SECOND = 1_300
+LEAST_SECONDS = 15.0
+ORDER = [*(row.key for row in ROWS), MIXED.key, "all"]
+# Short pauses, so that a trial is over soon; each has the same effect on every fault.
+TEMPO: dict[str, Any] = {
+    "follow_idle_seconds": 5,
+    "sensor_wait_seconds": 5,
+    "max_run_seconds": 60,
+    "ranking_seconds": 30,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    rows = _chosen(options.rows)
+    console = Console(highlight=False, soft_wrap=True)
+    signal.signal(signal.SIGTERM, _interrupt)
+    results: list[Result] = []
+    try:
+        with _stack(options.home, console) as house:
+            laboratory = Laboratory.of(house, alone=True)
+            for row in rows:
+                results += _trials(laboratory, row, options, console)
+            if options.home is None:
+                results.append(_whole(laboratory, options, console))
+            if not options.rows:
+                _controls(laboratory, options, console)
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        return 130
+    finally:
+        options.page.write_text(report.render(report.read(options.results), ORDER))
+    dirty = dict.fromkeys(result.row for result in results if not result.is_clean)
+    console.print(f"{len(results)} trials, not clean: {', '.join(dirty) or 'none'}")
+    return 1 if dirty else 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make faults", description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", default="", help="keys of rows; none: all but mixed")
+    parser.add_argument("--trials", type=int, default=3)
+    parser.add_argument("--events", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--home", type=Path, help="KP_HOME of a stack that is up, and stays so")
+    parser.add_argument("--results", type=Path, default=report.RESULTS)
+    parser.add_argument("--page", type=Path, default=report.PAGE)
+    return parser.parse_args(arguments)
+
+
+def _chosen(keys: str) -> list[Row]:
+    known = {row.key: row for row in (*ROWS, MIXED)}
+    wanted = keys.replace(",", " ").split() or [row.key for row in ROWS]
+    if unknown := [key for key in wanted if key not in known]:
+        sys.exit(f"no row {', '.join(unknown)}; known: {', '.join(known)}")
+    return [known[key] for key in wanted]
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _stack(home: Path | None, console: Console) -> Iterator[House]:
+    """A stack of our own, gone afterwards; or the one of a home that is named, which is up."""
+    if home is not None:
+        yield _entered(Settings(home=home))
+        return
+    folder = Path(tempfile.mkdtemp(prefix="kp-faults-"))
+    house = _entered(_settings(folder))
+    try:
+        console.print(f"starting a stack in {folder}")
+        house.kp("up")
+        yield house
+    finally:
+        with console.status("stopping the stack"):
+            house.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _entered(settings: Settings) -> House:
+    """Probes and clients of this process are connected to the stack."""
+    os.environ.update(environment(settings, secrets=True))
+    return House(settings, dict(os.environ))
+
+
+def _settings(home: Path) -> Settings:
+    for offset in OFFSETS:
+        settings = Settings(_env_file=None, home=home, port_offset=offset, **TEMPO)
+        if all(is_free(port.number) for each in services(settings) for port in each.ports):
+            return settings
+    sys.exit(f"no free block of ports among offsets {OFFSETS}")
+
+
+def _trials(
+    laboratory: Laboratory, row: Row, options: argparse.Namespace, console: Console
+) -> Iterator[Result]:
+    seconds = max(LEAST_SECONDS, options.events / EVENTS_PER_SECOND)
+    with row.setup(laboratory.house) as tool:
+        for trial in range(options.trials):
+            with console.status(f"row {row.key}, {row.name}: trial {trial + 1}"):
+                result = laboratory.run(
+                    row,
+                    trial=trial,
+                    seed=options.seed,
+                    amounts=Amounts.of(options.events, seconds),
+                    tool=tool,
+                )
+            _keep(result, options, console)
+            yield result
+
+
+def _whole(laboratory: Laboratory, options: argparse.Namespace, console: Console) -> Result:
+    """Everything on the stack at once, also what trials have left behind in each other's time."""
+    began = time.monotonic()
+    verdict = laboratory.oracle.check()
+    result = Result.of(
+        "all", "everything of a call, checked at its end", verdict, options.seed, began
+    )
+    result.events = verdict.sizes["access_log messages"] + verdict.sizes["full_text messages"]
+    _keep(result, options, console)
+    return result
+
+
+def _controls(laboratory: Laboratory, options: argparse.Namespace, console: Console) -> None:
+    """Raises SystemExit when one is not caught. They spoil the stack, so they come last."""
+    with laboratory.house.stopped("dagster-daemon", "dagster-code-server"):
+        for name, variant in CONTROLS.items():
+            began = time.monotonic()
+            verdict = judged(laboratory.oracle, variant, min(options.events, 2_000))
+            key = f"control {name}"
+            _keep(Result.of(key, name, verdict, options.seed, began), options, console)
+            if verdict.is_clean:
+                sys.exit(f"the oracle did not catch the control {name}")
+
+
+def _keep(result: Result, options: argparse.Namespace, console: Console) -> None:
+    report.append(options.results, asdict(result) | _provenance())
+    console.print(_line(result), markup=False)
+
+
+def _provenance() -> dict[str, str]:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=report.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"commit": done.stdout.strip() or "unknown", "date": now}
+
+
+def _line(result: Result) -> str:
+    found = ", ".join(f"{count} {kind}" for kind, count in result.counts.items() if count)
+    late = "" if result.in_time else "not in time"
+    recovery = "" if result.recovery_seconds is None else f"recovery {result.recovery_seconds} s"
+    words = (found or late or "clean", recovery, f"took {result.seconds:.0f} s", result.note)
+    return (
+        f"row {result.row:<5} trial {result.trial + 1}  {result.events} events  "
+        + "  ".join(filter(None, words))
+        + "".join(f"\n    {kind}: {each[0]}" for kind, each in result.examples.items() if each)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,661 @@
+"""The rows of the fault matrix, declared: what is broken, for how long, and how it is healed.
+
+Belongs here: one `Row` for each fault. Each is a context manager: entering it breaks something,
+leaving it heals. Does not belong here: the verbs (`house.py`) and how a trial goes (`trial.py`).
+"""
+
+import random
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import psutil
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import NewPartitions, NewTopic
+
+from kp_platform.local import state
+from kp_platform_tests.faults.elasticsearch_stub import ElasticsearchStub
+from kp_platform_tests.faults.house import DAGSTER, House, kill, wait_until
+from kp_platform_tests.faults.ledger import ACCESSES, Load
+from kp_platform_tests.faults.oracle import STREAMS, Oracle
+from kp_platform_tests.faults.proxy import Proxy
+
+LOG_INDEX = "log.index-*"
+INDEXING = "index_access_log"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a fault acts on. `tool` is what the row's `setup` gave."""
+
+    house: House
+    oracle: Oracle
+    load: Load
+    chance: random.Random
+    tool: Any = None
+    notes: list[str] = field(default_factory=list)
+
+    def say(self, what: str) -> None:
+        """For the note of the trial, e.g. which of several ways was drawn."""
+        self.notes.append(what)
+
+
+Fault = Callable[[World], AbstractContextManager[None]]
+Setup = Callable[[House], AbstractContextManager[Any]]
+
+
+def _no_setup(_house: House) -> AbstractContextManager[Any]:
+    return nullcontext()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A fault. `hold` bounds the seconds that it lasts; `setup` surrounds all its trials.
+
+    `may_drop`: so many accepted visits may be gone, because a process that held them was killed.
+    `is_cheap`: it is over soon, so `mixed` may draw it. `ranks`: the ranking is checked too.
+    """
+
+    key: str
+    name: str
+    fault: Fault
+    hold: tuple[float, float] = (0.0, 0.0)
+    setup: Setup = _no_setup
+    may_drop: int = 0
+    is_cheap: bool = True
+    ranks: bool = False
+    patience_seconds: float = 300.0
+
+
+# The emitter and its broker
+
+
+@contextmanager
+def emitter_killed(world: World) -> Iterator[None]:
+    world.house.kill("emitter")
+    yield
+
+
+@contextmanager
+def emitter_terminated(world: World) -> Iterator[None]:
+    before = world.house.processes("emitter")[:1]
+    world.house.terminate("emitter")
+    yield
+    psutil.wait_procs(before, timeout=30)
+
+
+@contextmanager
+def broker_stopped(world: World) -> Iterator[None]:
+    with world.house.stopped("kafka"):
+        yield
+
+
+@contextmanager
+def broker_frozen(world: World) -> Iterator[None]:
+    with world.house.frozen("kafka"):
+        yield
+
+
+@contextmanager
+def broker_killed(world: World) -> Iterator[None]:
+    world.house.kill("kafka")
+    yield
+
+
+@contextmanager
+def emitter_behind_a_proxy(house: House) -> Iterator[Proxy]:
+    """A listener of its own, whose advertised address is the proxy, keeps clients in the proxy."""
+    port = int(house.servers.kafka.rpartition(":")[2])
+    inner = port + 2  # free in the block of ports of a stack
+    config = house.settings.home / "kafka" / "server.properties"
+    text = config.read_text()
+    with Proxy("127.0.0.1", inner) as proxy:
+        config.write_text(
+            text.replace("listeners=P", f"listeners=LINK://127.0.0.1:{inner},P", 1)
+            .replace(
+                "advertised.listeners=", f"advertised.listeners=LINK://127.0.0.1:{proxy.port},"
+            )
+            .replace("protocol.map=", "protocol.map=LINK:PLAINTEXT,")
+        )
+        try:
+            with house.stopped("kafka"):
+                pass
+            house.await_ready("kafka")
+            address = f"127.0.0.1:{proxy.port}"
+            with house.rerouted("emitter", KP_KAFKA_BOOTSTRAP_SERVERS=address):
+                yield proxy
+        finally:
+            config.write_text(text)
+            with house.stopped("kafka"):
+                pass
+            house.await_ready("kafka")
+
+
+@contextmanager
+def bad_link(world: World) -> Iterator[None]:
+    """Slow, sliced and reset again and again, until healed."""
+    proxy: Proxy = world.tool
+    proxy.latency_seconds = world.chance.uniform(0.01, 0.1)
+    proxy.cut_after = world.chance.randrange(20_000, 100_000)
+    done = threading.Event()
+
+    def reset() -> None:
+        while not done.wait(world.chance.uniform(0.3, 1.5)):
+            proxy.reset()
+
+    thread = threading.Thread(target=reset)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        proxy.heal()
+
+
+@contextmanager
+def emitter_with_a_small_spool(house: House) -> Iterator[None]:
+    with house.rerouted(
+        "emitter",
+        KP_EMITTER_SPOOL=str(house.settings.home / "emitter" / "small"),
+        KP_EMITTER_SPOOL_BYTES="65536",
+        KP_EMITTER_SPOOL_MESSAGES="100",
+        KP_EMITTER_QUEUE_MESSAGES="100",
+    ):
+        yield
+
+
+# Dagster
+
+
+@contextmanager
+def daemon_killed(world: World) -> Iterator[None]:
+    for _ in range(world.chance.randint(1, 2)):
+        before = world.house.processes("dagster-daemon")[:1]
+        world.house.kill("dagster-daemon")
+        psutil.wait_procs(before, timeout=10)
+        wait_until(lambda: bool(world.house.processes("dagster-daemon")), "the daemon is back", 60)
+    yield
+
+
+@contextmanager
+def two_daemons(world: World) -> Iterator[None]:
+    with world.house.doubled("dagster-daemon"):
+        yield
+
+
+@contextmanager
+def code_server_killed(world: World) -> Iterator[None]:
+    world.house.kill("dagster-code-server")
+    yield
+
+
+@contextmanager
+def code_server_behind_a_stub(house: House) -> Iterator[ElasticsearchStub]:
+    with (
+        ElasticsearchStub(house.servers.elasticsearch) as stub,
+        house.rerouted("dagster-code-server", KP_ELASTICSEARCH_URL=stub.url),
+    ):
+        yield stub
+
+
+@contextmanager
+def worker_killed(world: World) -> Iterator[None]:
+    """At a random moment of a run."""
+    kill(world.house.await_worker(INDEXING))
+    yield
+
+
+POINTS = tuple(
+    (when, index) for index in (b"log.index-", b"kp.positions") for when in ("before", "after")
+)
+
+
+@contextmanager
+def worker_killed_at_a_point(world: World) -> Iterator[None]:
+    """Before or after a bulk of documents or the move of the positions was applied, and before
+    the run has its answer."""
+    stub: ElasticsearchStub = world.tool
+    worker = world.house.await_worker(INDEXING)
+    when, index = world.chance.choice(POINTS)
+    passed, hit = world.chance.randint(0, 2), threading.Event()
+
+    def watch(moment: str, _path: str, body: bytes) -> None:
+        nonlocal passed
+        head = body[:200]
+        if hit.is_set() or moment != when or index not in head:
+            return
+        if index == b"kp.positions" and b"access_log" not in head:
+            return
+        passed -= 1
+        if passed < 0:
+            kill(worker)
+            hit.set()
+
+    stub.watch = watch
+    try:
+        if not hit.wait(20):
+            kill(worker)  # it had ended by itself meanwhile
+        world.say(f"{when} {index.decode().rstrip('-')}")
+        yield
+    finally:
+        stub.heal()
+
+
+@contextmanager
+def worker_and_code_server_killed(world: World) -> Iterator[None]:
+    worker = world.house.await_worker(INDEXING)
+    world.house.kill("dagster-code-server")
+    kill(worker)
+    yield
+
+
+@contextmanager
+def dagster_home_deleted(world: World) -> Iterator[None]:
+    """Everything below it, while its programs are down; its two files are written as by `kp up`."""
+    house = world.house
+    workers = house.workers()
+    with house.stopped(*DAGSTER):
+        for worker in workers:
+            kill(worker)
+        shutil.rmtree(house.settings.home / "dagster")
+        state.prepare(house.settings, ())
+        yield
+
+
+@contextmanager
+def sqlite_locked(world: World) -> Iterator[None]:
+    """Runs and sensor ticks can be read, and not be written."""
+    folder = world.house.settings.home / "dagster"
+    with ExitStack() as locks:
+        for path in (folder / "history" / "runs.db", folder / "schedules" / "schedules.db"):
+            connection = locks.enter_context(closing(sqlite3.connect(path, timeout=20)))
+            connection.isolation_level = None
+            connection.execute("BEGIN EXCLUSIVE")
+            locks.callback(connection.execute, "ROLLBACK")
+        yield
+
+
+# Elasticsearch
+
+
+@contextmanager
+def elasticsearch_away(world: World) -> Iterator[None]:
+    frozen = world.chance.random() < 0.5
+    world.say("frozen" if frozen else "stopped")
+    verb = world.house.frozen if frozen else world.house.stopped
+    with verb("elasticsearch"):
+        yield
+
+
+@contextmanager
+def elasticsearch_frozen(world: World) -> Iterator[None]:
+    with world.house.frozen("elasticsearch"):
+        yield
+
+
+@contextmanager
+def elasticsearch_busy(world: World) -> Iterator[None]:
+    stub: ElasticsearchStub = world.tool
+    before = stub.spoilt
+    stub.refuse_items = world.chance.randint(2, 7)
+    stub.refuse = world.chance.randint(3, 6)
+    try:
+        yield
+    finally:
+        stub.heal()
+        world.say(f"{stub.spoilt - before} refused")
+
+
+@contextmanager
+def answers_lost(world: World) -> Iterator[None]:
+    stub: ElasticsearchStub = world.tool
+    before = stub.spoilt
+    stub.lose = world.chance.randint(2, 4)
+    try:
+        yield
+    finally:
+        stub.heal()
+        world.say(f"{stub.spoilt - before} answers lost")
+
+
+@contextmanager
+def index_blocked(world: World) -> Iterator[None]:
+    block = world.chance.choice(("write", "read_only", "read_only_allow_delete"))
+    world.say(block)
+    with _blocked(world, LOG_INDEX, block):
+        yield
+
+
+@contextmanager
+def _blocked(world: World, index: str, block: str) -> Iterator[None]:
+    with world.house.servers.search() as search:
+        wait_until(lambda: bool(search.request("GET", f"/{index}")), f"{index} exists", 90)
+        search.request("PUT", f"/{index}/_settings", {f"index.blocks.{block}": True})
+        try:
+            yield
+        finally:
+            search.request("PUT", f"/{index}/_settings", {f"index.blocks.{block}": None})
+
+
+@contextmanager
+def crafted_messages(world: World) -> Iterator[None]:
+    world.load.write_bad(_crafted(world))
+    yield
+
+
+def _crafted(world: World) -> list[bytes]:
+    """Each unique; each a dead letter."""
+    mark = f"{world.chance.getrandbits(64):x}"
+
+    def identity() -> str:
+        digits = f"{world.chance.getrandbits(128):032x}"
+        return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+    return [
+        f"no event {mark}".encode(),
+        f'{{"uuid": "{mark}", "uri": "/", "name": "presto"}}'.encode(),
+        f'{{"uuid": "{identity()}", "uri": "/{mark}/{"k" * 40_000}", "name": "kafka"}}'.encode(),
+        f'{{"uuid": "{identity()}", "uri": "/{mark}/{"k" * 900_000}", "name": "kafka"}}'.encode(),
+        f'{{"uuid": "{identity()}", "uri": "/{mark}", "name": "{"n" * 40_000}"}}'.encode(),
+        f'{{"uuid": "{identity()}", "uri": 5, "name": "{mark}"}}'.encode(),
+        f'{{"uuid": "{identity()}", "name": "{mark}"}}'.encode(),
+        b'{"uuid": "%b", "uri": "/\xff", "name": "presto"}' % identity().encode(),
+    ]
+
+
+@contextmanager
+def index_deleted(world: World) -> Iterator[None]:
+    with world.house.servers.search() as search:
+        indices = search.request("GET", "/_alias/log.index")
+        for name in indices:
+            search.request("DELETE", f"/{name}")
+    yield
+
+
+@contextmanager
+def dead_letters_blocked(world: World) -> Iterator[None]:
+    with _blocked(world, "kp.dead", "write"):
+        world.load.write_bad(_crafted(world)[:2])
+        yield
+
+
+# Trino and the databases behind it
+
+
+@contextmanager
+def trino_broken(world: World) -> Iterator[None]:
+    if world.chance.random() < 0.5:
+        world.say("server killed")
+        world.house.kill("trino")
+    else:
+        world.say(f"{_kill_queries(world)} queries killed")
+    yield
+
+
+@contextmanager
+def queries_killed(world: World) -> Iterator[None]:
+    world.say(f"{_kill_queries(world)} queries killed")
+    yield
+
+
+def _kill_queries(world: World, seconds: float = 4.0) -> int:
+    """Each query of the platform that is seen within so many seconds."""
+    url, killed, until = world.house.settings.trino_url, 0, time.monotonic() + seconds
+    with httpx.Client(base_url=url, headers={"X-Trino-User": "faults"}, trust_env=False) as client:
+        while time.monotonic() < until:
+            for query in client.get("/v1/query?state=RUNNING").json():
+                if query["session"]["user"] == world.house.settings.trino_user:
+                    killed += client.delete(f"/v1/query/{query['queryId']}").is_success
+            time.sleep(0.05)
+    return killed
+
+
+@contextmanager
+def mysql_away(world: World) -> Iterator[None]:
+    way = world.chance.choice(("stopped", "frozen", "table locked"))
+    world.say(way)
+    ways: dict[str, Fault] = {
+        "stopped": lambda world: world.house.stopped("mysql"),
+        "frozen": lambda world: world.house.frozen("mysql"),
+        "table locked": mysql_locked,
+    }
+    with ways[way](world):
+        yield
+
+
+@contextmanager
+def mysql_locked(world: World) -> Iterator[None]:
+    with world.house.servers.mysql() as cursor:
+        cursor.execute("LOCK TABLES tests WRITE")
+        try:
+            yield
+        finally:
+            cursor.execute("UNLOCK TABLES")
+
+
+@contextmanager
+def redis_away(world: World) -> Iterator[None]:
+    emptied = world.chance.random() < 0.5
+    world.say("emptied" if emptied else "stopped")
+    with redis_emptied(world) if emptied else redis_stopped(world):
+        yield
+
+
+@contextmanager
+def redis_stopped(world: World) -> Iterator[None]:
+    with world.house.stopped("redis"):
+        yield
+
+
+@contextmanager
+def redis_emptied(world: World) -> Iterator[None]:
+    """Filled again and announced: then documents carry the values again."""
+    servers = world.house.servers
+    values = servers.redis_values()
+    with servers.values() as client:
+        client.flushdb()
+        yield
+        client.mset(dict(values))
+    servers.announce([("redis", key) for key in values])
+
+
+# Kafka's topics
+
+
+@contextmanager
+def retention(world: World) -> Iterator[None]:
+    """Messages go that nobody has indexed, because the runs stand still."""
+    house, oracle = world.house, world.oracle
+    with house.frozen("dagster-daemon"), ExitStack() as frozen:
+        for worker in house.workers():
+            worker.suspend()
+            frozen.callback(_resume, worker)
+        yield
+        edges = oracle.edges(ACCESSES)
+        held = oracle.positions(STREAMS[0], edges.topic_id)
+        oracle.archive()
+        ends = [
+            TopicPartition(ACCESSES, part, (held.get(part, low) + high) // 2)
+            for part, (low, high) in edges.marks.items()
+        ]
+        for future in oracle.admin.delete_records(ends).values():
+            future.result()
+        gone = sum(end.offset - held.get(end.partition, 0) for end in ends)
+        world.say(f"{gone} deleted unread")
+
+
+def _resume(process: psutil.Process) -> None:
+    if process.is_running():
+        process.resume()
+
+
+@contextmanager
+def topic_made_again(world: World) -> Iterator[None]:
+    """While nothing is unread: what an administrator deletes unread, nobody can index."""
+    oracle, admin = world.oracle, world.oracle.admin
+    world.load.pause()
+    wait_until(lambda: not any(oracle.behind().values()), "all is indexed", 180)
+    oracle.archive()
+    partitions = len(oracle.edges(ACCESSES).marks)
+    admin.delete_topics([ACCESSES])[ACCESSES].result()
+
+    def made() -> bool:
+        admin.create_topics([NewTopic(ACCESSES, partitions, 1)])[ACCESSES].result()
+        return True
+
+    wait_until(made, "the topic is made again", 60)
+    world.load.go_on()
+    yield
+
+
+@contextmanager
+def partitions_added(world: World) -> Iterator[None]:
+    count = len(world.oracle.edges(ACCESSES).marks) + 2
+    admin = world.oracle.admin
+    admin.create_partitions([NewPartitions(ACCESSES, count)])[ACCESSES].result()
+    world.say(f"to {count}")
+    yield
+
+
+@contextmanager
+def group_deleted(world: World) -> Iterator[None]:
+    admin = world.oracle.admin
+    admin.delete_consumer_groups([STREAMS[0].group])[STREAMS[0].group].result()
+    yield
+
+
+# The other flows
+
+
+@contextmanager
+def re_enrichment_killed(world: World) -> Iterator[None]:
+    name = "laravel"
+    url = world.house.servers.redis_values()[name]
+    world.house.servers.change_reference(name, f"https://{world.chance.getrandbits(32):x}.example/")
+    kill(world.house.await_worker("index_reference_changes"))
+    yield
+    world.house.servers.change_reference(name, url)
+
+
+@contextmanager
+def ranking_killed(world: World) -> Iterator[None]:
+    kill(world.house.await_worker("rank_accesses"))
+    yield
+
+
+@contextmanager
+def full_text_killed(world: World) -> Iterator[None]:
+    kill(world.house.await_worker("index_full_text"))
+    yield
+
+
+SHORT, LONG = (3.0, 8.0), (8.0, 20.0)
+
+ROWS: tuple[Row, ...] = (
+    Row(key="1", name="emitter worker killed", fault=emitter_killed, may_drop=1_000),
+    Row(key="2", name="emitter terminated under load", fault=emitter_terminated),
+    Row(key="3", name="broker stopped", fault=broker_stopped, hold=LONG),
+    Row(key="4", name="broker frozen", fault=broker_frozen, hold=LONG),
+    Row(key="5", name="broker killed", fault=broker_killed),
+    Row(
+        key="6", name="slow, lossy link from emitter to broker", fault=bad_link, hold=SHORT,
+        setup=emitter_behind_a_proxy, is_cheap=False,
+    ),
+    Row(
+        key="7", name="spool of the emitter full", fault=broker_frozen, hold=LONG,
+        setup=emitter_with_a_small_spool, is_cheap=False,
+    ),
+    Row(key="8", name="daemon killed", fault=daemon_killed),
+    Row(key="9", name="two daemons", fault=two_daemons, hold=LONG),
+    Row(key="10", name="code server killed", fault=code_server_killed),
+    Row(
+        key="11", name="run worker killed before, in and after bulk and commit",
+        fault=worker_killed_at_a_point, setup=code_server_behind_a_stub, is_cheap=False,
+    ),
+    Row(
+        key="12", name="run worker and code server killed", fault=worker_and_code_server_killed,
+        is_cheap=False, patience_seconds=600,
+    ),
+    Row(
+        key="13", name="Dagster home deleted", fault=dagster_home_deleted, is_cheap=False,
+    ),
+    Row(key="14", name="sqlite of Dagster locked", fault=sqlite_locked, hold=LONG),
+    Row(key="15", name="Elasticsearch stopped or frozen", fault=elasticsearch_away, hold=LONG),
+    Row(
+        key="16", name="429 for a part of a bulk, and 503", fault=elasticsearch_busy, hold=LONG,
+        setup=code_server_behind_a_stub, is_cheap=False,
+    ),
+    Row(
+        key="17", name="answer lost after the bulk was applied", fault=answers_lost, hold=LONG,
+        setup=code_server_behind_a_stub, is_cheap=False,
+    ),
+    Row(key="18", name="index blocked", fault=index_blocked, hold=SHORT),
+    Row(key="19", name="messages that no index takes", fault=crafted_messages),
+    Row(
+        key="20", name="index deleted", fault=index_deleted, is_cheap=False,
+    ),
+    Row(key="21", name="Trino killed, or its queries", fault=trino_broken, is_cheap=False),
+    Row(key="22", name="MySQL stopped, frozen or locked", fault=mysql_away, hold=SHORT),
+    Row(key="23", name="Redis stopped or emptied", fault=redis_away, hold=SHORT),
+    Row(
+        key="24", name="retention passes the position", fault=retention, hold=SHORT, is_cheap=False,
+    ),
+    Row(
+        key="25", name="topic deleted and made again", fault=topic_made_again, is_cheap=False,
+    ),
+    Row(
+        key="26", name="partitions added", fault=partitions_added, is_cheap=False,
+    ),
+    Row(key="27", name="consumer group deleted", fault=group_deleted),
+    Row(key="28", name="dead letters not writable", fault=dead_letters_blocked, hold=SHORT),
+    Row(key="29", name="run of a reference change killed", fault=re_enrichment_killed),
+    Row(key="30", name="run of the ranking killed", fault=ranking_killed, ranks=True),
+    Row(key="31", name="run of the full text killed", fault=full_text_killed),
+)  # fmt: skip
+
+
+@contextmanager
+def mixed(world: World) -> Iterator[None]:
+    """Cheap rows one after another, as the seed draws them, as long as the load lasts."""
+    drawn = []
+    while world.load.progress < 0.9:
+        row = world.chance.choice([each for each in ROWS if each.is_cheap])
+        drawn.append(row.key)
+        with row.fault(world):
+            time.sleep(world.chance.uniform(*row.hold))
+        until = time.monotonic() + world.chance.uniform(5, 20)
+        while time.monotonic() < until and world.load.progress < 0.9:
+            time.sleep(0.5)
+    world.say("rows " + " ".join(drawn))
+    yield
+
+
+MIXED = Row(
+    key="mixed", name="cheap rows at random", fault=mixed, may_drop=100_000, 
+    is_cheap=False, ranks=True, patience_seconds=900,
+)  # fmt: skip
+
+# For `make test`: soon healed, on a stack that others use and that stays as it was.
+BRIEF = (1.0, 2.0)
+QUICK: tuple[Row, ...] = (
+    Row(key="2", name="emitter terminated under load", fault=emitter_terminated),
+    Row(key="5", name="broker killed", fault=broker_killed),
+    Row(key="8", name="daemon killed", fault=daemon_killed),
+    Row(key="10", name="code server killed", fault=code_server_killed),
+    Row(key="11", name="run worker killed", fault=worker_killed),
+    Row(key="14", name="sqlite of Dagster locked", fault=sqlite_locked, hold=BRIEF),
+    Row(key="15", name="Elasticsearch frozen", fault=elasticsearch_frozen, hold=BRIEF),
+    Row(key="18", name="index blocked", fault=index_blocked, hold=BRIEF),
+    Row(key="19", name="messages that no index takes", fault=crafted_messages),
+    Row(key="21", name="queries killed", fault=queries_killed),
+    Row(key="22", name="MySQL table locked", fault=mysql_locked, hold=BRIEF),
+    Row(key="23", name="Redis emptied", fault=redis_emptied, hold=BRIEF),
+    Row(key="27", name="consumer group deleted", fault=group_deleted),
+)

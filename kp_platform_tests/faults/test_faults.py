@@ -1,0 +1,34 @@
+"""A short trial of the rows of the fault matrix that leave a shared stack as it was.
+
+`make faults` runs all rows, longer and more often; its results are in docs/faults.md.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from kp_platform_tests.conftest import Stack
+from kp_platform_tests.faults.house import House
+from kp_platform_tests.faults.ledger import Amounts
+from kp_platform_tests.faults.oracle import KINDS
+from kp_platform_tests.faults.rows import QUICK, Row
+from kp_platform_tests.faults.trial import Laboratory
+
+AMOUNTS = Amounts(accesses=500, visits=60, notes=0, seconds=2.0)
+SEED = 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def repaired(stack: Stack) -> Iterator[None]:
+    """What a trial that failed has left stopped is started again for the other tests."""
+    yield
+    stack.kp("up")
+
+
+@pytest.mark.parametrize("row", QUICK, ids=lambda row: f"{row.key}-{row.name.replace(' ', '-')}")
+def test_nothing_is_lost_doubled_or_wrong_after(row: Row, whole_stack: Stack) -> None:
+    house = House(whole_stack.settings, whole_stack.variables)
+    laboratory = Laboratory.of(house, alone=False)
+    result = laboratory.run(row, trial=0, seed=SEED, amounts=AMOUNTS, with_change=False)
+    assert result.counts == dict.fromkeys(KINDS, 0), (result.note, result.examples)
+    assert result.in_time, result.note

@@ -95,6 +95,7 @@ class Pipeline:
                 report.lag_after = self.plan(state, held).lag
                 yield report
             elif time.monotonic() - last_work >= self.limits.follow_idle_seconds:
+                self._mirror(positions.offsets(held))  # the last commit may have failed
                 return
             else:
                 yield None

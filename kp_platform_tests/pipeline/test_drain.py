@@ -469,6 +469,15 @@ def test_a_run_renews_the_mirror_though_it_has_nothing_to_do(world: World) -> No
     assert world.kafka.committed(ACCESS_LOG.consumer_group, TOPIC) == {0: 3, 1: 3, 2: 3}
 
 
+def test_a_mirror_that_failed_is_made_good_before_a_run_ends(world: World) -> None:
+    world.access(9)
+    reports = world.pipeline.drain()
+    next(report for report in reports if report is not None)
+    world.kafka.groups.clear()
+    assert list(reports) == []
+    assert world.kafka.committed(ACCESS_LOG.consumer_group, TOPIC) == {0: 3, 1: 3, 2: 3}
+
+
 def test_reports_add_up() -> None:
     world = World(slice_rows=10)
     world.access(25)

@@ -41,8 +41,7 @@ runs rows (all without `ROWS`) on a stack of their own, adds the results to
 - **wrong**: any field that differs from ledger, topic and the reference rows of MySQL and Redis.
 - **unseen**: on the topic and not indexed though all is quiet.
 - **inconsistent**: position, high watermark and mirrored commit differ; an offset both indexed and
-  dead; the emitter's accepted events not the sum of those acked, in flight, spooled, failed and
-  dropped.
+  dead; the emitter's accepted events not the sum of those acked, in flight, spooled and dropped.
 - **recovery**: seconds from the moment when healing begins (a server's start is part of it) until
   the positions have passed the ends that the topics had at that moment; median and maximum.
 

@@ -17,6 +17,7 @@ from pydantic import Field
 from kp_platform import reference
 from kp_platform.changes import announce
 from kp_platform.flows import Flow
+from kp_platform.pipeline import lease
 from kp_platform.pipeline.bulk import Outcome
 from kp_platform.pipeline.drain import Limits, Pipeline
 from kp_platform.pipeline.stream import SliceReport
@@ -157,10 +158,11 @@ def _drained(
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
     total = SliceReport()
     try:
-        for report in gathered(pipeline.drain()):
-            context.log.info("%s", sentence(report))
-            yield dg.AssetMaterialization(key, metadata=report_metadata(pipeline.flow, report))
-            total = total.followed_by(report)
+        with lease.kept(pipeline.store, pipeline.flow, context.run_id):
+            for report in gathered(pipeline.drain()):
+                context.log.info("%s", sentence(report))
+                yield dg.AssetMaterialization(key, metadata=report_metadata(pipeline.flow, report))
+                total = total.followed_by(report)
     except Exception as error:
         yield from check_results(key, total, failure=error)
         raise

@@ -14,6 +14,8 @@ import dagster as dg
 # A run that did not start within this time never will; one that runs longer than its limit and
 # this grace has lost its process. Neither may hold anything.
 START_GRACE_SECONDS = 180.0
+# A run is made and launched in one go; one that is only made was left by a daemon that died.
+LAUNCH_GRACE_SECONDS = 30.0
 FAILURE_PAUSE_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 60.0
 LATEST_RUNS = 10
@@ -37,6 +39,8 @@ class JobRun:
 
     def is_live(self, max_run_seconds: float) -> bool:
         """Whether its process can be alive, or can still be started."""
+        if self.status == dg.DagsterRunStatus.NOT_STARTED:
+            return self.age_seconds < LAUNCH_GRACE_SECONDS
         if self.status in _STARTING:
             return self.age_seconds < START_GRACE_SECONDS
         return self.status in _RUNNING and self.age_seconds < max_run_seconds + START_GRACE_SECONDS

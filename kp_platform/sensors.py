@@ -4,7 +4,6 @@ Belongs here: reading, deciding (a pure function) and answering. A sensor keeps 
 and run keys could be deleted, or burnt by a failed launch, so positions alone say what is to do.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import dagster as dg
 
 from kp_platform.flows import Flow
 from kp_platform.jobs import FLOW_TAG, AssetJob
-from kp_platform.pipeline import indices, positions
+from kp_platform.pipeline import indices, lease, positions
 from kp_platform.pipeline.offsets import Plan, TopicState
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.errors import ServerDown, TopicMissing
@@ -25,8 +24,10 @@ from kp_platform.settings import Settings
 # topic or once in a while, ten times as much.
 LOOK_SECONDS = 0.2
 WHOLE_LOOK_SECONDS = 1.0
-# A slice takes some seconds. A slice of changes, which waits for the access log, has no such bound.
-STALL_SECONDS = 180.0
+# A run imports for some seconds before its first beat; then it beats every five. A second run
+# beside one that was only slow does no harm.
+FIRST_BEAT_SECONDS = 60.0
+SILENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +43,19 @@ def decide(
     runs: Sequence[JobRun],
     max_run_seconds: float,
     *,
-    moved_seconds_ago: float = math.inf,
-    stall_seconds: float = STALL_SECONDS,
+    beat_seconds_ago: float | None = None,
     deleted: Sequence[str] = (),
 ) -> Decision:
     """Start a run when there is something to do, no run holds the flow, and the last did not just
     fail.
 
-    `runs` are the latest of the flow, newest first. One whose process was lost with its code server
-    stays STARTED for half an hour; it holds the flow only while positions move. `deleted` are
-    indices whose events have to be read again.
+    `runs` are the latest of the flow, newest first; only the newest can hold it, for it was started
+    when no other did. One whose process was lost with its code server stays STARTED for half an
+    hour: it holds the flow only as long as it beats. `deleted` are indices whose events have to be
+    read again.
     """
-    for run in runs:
-        stalled = min(run.age_seconds, moved_seconds_ago) >= stall_seconds
-        if run.is_live(max_run_seconds) and not (stalled and todo.work):
-            return Decision(False, f"{run} is {run.status.value.lower()}; lag {todo.lag}")
+    if runs and runs[0].is_live(max_run_seconds) and not _is_silent(runs[0], beat_seconds_ago):
+        return Decision(False, f"{runs[0]} is {runs[0].status.value.lower()}; lag {todo.lag}")
     if not todo.work and not deleted:
         return Decision(False, "caught up, lag 0")
     if (left := seconds_to_wait(runs)) > 0:
@@ -64,6 +63,21 @@ def decide(
     losses = f", lost {len(todo.gaps) + len(todo.truncated)} range(s)" if todo.losses else ""
     again = f", deleted: {' '.join(deleted)}" if deleted else ""
     return Decision(True, f"lag {todo.lag}{losses}{again}")
+
+
+def _is_silent(run: JobRun, beat_seconds_ago: float | None) -> bool:
+    """Whether a run that started long enough ago to beat does not."""
+    if run.status != dg.DagsterRunStatus.STARTED or run.age_seconds < FIRST_BEAT_SECONDS:
+        return False
+    return beat_seconds_ago is None or beat_seconds_ago >= SILENCE_SECONDS
+
+
+def _beat_seconds_ago(
+    elasticsearch: ElasticsearchResource, flow: Flow, runs: Sequence[JobRun]
+) -> float | None:
+    if not runs or runs[0].status != dg.DagsterRunStatus.STARTED:
+        return None
+    return lease.seconds_since_beat(elasticsearch, flow, runs[0].run_id)
 
 
 def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:
@@ -97,8 +111,7 @@ def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:
                     todo,
                     runs,
                     settings.max_run_seconds,
-                    moved_seconds_ago=positions.seconds_since_move(held),
-                    stall_seconds=math.inf if flow.rewrites else STALL_SECONDS,
+                    beat_seconds_ago=_beat_seconds_ago(elasticsearch, flow, runs),
                     deleted=deleted,
                 )
                 if decision.start:

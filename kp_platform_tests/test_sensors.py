@@ -1,7 +1,5 @@
 """When the sensor starts a run: the pure decision, and what is said when a server is down."""
 
-import math
-
 import dagster as dg
 import pytest
 
@@ -35,10 +33,11 @@ def test_a_gap_alone_starts_a_run() -> None:
     ("status", "age", "start"),
     [
         (STARTED, 10.0, False),  # a live run follows the topic
-        (STARTED, 781.0, True),  # its process is gone: it would have ended 180 s ago
+        (STARTED, 59.0, False),  # it has not had the time to beat
+        (STARTED, 60.0, True),  # it does not beat
         (QUEUED, 10.0, False),  # about to start
         (NOT_STARTED, 10.0, False),  # a tick has just made it
-        (NOT_STARTED, 181.0, True),  # its launch failed; it must not hold the flow for ever
+        (NOT_STARTED, 31.0, True),  # its launch failed, or the daemon died before it
     ],
 )
 def test_only_a_run_that_can_be_alive_holds_the_flow(
@@ -48,19 +47,26 @@ def test_only_a_run_that_can_be_alive_holds_the_flow(
 
 
 @pytest.mark.parametrize(
-    ("age", "moved", "start"),
+    ("age", "beat", "start"),
     [
-        (200.0, 190.0, True),  # its process was lost together with the code server
-        (200.0, 5.0, False),  # it indexes
-        (100.0, math.inf, False),  # it has just begun
+        (300.0, 29.0, False),  # it works
+        (300.0, 30.0, True),  # its process was lost together with the code server
+        (300.0, None, True),  # another run has beaten since
+        (59.0, None, False),  # it has just begun
+        (781.0, 5.0, True),  # its time is over, and 180 s more
     ],
 )
-def test_a_run_that_moves_no_position_does_not_hold_the_flow(
-    age: float, moved: float, start: bool
+def test_a_run_holds_the_flow_as_long_as_it_beats(
+    age: float, beat: float | None, start: bool
 ) -> None:
     runs = [JobRun("0123456789", STARTED, age)]
-    assert decide(WORK, runs, 600, moved_seconds_ago=moved).start is start
-    assert not decide(NOTHING, runs, 600, moved_seconds_ago=moved).start
+    assert decide(WORK, runs, 600, beat_seconds_ago=beat).start is start
+
+
+def test_an_older_run_does_not_hold_the_flow() -> None:
+    """It was silent when the newer one was started."""
+    ended = JobRun("0123456789", dg.DagsterRunStatus.SUCCESS, 30)
+    assert decide(WORK, [ended, JobRun("9876543210", STARTED, 100)], 600).start
 
 
 def test_a_deleted_index_starts_a_run_though_the_flow_is_caught_up() -> None:

@@ -4,10 +4,8 @@ Belongs here: reading them, and moving them by compare-and-set. Does not belong 
 to (`offsets.py`). They live in Elasticsearch beside the documents, in `kp.positions`.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import orjson
 
@@ -22,12 +20,10 @@ INDEX = "kp.positions"
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The next offset to index of one partition, and when it came there, as ISO 8601 time in UTC.
-    `version` is None when none was stored yet."""
+    """The next offset to index of one partition. `version` is None when none was stored yet."""
 
     offset: int
     version: Version | None = None
-    moved_at: str = ""
 
 
 def read(store: DocumentStore, flow: Flow, state: TopicState) -> dict[int, Position]:
@@ -35,9 +31,9 @@ def read(store: DocumentStore, flow: Flow, state: TopicState) -> dict[int, Posit
     keys = {partition: (INDEX, _id(flow, state, partition)) for partition in state.partitions}
     stored = store.get(list(keys.values()))
     return {
-        partition: Position(found.source["position"], found.version, found.source["updated_at"])
+        partition: Position(stored[key].source["position"], stored[key].version)
         for partition, key in keys.items()
-        if (found := stored.get(key))
+        if key in stored
     }
 
 
@@ -63,14 +59,6 @@ def plan_from(state: TopicState, held: Mapping[int, Position], max_rows: int) ->
 def offsets(held: Mapping[int, Position]) -> dict[int, int]:
     """The bare offset of each position."""
     return {partition: position.offset for partition, position in held.items()}
-
-
-def seconds_since_move(held: Mapping[int, Position]) -> float:
-    """Since the latest move of a position, by our clock; infinite when there was none."""
-    moved = [position.moved_at for position in held.values() if position.moved_at]
-    if not moved:
-        return math.inf
-    return (datetime.now(UTC) - datetime.fromisoformat(max(moved))).total_seconds()
 
 
 def other_topic_ids(store: DocumentStore, flow: Flow, state: TopicState) -> set[str]:

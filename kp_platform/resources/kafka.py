@@ -75,18 +75,19 @@ def _is_electing(error: Exception) -> bool:
     )
 
 
-_admins: dict[str, AdminClient] = {}
+_GROUPS = "groups"  # a client of their own, for it has to be replaced
+_admins: dict[tuple[str, str], AdminClient] = {}
 _admins_lock = threading.Lock()
 
 
-def _admin(bootstrap_servers: str) -> AdminClient:
+def _admin(bootstrap_servers: str, purpose: str = "") -> AdminClient:
     """One client for each address and process: when it is collected its futures never complete."""
     with _admins_lock:
-        if bootstrap_servers not in _admins:
-            _admins[bootstrap_servers] = AdminClient(
+        if (bootstrap_servers, purpose) not in _admins:
+            _admins[bootstrap_servers, purpose] = AdminClient(
                 {"bootstrap.servers": bootstrap_servers}, logger=logger
             )
-        return _admins[bootstrap_servers]
+        return _admins[bootstrap_servers, purpose]
 
 
 class KafkaResource(dg.ConfigurableResource[None]):
@@ -192,8 +193,15 @@ class KafkaResource(dg.ConfigurableResource[None]):
     def commit(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
         """Mirror positions to a consumer group, best effort: a failure is logged, not raised."""
         parts = [TopicPartition(topic, partition, at) for partition, at in offsets.items()]
+        request = [ConsumerGroupTopicPartitions(group, parts)]
         try:
-            self._commit([ConsumerGroupTopicPartitions(group, parts)])
+            try:
+                self._commit(request)
+            except KafkaException:
+                # Once its broker was killed, a client never reaches the group coordinator again:
+                # each commit times out, for minutes, while a new client needs 0.2 s [ran].
+                _admins.pop((self.address, _GROUPS), None)
+                self._commit(request)
         except KafkaException as error:
             logger.warning("group %s not committed: %s", group, error)
 
@@ -202,7 +210,7 @@ class KafkaResource(dg.ConfigurableResource[None]):
             on=_is_electing, timeout=self.timeout_seconds, wait_initial=0.05, wait_max=0.5
         ):
             with attempt:
-                futures = _admin(self.address).alter_consumer_group_offsets(
+                futures = _admin(self.address, _GROUPS).alter_consumer_group_offsets(
                     request, request_timeout=self.timeout_seconds
                 )
                 for part in futures[request[0].group_id].result().topic_partitions:

@@ -32,6 +32,7 @@ from kp_platform_tests.faults.ledger import Amounts
 from kp_platform_tests.faults.rows import MIXED, ROWS, Row
 from kp_platform_tests.faults.trial import Laboratory, Result
 
+CONTROLS_KEY = "controls"
 # Below the ports that the tests' own stack looks for.
 OFFSETS = range(2_000, 4_000, 100)
 EVENTS_PER_SECOND = 1_300
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 results += _trials(laboratory, row, options, console)
             if options.home is None:
                 results.append(_whole(laboratory, options, console))
-            if not options.rows:
+            if not options.rows or CONTROLS_KEY in options.rows:
                 _controls(laboratory, options, console)
     except KeyboardInterrupt:
         console.print("interrupted")
@@ -73,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", default="", help="keys of rows; none: all but mixed")
+    parser.add_argument(
+        "--rows", default="", help="keys of rows, mixed, controls; none: all but mixed"
+    )
     parser.add_argument("--trials", type=int, default=3)
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
@@ -86,8 +89,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _chosen(keys: str) -> list[Row]:
     known = {row.key: row for row in (*ROWS, MIXED)}
     wanted = keys.replace(",", " ").split() or [row.key for row in ROWS]
+    wanted = [key for key in wanted if key != CONTROLS_KEY]
     if unknown := [key for key in wanted if key not in known]:
-        sys.exit(f"no row {', '.join(unknown)}; known: {', '.join(known)}")
+        sys.exit(f"no row {', '.join(unknown)}; known: {', '.join([*known, CONTROLS_KEY])}")
     return [known[key] for key in wanted]
 
 
@@ -108,6 +112,7 @@ def _stack(home: Path | None, console: Console) -> Iterator[House]:
         house.kp("up")
         yield house
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave a stack
         with console.status("stopping the stack"):
             house.end()
         shutil.rmtree(folder, ignore_errors=True)

@@ -158,7 +158,7 @@ def _drained(
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
     total = SliceReport()
     try:
-        with lease.kept(pipeline.store, pipeline.flow, context.run_id):
+        with lease.kept(pipeline.store, pipeline.flow, context.run.run_id):
             for report in gathered(pipeline.drain()):
                 context.log.info("%s", sentence(report))
                 yield dg.AssetMaterialization(key, metadata=report_metadata(pipeline.flow, report))

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/confluentinc/confluent-kafka-go/kafka"
 )
@@ -47,7 +48,7 @@ func main() {
 		switch event := consumer.Poll(100).(type) {
 		case *kafka.Message:
 			check(event.TopicPartition.Error)
-			if json.Valid(event.Value) {
+			if utf8.Valid(event.Value) && json.Valid(event.Value) {
 				check(out.Encode(asLine(event)))
 			} else {
 				log.Printf("not JSON: %v", event.TopicPartition)

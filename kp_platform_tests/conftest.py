@@ -6,12 +6,9 @@ no `.env` of the developer can lead a test to another server.
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
@@ -21,8 +18,8 @@ from kp_platform.local.preflight import is_free
 from kp_platform.local.servers import services
 from kp_platform.local.supervisor import Supervisor
 from kp_platform.settings import Settings, environment
+from kp_platform_tests.stack import Stack
 
-ROOT = Path(__file__).parents[1]
 TOY_TABLES = Path(__file__).parent / "toy_flow" / "kafka"
 # Below Linux's ephemeral ports (32768), so that no outgoing connection takes one of ours.
 OFFSETS = range(4_000, 14_000, 100)
@@ -31,29 +28,6 @@ OFFSETS = range(4_000, 14_000, 100)
 # The machine may be busy: how long an example takes says nothing.
 hypothesis.settings.register_profile("kp", deadline=None)
 hypothesis.settings.load_profile("kp")
-
-
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """A running stack, and `kp` on it."""
-
-    settings: Settings
-    variables: dict[str, str]
-
-    def kp(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run `kp`; the output of a failure is shown."""
-        done = subprocess.run(
-            [sys.executable, "-m", "kp_platform", *arguments],
-            env=self.variables,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        if check and done.returncode != 0:
-            pytest.fail(f"kp {' '.join(arguments)}: {done.stdout}{done.stderr}")
-        return done
 
 
 @pytest.fixture(autouse=True)

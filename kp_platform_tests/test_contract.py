@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from kp_platform.changes import ReferenceChange
 from kp_platform.flows import ACCESS_LOG, FLOWS, FULL_TEXT, REFERENCE_CHANGES, Flow
 from kp_platform.pipeline.documents import BadMessage, parse_message
-from kp_platform_tests.conftest import ROOT
+from kp_platform_tests.stack import ROOT
 from web_emitter.events import AccessEvent, FullTextEvent
 
 CONTRACT = ROOT / "docs" / "contract"

@@ -8,7 +8,7 @@ import dagster as dg
 
 from kp_platform.definitions import build_definitions
 from kp_platform.flows import FLOWS
-from kp_platform_tests.conftest import ROOT
+from kp_platform_tests.stack import ROOT
 
 SENSORS = (
     "access_log_offsets",

@@ -9,7 +9,7 @@ import typer
 
 from kp_platform.cli import app
 from kp_platform.settings import Settings
-from kp_platform_tests.conftest import ROOT
+from kp_platform_tests.stack import ROOT
 from web_emitter.settings import Settings as EmitterSettings
 
 README = (ROOT / "README.md").read_text()

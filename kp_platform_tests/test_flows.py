@@ -8,7 +8,7 @@ import sqlglot
 from sqlglot import expressions
 
 from kp_platform.flows import ACCESS_LOG, FLOWS, Flow, Rewrite
-from kp_platform_tests.conftest import ROOT
+from kp_platform_tests.stack import ROOT
 from web_emitter.events import AccessEvent
 
 FLOW_IDS = [flow.name for flow in FLOWS]

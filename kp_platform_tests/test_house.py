@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kp_platform_tests.conftest import ROOT
+from kp_platform_tests.stack import ROOT
 
 VENDORS = {"dagster", "elasticsearch", "confluent_kafka", "trino", "redis", "pymysql"}
 FOLDERS = ("kp_platform", "web_emitter", "kp_platform_tests")

@@ -68,6 +68,12 @@ class Pipeline:
         Ends early, without an error, when another run turns out to hold the flow. Raises
         SliceError and its kin when a slice fails; its positions have then not moved.
         """
+        try:
+            yield from self._steps()
+        except SliceTaken as taken:
+            logger.warning("%s; this run ends", taken)
+
+    def _steps(self) -> Iterator[SliceReport | None]:
         started = last_work = time.monotonic()
         self.prepare()
         state, held = self.look()
@@ -85,11 +91,7 @@ class Pipeline:
                 state, held = self.look()
                 todo = self.plan(state, held)
             if todo.work:
-                try:
-                    report = self.step(state, held, todo)
-                except SliceTaken as taken:
-                    logger.warning("%s; this run ends", taken)
-                    return
+                report = self.step(state, held, todo)
                 last_work = time.monotonic()
                 state, held = self.look()
                 report.lag_after = self.plan(state, held).lag

@@ -6,8 +6,8 @@ from playwright.sync_api import Page, expect
 
 from kp_platform_tests.bad_input.cases import markup
 from kp_platform_tests.browser.conftest import reload_until_shown
-from kp_platform_tests.conftest import Stack
 from kp_platform_tests.integration.events import Event, publish
+from kp_platform_tests.stack import Stack
 
 
 def test_a_visit_is_on_the_analysis_page_with_its_enrichment(

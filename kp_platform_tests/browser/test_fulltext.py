@@ -8,7 +8,8 @@ from playwright.sync_api import Page, Request, expect
 
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform_tests.browser.conftest import NAME_WITHOUT_TRUST, reload_until_shown
-from kp_platform_tests.conftest import Stack, wait_for
+from kp_platform_tests.conftest import wait_for
+from kp_platform_tests.stack import Stack
 
 # Each with a word of its own before and after it, so that it is found by that word.
 HOSTILE = {

@@ -31,6 +31,7 @@ from kp_platform_tests.faults.house import House
 from kp_platform_tests.faults.ledger import Amounts
 from kp_platform_tests.faults.rows import MIXED, ROWS, Row
 from kp_platform_tests.faults.trial import Laboratory, Result
+from kp_platform_tests.stack import ROOT
 
 CONTROLS_KEY = "controls"
 # Below the ports that the tests' own stack looks for.
@@ -182,7 +183,7 @@ def _keep(result: Result, options: argparse.Namespace, console: Console) -> None
 def _provenance() -> dict[str, str]:
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
-        cwd=report.ROOT,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

@@ -9,12 +9,10 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,10 +21,9 @@ import psutil
 from kp_platform.local import supervisor
 from kp_platform.local.servers import Service, services
 from kp_platform.local.supervisor import Supervisor
-from kp_platform.settings import Settings
 from kp_platform_tests.faults.servers import Servers
+from kp_platform_tests.stack import ROOT, Stack
 
-ROOT = Path(__file__).parents[2]
 READY_SECONDS = 240.0
 DAGSTER = ("dagster-webserver", "dagster-daemon", "dagster-code-server")
 _PID = re.compile(r"\(pid: (\d+)\)")
@@ -56,11 +53,8 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float) -> None
 
 
 @dataclass(frozen=True, slots=True)
-class House:
-    """The programs of one KP_HOME. `variables` are the environment that `kp` is run with."""
-
-    settings: Settings
-    variables: dict[str, str]
+class House(Stack):
+    """A stack, with the verbs that break it."""
 
     @property
     def keeper(self) -> Supervisor:
@@ -79,21 +73,6 @@ class House:
             mysql_password=settings.mysql_password.get_secret_value(),
             redis_url=settings.redis_url.get_secret_value(),
         )
-
-    def kp(self, *arguments: str) -> str:
-        """Raises RuntimeError with what it printed."""
-        done = subprocess.run(
-            [sys.executable, "-m", "kp_platform", *arguments],
-            env=self.variables,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"kp {' '.join(arguments)}: {done.stdout}{done.stderr}")
-        return done.stdout
 
     def service(self, name: str) -> Service:
         return next(each for each in services(self.settings) if each.name == name)

@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 
 from kp_platform_tests.faults.oracle import KINDS
+from kp_platform_tests.stack import ROOT
 
-ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "faults.jsonl"
 PAGE = ROOT / "docs" / "faults.md"
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from kp_platform_tests.conftest import Stack
 from kp_platform_tests.faults.house import House
 from kp_platform_tests.faults.ledger import Amounts
 from kp_platform_tests.faults.oracle import KINDS
 from kp_platform_tests.faults.rows import QUICK, Row
 from kp_platform_tests.faults.trial import Laboratory
+from kp_platform_tests.stack import Stack
 
 AMOUNTS = Amounts(accesses=500, visits=60, notes=0, seconds=2.0)
 SEED = 1

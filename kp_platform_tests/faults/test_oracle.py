@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from kp_platform_tests.conftest import Stack
 from kp_platform_tests.faults.controls import CONTROLS, judged, sound
 from kp_platform_tests.faults.house import House
 from kp_platform_tests.faults.ledger import Ledger
 from kp_platform_tests.faults.oracle import KINDS, Oracle
 from kp_platform_tests.faults.servers import Servers
+from kp_platform_tests.stack import Stack
 from kp_platform_tests.test_house import imported
 
 EVENTS = 300

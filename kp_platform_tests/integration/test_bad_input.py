@@ -30,8 +30,8 @@ from kp_platform_tests.bad_input.cases import (
     nasty_strings,
     odd,
 )
-from kp_platform_tests.conftest import Stack
 from kp_platform_tests.integration.events import Event, drain, publish
+from kp_platform_tests.stack import Stack
 
 Place = tuple[int, int]
 MAPPING = json.loads((ACCESS_LOG.mappings / f"{ACCESS_LOG.index}.json").read_text())

@@ -21,8 +21,9 @@ from kp_platform.resources.mysql import MySQLResource
 from kp_platform.resources.redis import RedisResource
 from kp_platform.resources.trino import TrinoResource
 from kp_platform.settings import Settings
-from kp_platform_tests.conftest import Stack, wait_for
+from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import Event, documents, publish
+from kp_platform_tests.stack import Stack
 
 LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=120)
 

@@ -15,8 +15,9 @@ from kp_platform.reference import REFERENCE_VALUES
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.trino import TrinoAnswer, TrinoResource
-from kp_platform_tests.conftest import Stack, wait_for
+from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import Event, documents, publish
+from kp_platform_tests.stack import Stack
 
 KEY = dg.AssetKey("enriched_access_log")
 

@@ -12,7 +12,6 @@ import pytest
 from kp_platform.definitions import build_definitions
 from kp_platform.flows import ACCESS_LOG
 from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform_tests.conftest import ROOT, Stack
 from kp_platform_tests.integration.events import (
     Event,
     dead_letters,
@@ -20,6 +19,7 @@ from kp_platform_tests.integration.events import (
     drain,
     publish,
 )
+from kp_platform_tests.stack import ROOT, Stack
 
 Place = tuple[int, int]
 HOSTILE = b"\x1b]0;owned\x07\x1b[2J {\xe2\x80\xae"

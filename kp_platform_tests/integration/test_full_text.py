@@ -9,8 +9,8 @@ from kp_platform.pipeline.drain import Limits, Pipeline
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.trino import TrinoResource
-from kp_platform_tests.conftest import Stack
 from kp_platform_tests.integration.events import dead_letters, json_value, publish
+from kp_platform_tests.stack import Stack
 
 LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=300)
 

@@ -13,8 +13,9 @@ import pytest
 from kp_platform.definitions import build_definitions
 from kp_platform.kpi import key_of
 from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform_tests.conftest import Stack, wait_for
+from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import Event, drain, publish, unused_hours
+from kp_platform_tests.stack import Stack
 
 HOUR = timedelta(hours=1)
 MILLISECOND = timedelta(milliseconds=1)

@@ -20,8 +20,8 @@ from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.mysql import MySQLResource
 from kp_platform.resources.trino import TrinoResource
-from kp_platform_tests.conftest import ROOT, Stack
 from kp_platform_tests.integration.events import Event, documents, publish
+from kp_platform_tests.stack import ROOT, Stack
 
 FOLDER = ROOT / "docs" / "other-languages" / "go"
 LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=300)

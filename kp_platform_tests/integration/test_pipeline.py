@@ -23,7 +23,7 @@ from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.mysql import MySQLResource
 from kp_platform.resources.redis import RedisResource
 from kp_platform.resources.trino import TrinoResource
-from kp_platform_tests.conftest import Stack, wait_for
+from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import (
     Event,
     dead_letters,
@@ -31,6 +31,7 @@ from kp_platform_tests.integration.events import (
     publish,
     transaction,
 )
+from kp_platform_tests.stack import Stack
 
 KEPT = ElasticsearchResource()
 LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=300)

@@ -22,8 +22,9 @@ from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.mysql import MySQLResource
 from kp_platform.resources.redis import RedisResource
 from kp_platform.resources.trino import TrinoResource
-from kp_platform_tests.conftest import ROOT, Stack, wait_for
+from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import Event, drain, publish, unused_hours
+from kp_platform_tests.stack import ROOT, Stack
 
 HOUR = timedelta(hours=1)
 MILLISECOND = timedelta(milliseconds=1)

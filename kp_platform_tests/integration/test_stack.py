@@ -18,7 +18,8 @@ from kp_platform.local.supervisor import Supervisor
 from kp_platform.reference import REFERENCE_VALUES
 from kp_platform.resources.mysql import MySQLResource
 from kp_platform.resources.redis import RedisResource
-from kp_platform_tests.conftest import ROOT, Stack, wait_for
+from kp_platform_tests.conftest import wait_for
+from kp_platform_tests.stack import ROOT, Stack
 
 SECOND_STACK_OFFSET = "14000"
 

@@ -11,8 +11,8 @@ from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.mysql import MySQLResource
 from kp_platform_tests import toy_flow
-from kp_platform_tests.conftest import Stack
 from kp_platform_tests.integration.events import dead_letters, json_value, publish
+from kp_platform_tests.stack import Stack
 
 ORDERS = Flow(
     name="orders",

@@ -5,6 +5,7 @@ import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
@@ -237,6 +238,26 @@ def test_a_deleted_index_is_filled_again_from_what_the_topic_holds(world: World)
     assert world.stored("log.index").keys() == before.keys()
     assert world.lag() == 0
     assert world.drain() == []
+
+
+def test_of_two_runs_that_find_a_deleted_index_one_moves_the_positions_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offsets_at = world.kafka.offsets_at
+
+    def overtaken(topic: str, moment: datetime) -> dict[int, int]:
+        monkeypatch.undo()
+        world.drain()  # another run, between the look and the move
+        return offsets_at(topic, moment)
+
+    world.access(20)
+    world.drain()
+    [day] = world.store.index_ids("log.index")
+    world.store.delete_index(day)
+    monkeypatch.setattr(world.kafka, "offsets_at", overtaken)
+    assert world.drain() == []
+    assert len(world.stored("log.index")) == 20
+    assert world.lag() == 0
 
 
 def test_an_index_that_is_deleted_and_made_again_by_a_live_run_fails_it(world: World) -> None:

@@ -15,8 +15,8 @@ from kp_platform.pipeline.counting import iso
 from kp_platform.pipeline.drain import Limits, Pipeline
 from kp_platform.pipeline.ranking import SQL_PATH, Ranking, RankingReplaced, most_accessed
 from kp_platform.pipeline.store import MAPPINGS, create, delete
-from kp_platform_tests.conftest import ROOT
 from kp_platform_tests.fakes import FakeElasticsearch, FakeKafka, FakeMySQL, FakeRedis, FakeTrino
+from kp_platform_tests.stack import ROOT
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -25,9 +25,10 @@ from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.mysql import MySQLResource
 from kp_platform.resources.redis import RedisResource
 from kp_platform.resources.trino import TrinoResource
-from kp_platform_tests.conftest import Stack, wait_for
+from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.fakes import FakeElasticsearch, FakeKafka, FakeMySQL, FakeRedis, FakeTrino
 from kp_platform_tests.integration.events import Event, publish, transaction
+from kp_platform_tests.stack import Stack
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ import httpx
 import orjson
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from kp_platform_tests.conftest import ROOT
+from kp_platform_tests.stack import ROOT
 
 NO_BROKER = "127.0.0.1:1"
 DEADLINE_SECONDS = 60

@@ -11,7 +11,7 @@ import anyio
 import pytest
 from elasticsearch import Elasticsearch
 
-from kp_platform_tests.conftest import ROOT, Stack
+from kp_platform_tests.stack import ROOT, Stack
 from kp_platform_tests.web_emitter.fakes import FakeInsights, hour_of_access
 from web_emitter.insights import (
     HOUR,

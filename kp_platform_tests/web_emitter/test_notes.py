@@ -9,7 +9,7 @@ import anyio
 import pytest
 from elasticsearch import Elasticsearch
 
-from kp_platform_tests.conftest import ROOT, Stack
+from kp_platform_tests.stack import ROOT, Stack
 from kp_platform_tests.web_emitter.fakes import FakeNotes
 from web_emitter.notes import (
     BEGINNING,

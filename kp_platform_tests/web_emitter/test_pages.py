@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from starlette.testclient import TestClient
 
-from kp_platform_tests.conftest import ROOT
+from kp_platform_tests.stack import ROOT
 from kp_platform_tests.web_emitter.fakes import (
     FakeInsights,
     FakeLogs,

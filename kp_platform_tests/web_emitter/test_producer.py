@@ -15,7 +15,7 @@ from uuid import uuid4
 import pytest
 from confluent_kafka import KafkaException
 
-from kp_platform_tests.conftest import ROOT
+from kp_platform_tests.stack import ROOT
 from kp_platform_tests.web_emitter.fakes import MortalSpool
 from web_emitter.events import AccessEvent, Header
 from web_emitter.ledger import Counts

@@ -144,7 +144,7 @@ def _trials(
                     row,
                     trial=trial,
                     seed=options.seed,
-                    amounts=Amounts.of(options.events, seconds),
+                    amounts=row.amounts or Amounts.of(options.events, seconds),
                     tool=tool,
                 )
             _keep(result, options, console)
@@ -194,9 +194,9 @@ def _provenance() -> dict[str, str]:
 
 def _line(result: Result) -> str:
     found = ", ".join(f"{count} {kind}" for kind, count in result.counts.items() if count)
-    late = "" if result.in_time else "not in time"
     recovery = "" if result.recovery_seconds is None else f"recovery {result.recovery_seconds} s"
-    words = (found or late or "clean", recovery, f"took {result.seconds:.0f} s", result.note)
+    state = ", ".join(filter(None, (found, result.problem))) or "clean"
+    words = (state, recovery, f"took {result.seconds:.0f} s", result.note)
     return (
         f"row {result.row:<5} trial {result.trial + 1}  {result.events} events  "
         + "  ".join(filter(None, words))

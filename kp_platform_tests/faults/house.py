@@ -25,7 +25,6 @@ from kp_platform_tests.faults.servers import Servers
 from kp_platform_tests.stack import ROOT, Stack
 
 READY_SECONDS = 240.0
-DAGSTER = ("dagster-webserver", "dagster-daemon", "dagster-code-server")
 _PID = re.compile(r"\(pid: (\d+)\)")
 _RUNS = """query($job: String) { runsOrError(filter: {pipelineName: $job, statuses: [STARTED]}) {
   ... on Runs { results { runId } } } }"""

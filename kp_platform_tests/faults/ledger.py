@@ -28,6 +28,8 @@ ACCESSES = "analyze.action"
 NOTES = "fulltext.register"
 NAMES = ("presto", "kafka", "laravel", "elasticsearch", "nobody")
 TICK_SECONDS = 0.02
+# Below the time after which the server closes a connection that is idle.
+IDLE_SECONDS = 2.0
 
 
 class State(StrEnum):
@@ -135,22 +137,28 @@ class KafkaWriter:
 
 
 class Visitor:
-    """One keep-alive connection to the emitter."""
+    """One keep-alive connection to the emitter. `seconds` has the time of each answer, `errors`
+    how many visits got none or one of 500 and above."""
 
     def __init__(self, servers: Servers, ledger: Ledger) -> None:
         parts = urlsplit(servers.emitter)
         self._address = (parts.hostname or "", parts.port)
         self._ledger = ledger
         self._connection: http.client.HTTPConnection | None = None
-        self.slowest_seconds = 0.0
+        self._used = 0.0
+        self.seconds: list[float] = []
+        self.errors = 0
 
     def visit(self, uri: str) -> State:
         self._ledger.visits[uri] = State.UNKNOWN
         self._ledger.visits[uri] = state = self._visit(uri)
+        self.errors += state is not State.ACCEPTED
         return state
 
     def _visit(self, uri: str) -> State:
         began = time.monotonic()
+        if began - self._used > IDLE_SECONDS:
+            self.close()
         if self._connection is None:
             self._connection = http.client.HTTPConnection(*self._address, timeout=10)
         try:
@@ -163,7 +171,8 @@ class Visitor:
         except (OSError, http.client.HTTPException):
             self.close()
             return State.UNKNOWN
-        self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
+        self._used = time.monotonic()
+        self.seconds.append(self._used - began)
         return State.FAILED if answer.status >= 500 else State.ACCEPTED
 
     def close(self) -> None:

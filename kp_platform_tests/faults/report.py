@@ -42,6 +42,8 @@ runs rows (all without `ROWS`) on a stack of their own, adds the results to
 - **unseen**: on the topic and not indexed though all is quiet.
 - **inconsistent**: position, high watermark and mirrored commit differ; an offset both indexed and
   dead; the emitter's accepted events not the sum of those acked, in flight, spooled and dropped.
+- **visits failed**: HTTP requests that got no answer or one of 500 and above. Only where the
+  emitter itself is ended or killed may there be any.
 - **recovery**: seconds from the moment when healing begins (a server's start is part of it) until
   the positions have passed the ends that the topics had at that moment; median and maximum.
 
@@ -52,8 +54,7 @@ set half-way and that documents indexed before must follow.
 """
 _HEAD = (
     "| # | fault | trials | events | lost | duplicate | phantom | wrong | unseen | inconsistent "
-    "| recovery s | note |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: "
-    "| --- | --- |\n"
+    "| visits failed | recovery s | note |\n| --- | --- " + "| ---: " * 9 + "| --- | --- |\n"
 )
 
 
@@ -92,7 +93,7 @@ def _row(key: str, trials: Sequence[Mapping[str, Any]]) -> str:
     seconds = [each["recovery_seconds"] for each in trials]
     known = [each for each in seconds if each is not None]
     recovery = f"{statistics.median(known):.0f}, {max(known):.0f}" if known else "-"
-    notes = [each["note"] for each in trials if each["note"]]
+    notes = [each[kind] for each in trials for kind in ("problem", "note") if each[kind]]
     dropped = sum(each["dropped"] for each in trials)
     if dropped:
         notes.insert(0, f"{dropped} visits given up and counted")
@@ -103,6 +104,7 @@ def _row(key: str, trials: Sequence[Mapping[str, Any]]) -> str:
             str(len(trials)),
             f"{sum(each['events'] for each in trials):,}",
             *counts,
+            str(sum(each["visits_failed"] for each in trials)),
             recovery
             if len(known) == len(seconds)
             else f"{recovery}, {len(seconds) - len(known)} not",

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from statistics import quantiles
 from typing import Any
 
 import httpx
@@ -19,10 +20,10 @@ import psutil
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import NewPartitions, NewTopic
 
-from kp_platform.local import state
+from kp_platform.local.supervisor import log_file
 from kp_platform_tests.faults.elasticsearch_stub import ElasticsearchStub
-from kp_platform_tests.faults.house import DAGSTER, House, kill, wait_until
-from kp_platform_tests.faults.ledger import ACCESSES, Load
+from kp_platform_tests.faults.house import House, Late, kill, wait_until
+from kp_platform_tests.faults.ledger import ACCESSES, Amounts, Load
 from kp_platform_tests.faults.oracle import STREAMS, Oracle
 from kp_platform_tests.faults.proxy import Proxy
 
@@ -60,16 +61,21 @@ def _no_setup(_house: House) -> AbstractContextManager[Any]:
 class Row:
     """A fault. `hold` bounds the seconds that it lasts; `setup` surrounds all its trials.
 
-    `is_cheap`: it is over soon, so `mixed` may draw it. `ranks`: the ranking is checked too.
+    `moment` bounds the share of the load that is sent when it comes. `is_cheap`: it is over soon,
+    so `mixed` may draw it. `ranks`: the ranking is checked too. `ends_emitter`: visits may fail
+    while it starts again, and at no other time. `amounts`: the load, whatever was asked for.
     """
 
     key: str
     name: str
     fault: Fault
     hold: tuple[float, float] = (0.0, 0.0)
+    moment: tuple[float, float] = (0.1, 0.6)
     setup: Setup = _no_setup
     is_cheap: bool = True
     ranks: bool = False
+    ends_emitter: bool = False
+    amounts: Amounts | None = None
     patience_seconds: float = 300.0
 
 
@@ -85,22 +91,39 @@ def emitter_killed(world: World) -> Iterator[None]:
 
 @contextmanager
 def emitter_terminated(world: World) -> Iterator[None]:
-    before = world.house.processes("emitter")[:1]
+    log = log_file(world.house.settings.home, "supervisord")
+    seen = log.stat().st_size
     world.house.terminate("emitter")
     yield
-    psutil.wait_procs(before, timeout=30)
+    ended = "exited: emitter (exit status 0;"
+    wait_until(lambda: ended in log.read_text()[seen:], "the emitter ends with 0", 30)
 
 
 @contextmanager
 def broker_stopped(world: World) -> Iterator[None]:
-    with world.house.stopped("kafka"):
+    with _visits_timed(world), world.house.stopped("kafka"):
         yield
 
 
 @contextmanager
 def broker_frozen(world: World) -> Iterator[None]:
-    with world.house.frozen("kafka"):
+    with _visits_timed(world), world.house.frozen("kafka"):
         yield
+
+
+@contextmanager
+def _visits_timed(world: World) -> Iterator[None]:
+    seconds = world.load.visitor.seconds
+    before = len(seconds)
+    yield
+    world.say(
+        f"99 of 100 visits within {_p99(seconds[:before])} ms before, "
+        f"{_p99(seconds[before:])} ms meanwhile"
+    )
+
+
+def _p99(seconds: list[float]) -> str:
+    return f"{1000 * quantiles(seconds, n=100)[98]:.1f}" if len(seconds) > 1 else "?"
 
 
 @contextmanager
@@ -259,15 +282,13 @@ def worker_and_code_server_killed(world: World) -> Iterator[None]:
 
 @contextmanager
 def dagster_home_deleted(world: World) -> Iterator[None]:
-    """Everything below it, while its programs are down; its two files are written as by `kp up`."""
-    house = world.house
-    workers = house.workers()
-    with house.stopped(*DAGSTER):
-        for worker in workers:
-            kill(worker)
-        shutil.rmtree(house.settings.home / "dagster")
-        state.prepare(house.settings, ())
+    """As an operator does it, with the whole stack down."""
+    world.house.kp("down")
+    try:
+        shutil.rmtree(world.house.settings.home / "dagster")
         yield
+    finally:
+        world.house.kp("up")
 
 
 @contextmanager
@@ -560,8 +581,10 @@ def full_text_killed(world: World) -> Iterator[None]:
 SHORT, LONG = (3.0, 8.0), (8.0, 20.0)
 
 ROWS: tuple[Row, ...] = (
-    Row(key="1", name="emitter worker killed", fault=emitter_killed),
-    Row(key="2", name="emitter terminated under load", fault=emitter_terminated),
+    Row(key="1", name="emitter worker killed", fault=emitter_killed, ends_emitter=True),
+    Row(
+        key="2", name="emitter terminated under load", fault=emitter_terminated, ends_emitter=True,
+    ),
     Row(key="3", name="broker stopped", fault=broker_stopped, hold=LONG),
     Row(key="4", name="broker frozen", fault=broker_frozen, hold=LONG),
     Row(key="5", name="broker killed", fault=broker_killed),
@@ -585,7 +608,8 @@ ROWS: tuple[Row, ...] = (
         is_cheap=False, patience_seconds=600,
     ),
     Row(
-        key="13", name="Dagster home deleted", fault=dagster_home_deleted, is_cheap=False,
+        key="13", name="kp down, Dagster home deleted, kp up", fault=dagster_home_deleted,
+        is_cheap=False, ends_emitter=True,
     ),
     Row(key="14", name="sqlite of Dagster locked", fault=sqlite_locked, hold=LONG),
     Row(key="15", name="Elasticsearch stopped or frozen", fault=elasticsearch_away, hold=LONG),
@@ -619,6 +643,11 @@ ROWS: tuple[Row, ...] = (
     Row(key="29", name="run of a reference change killed", fault=re_enrichment_killed),
     Row(key="30", name="run of the ranking killed", fault=ranking_killed, ranks=True),
     Row(key="31", name="run of the full text killed", fault=full_text_killed),
+    Row(
+        key="32", name="broker stopped for two minutes under 200 requests a second",
+        fault=broker_stopped, hold=(120, 120), moment=(0.15, 0.15), is_cheap=False,
+        amounts=Amounts(accesses=2_000, visits=36_000, notes=100, seconds=180),
+    ),
 )  # fmt: skip
 
 
@@ -629,8 +658,11 @@ def mixed(world: World) -> Iterator[None]:
     while world.load.progress < 0.9:
         row = world.chance.choice([each for each in ROWS if each.is_cheap])
         drawn.append(row.key)
-        with row.fault(world):
-            time.sleep(world.chance.uniform(*row.hold))
+        try:
+            with row.fault(world):
+                time.sleep(world.chance.uniform(*row.hold))
+        except Late as late:  # e.g. the run that it would kill did not come
+            drawn[-1] += f" ({late})"
         until = time.monotonic() + world.chance.uniform(5, 20)
         while time.monotonic() < until and world.load.progress < 0.9:
             time.sleep(0.5)
@@ -640,13 +672,18 @@ def mixed(world: World) -> Iterator[None]:
 
 MIXED = Row(
     key="mixed", name="cheap rows at random", fault=mixed,
-    is_cheap=False, ranks=True, patience_seconds=900,
+    is_cheap=False, ranks=True, ends_emitter=True, patience_seconds=900,
 )  # fmt: skip
 
 # For `make test`: soon healed, on a stack that others use and that stays as it was.
 BRIEF = (1.0, 2.0)
 QUICK: tuple[Row, ...] = (
-    Row(key="2", name="emitter terminated under load", fault=emitter_terminated),
+    Row(
+        key="2",
+        name="emitter terminated under load",
+        fault=emitter_terminated,
+        ends_emitter=True,
+    ),
     Row(key="5", name="broker killed", fault=broker_killed),
     Row(key="8", name="daemon killed", fault=daemon_killed),
     Row(key="10", name="code server killed", fault=code_server_killed),

@@ -182,6 +182,8 @@ def result(row: str, seconds: float | None, **counts: int) -> dict[str, Any]:
         "counts": dict.fromkeys(KINDS, 0) | counts,
         "dropped": 0,
         "recovery_seconds": seconds,
+        "visits_failed": 2,
+        "problem": "",
         "note": "",
         "commit": "abc",
     }
@@ -194,8 +196,8 @@ def test_the_table_adds_up_trials_of_several_calls() -> None:
     )
     rows = [line for line in page.splitlines() if line.startswith(("| 1", "| 2"))]
     assert rows == [
-        "| 1 | fault 1 | 3 | 4,500 | 3 | 0 | 0 | 0 | 0 | 0 | 8, 9, 1 not |  |",
-        "| 2 | fault 2 | 1 | 1,500 | 0 | 0 | 0 | 0 | 0 | 0 | 4, 4 |  |",
+        "| 1 | fault 1 | 3 | 4,500 | 3 | 0 | 0 | 0 | 0 | 0 | 6 | 8, 9, 1 not |  |",
+        "| 2 | fault 2 | 1 | 1,500 | 0 | 0 | 0 | 0 | 0 | 0 | 2 | 4, 4 |  |",
     ]
     assert "Here n = 4." in page
 

@@ -39,9 +39,11 @@ class Result:
     trial: int = 0
     events: int = 0
     recovery_seconds: float | None = None
-    slowest_request_seconds: float = 0.0
+    visits_failed: int = 0
+    slowest_visit_seconds: float = 0.0
     note: str = ""
-    in_time: bool = True
+    problem: str = ""
+    """What failed besides what the oracle counts."""
 
     @classmethod
     def of(cls, row: str, name: str, verdict: Verdict, seed: int, began: float) -> "Result":
@@ -59,7 +61,7 @@ class Result:
 
     @property
     def is_clean(self) -> bool:
-        return self.in_time and not any(self.counts.values())
+        return not self.problem and not any(self.counts.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +92,12 @@ class Laboratory:
         chance = random.Random(f"{row.key} {trial} {seed}")
         marker = f"{row.key}-{trial}-{time.time_ns():x}"
         notes: list[str] = []
+        problems: list[str] = []
         mark, before = self.oracle.mark(), self._dropped()
         load = Load(self.house.servers, self.ledger, amounts, marker, random.Random(seed))
         world = World(self.house, self.oracle, load, chance, tool, notes)
-        moment = chance.uniform(0.1, 0.6)
-        self._warm_up(load, notes)
+        moment = chance.uniform(*row.moment)
+        self._warm_up(load, problems)
         load.start()
         late = _Late(self.house, load)
         if with_change:
@@ -105,10 +108,10 @@ class Laboratory:
                 with row.fault(world):
                     time.sleep(chance.uniform(*row.hold))
             except Late as missed:
-                notes.append(str(missed))
+                problems.append(str(missed))
             healed = time.monotonic()
-            recovery = self._recovery(healed, row.patience_seconds, notes)
-            in_time = self._await_quiet(mark, load, late, row.patience_seconds, notes)
+            recovery = self._recovery(healed, row.patience_seconds, problems)
+            self._await_quiet(mark, load, late, row.patience_seconds, problems)
         finally:
             load.stop()
             late.stop()
@@ -120,19 +123,22 @@ class Laboratory:
         result = Result.of(row.key, row.name, verdict, seed, began)
         result.trial, result.events, result.note = trial, amounts.total, "; ".join(notes)
         result.recovery_seconds = recovery
-        result.in_time = in_time and recovery is not None
-        result.slowest_request_seconds = round(load.visitor.slowest_seconds, 3)
+        result.visits_failed = load.visitor.errors
+        result.slowest_visit_seconds = round(max(load.visitor.seconds, default=0.0), 3)
+        if load.visitor.errors and not row.ends_emitter:
+            problems.append(f"{load.visitor.errors} visits failed")
+        result.problem = "; ".join(problems)
         return result
 
-    def _warm_up(self, load: Load, notes: list[str]) -> None:
+    def _warm_up(self, load: Load, problems: list[str]) -> None:
         """So that a run follows the topic when the fault comes, however long runs take to start."""
         load.warm_up()
         try:
             wait_until(lambda: not self.oracle.behind()["access_log"], "the first events", 180)
         except Late as late:
-            notes.append(str(late))
+            problems.append(str(late))
 
-    def _recovery(self, healed: float, patience: float, notes: list[str]) -> float | None:
+    def _recovery(self, healed: float, patience: float, problems: list[str]) -> float | None:
         """Seconds from the heal until positions have passed the topics' ends at the heal."""
         goals: dict[str, Edges] = {}
 
@@ -144,13 +150,13 @@ class Laboratory:
         try:
             wait_until(caught_up, "positions at the ends that the topics had at the heal", patience)
         except Late as late:
-            notes.append(str(late))
+            problems.append(str(late))
             return None
         return round(time.monotonic() - healed, 1)
 
     def _await_quiet(
-        self, mark: Mark, load: Load, late: "_Late", patience: float, notes: list[str]
-    ) -> bool:
+        self, mark: Mark, load: Load, late: "_Late", patience: float, problems: list[str]
+    ) -> None:
         try:
             self.house.await_ready(seconds=patience)
             if not load.join(patience):
@@ -159,9 +165,7 @@ class Laboratory:
             load.finish(self.oracle.edges(ACCESSES).marks)
             wait_until(lambda: self._is_quiet(mark), "quiet", patience)
         except Late as missed:
-            notes.append(str(missed))
-            return False
-        return True
+            problems.append(str(missed))
 
     def _is_quiet(self, mark: Mark) -> bool:
         waiting = sum(

@@ -1,6 +1,6 @@
 """What the emitter costs a request: `python -m kp_platform_tests.benchmarks.emitter`.
 
-Belongs here: the time that `announce` adds while the broker is up, down or silent, and requests per
+Belongs here: the time that `announce` adds while the broker is up, slow, down or silent, and requests per
 CPU-second with and without the middleware. Does not belong here: what must hold on any machine,
 which tests assert. Needs no stack: the broker is librdkafka's own, in a process of its own, so that
 its work is not ours. Variants take turns, so that a busy machine is equally busy for all.
@@ -37,6 +37,7 @@ from web_emitter.settings import Settings
 ROUNDS = 7
 REQUESTS = 2_000
 REQUESTS_PER_SECOND = 500
+SLOW_MILLISECONDS = 1_000
 LOGGER = logging.getLogger("benchmark")
 
 
@@ -45,6 +46,7 @@ def main() -> None:
     with ExitStack() as stack:
         brokers = {
             "up": stack.enter_context(_broker()),
+            "slow": stack.enter_context(_broker(SLOW_MILLISECONDS)),
             "down": NO_BROKER,
             "silent": stack.enter_context(_silent_server()),
         }
@@ -164,7 +166,7 @@ def _silent_server() -> Iterator[str]:
 
 
 @contextmanager
-def _elsewhere(serve: Callable[..., None], *arguments: str) -> Iterator[Connection]:
+def _elsewhere(serve: Callable[..., None], *arguments: object) -> Iterator[Connection]:
     """A process of its own, that has said that it is ready."""
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
@@ -177,14 +179,14 @@ def _elsewhere(serve: Callable[..., None], *arguments: str) -> Iterator[Connecti
 
 
 @contextmanager
-def _broker() -> Iterator[str]:
-    with _elsewhere(_serve_events) as server:
+def _broker(answer_milliseconds: int = 0) -> Iterator[str]:
+    with _elsewhere(_serve_events, answer_milliseconds) as server:
         server.send("address")
         yield server.recv()
 
 
-def _serve_events(there: Connection) -> None:
-    broker = MockBroker()
+def _serve_events(there: Connection, answer_milliseconds: int) -> None:
+    broker = MockBroker(answer_milliseconds)
     there.send("ready")
     while there.recv() != "end":
         there.send(broker.address)

@@ -7,11 +7,13 @@ leaving it heals. Does not belong here: the verbs (`house.py`) and how a trial g
 import random
 import shutil
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
@@ -183,12 +185,30 @@ def bad_link(world: World) -> Iterator[None]:
         proxy.heal()
 
 
+def emitter_with_a_small_spool(house: House) -> AbstractContextManager[None]:
+    return _spooling_to(house, house.settings.home / "emitter" / "small", 64 * 1024)
+
+
 @contextmanager
-def emitter_with_a_small_spool(house: House) -> Iterator[None]:
+def emitter_with_a_small_disk(house: House) -> Iterator[None]:
+    """A file system of its own (only root can make one), smaller than what the spool may take."""
+    folder = house.settings.home / "emitter" / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    subprocess.run(mount, check=True)
+    try:
+        with _spooling_to(house, folder / "spool", 256 * 1024 * 1024):
+            yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextmanager
+def _spooling_to(house: House, folder: Path, size: int) -> Iterator[None]:
     with house.rerouted(
         "emitter",
-        KP_EMITTER_SPOOL=str(house.settings.home / "emitter" / "small"),
-        KP_EMITTER_SPOOL_BYTES="65536",
+        KP_EMITTER_SPOOL=str(folder),
+        KP_EMITTER_SPOOL_BYTES=str(size),
         KP_EMITTER_SPOOL_MESSAGES="100",
         KP_EMITTER_QUEUE_MESSAGES="100",
     ):
@@ -463,6 +483,27 @@ def mysql_locked(world: World) -> Iterator[None]:
 
 
 @contextmanager
+def trino_behind_a_proxy(house: House) -> Iterator[Proxy]:
+    settings = house.settings
+    with (
+        Proxy(settings.mysql_host, settings.mysql_port) as proxy,
+        house.rerouted("trino", KP_MYSQL_PORT=str(proxy.port)),
+    ):
+        yield proxy
+
+
+@contextmanager
+def mysql_slow(world: World) -> Iterator[None]:
+    """From a tenth of a second to one for each packet, of which a query needs a dozen."""
+    proxy: Proxy = world.tool
+    proxy.latency_seconds = world.chance.uniform(0.1, 1)
+    try:
+        yield
+    finally:
+        proxy.heal()
+
+
+@contextmanager
 def redis_away(world: World) -> Iterator[None]:
     emptied = world.chance.random() < 0.5
     world.say("emptied" if emptied else "stopped")
@@ -647,6 +688,14 @@ ROWS: tuple[Row, ...] = (
         key="32", name="broker stopped for two minutes under 200 requests a second",
         fault=broker_stopped, hold=(120, 120), moment=(0.15, 0.15), is_cheap=False,
         amounts=Amounts(accesses=2_000, visits=36_000, notes=100, seconds=180),
+    ),
+    Row(
+        key="33", name="disk of the spool full", fault=broker_frozen, hold=LONG,
+        setup=emitter_with_a_small_disk, is_cheap=False,
+    ),
+    Row(
+        key="34", name="slow link from Trino to MySQL", fault=mysql_slow, hold=LONG,
+        setup=trino_behind_a_proxy, is_cheap=False,
     ),
 )  # fmt: skip
 

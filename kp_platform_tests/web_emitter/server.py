@@ -133,10 +133,16 @@ def spooled_events(folder: Path) -> list[dict[str, Any]]:
 
 
 class MockBroker:
-    """librdkafka's own broker, in this process and on a real port."""
+    """librdkafka's own broker, in this process and on a real port; slow if it is told to."""
 
-    def __init__(self) -> None:
-        self._host = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "none"})
+    def __init__(self, answer_milliseconds: int = 0) -> None:
+        self._host = Producer(
+            {
+                "test.mock.num.brokers": 1,
+                "test.mock.broker.rtt": answer_milliseconds,
+                "bootstrap.servers": "none",
+            }
+        )
         (broker,) = self._host.list_topics(timeout=10).brokers.values()
         self.address = f"{broker.host}:{broker.port}"
 

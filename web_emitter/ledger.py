@@ -5,8 +5,9 @@ Belongs here: the columns and how an event moves between them. Does not belong h
 """
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from threading import Lock
 from typing import Any
 
@@ -161,9 +162,22 @@ class Ledger:
             self._dropped["spool_damaged"] += 1
             self._settled.append((place, ACKED))
 
-    def settled(self) -> list[tuple[Place, int]]:
-        """What the spool has to be told, once."""
-        return [self._settled.popleft() for _ in range(len(self._settled))]
+    def take_waiting(self, limit: int) -> list[Pending]:
+        """The oldest events that wait for the disk alone; they go to librdkafka again."""
+        with self._lock:
+            if not self._waiting or limit <= 0:
+                return []
+            waiting = (pending for pending in self._unwritten if not pending.with_kafka)
+            taken = list(islice(waiting, limit))
+            for pending in taken:
+                self._wait_no_more(pending)
+                pending.with_kafka = True
+            return taken
+
+    def settled(self) -> Iterator[tuple[Place, int]]:
+        """What the spool has to be told, each once."""
+        while self._settled:
+            yield self._settled.popleft()
 
     def counts(self) -> Counts:
         with self._lock:
@@ -192,5 +206,8 @@ class Ledger:
     def _forget_unwritten(self, pending: Pending) -> None:
         self._unwritten.pop(pending, None)
         if not pending.with_kafka:
-            self._waiting -= 1
-            self._waiting_bytes -= len(pending.record.body)
+            self._wait_no_more(pending)
+
+    def _wait_no_more(self, pending: Pending) -> None:
+        self._waiting -= 1
+        self._waiting_bytes -= len(pending.record.body)

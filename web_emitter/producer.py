@@ -151,15 +151,16 @@ class EventProducer:
             raise BrokersUnreachable(error.args[0].str()) from None
 
     def keep(self) -> None:
-        """One round of the spool's thread."""
-        try:
-            self._spool.open()
-            self._settle()
-            self._write(self._clock() - self.settings.spool.seconds / 2)
-            self._replay()
-            self._adopt()
-        except OSError as error:
-            self._spool_failed(error)
+        """One round of the spool's thread. What fails keeps no other step from its work: a full
+        disk gets room again only by what is read from it and sent."""
+        due = self._clock() - self.settings.spool.seconds / 2
+        for step in (
+            self._spool.open, self._settle, partial(self._write, due), self._replay, self._adopt,
+        ):  # fmt: skip
+            try:
+                step()
+            except OSError as error:
+                self._spool_failed(error)
         self._spool_status = self._spool.status()
 
     def close(self, deadline_seconds: float) -> Counts:
@@ -281,7 +282,8 @@ class EventProducer:
                 return
 
     def _replay(self) -> None:
-        """At a pace that leaves room for new events: at most half of librdkafka's queue."""
+        """The oldest first, then those that wait in memory because the disk has no room. At a pace
+        that leaves room for new events: at most half of librdkafka's queue."""
         if self._is_closed:
             return
         spool = self.settings.spool
@@ -289,11 +291,15 @@ class EventProducer:
             ceil(spool.replay_per_second * spool.seconds / 2),
             max(1, self.settings.queue_messages // 2) - self._spool.sent,
         )
-        for place, record in self._spool.take(budget):
+        taken = self._spool.take(budget)
+        for place, record in taken:
             if record is None:
                 self._ledger.lose(place)
             else:
                 self._produce(self._ledger.retry(place, record, self._clock()))
+        if self._ledger.obstacle:
+            for pending in self._ledger.take_waiting(budget - len(taken)):
+                self._produce(pending)
 
     def _keep_on(self) -> None:
         while not self._stop_keeping.wait(self.settings.spool.seconds / 2):

@@ -1,9 +1,10 @@
 """What the emitter costs a request: `python -m kp_platform_tests.benchmarks.emitter`.
 
-Belongs here: the time that `announce` adds while the broker is up, slow, down or silent, and requests per
-CPU-second with and without the middleware. Does not belong here: what must hold on any machine,
-which tests assert. Needs no stack: the broker is librdkafka's own, in a process of its own, so that
-its work is not ours. Variants take turns, so that a busy machine is equally busy for all.
+Belongs here: the time that `announce` adds while the broker is up, slow, down or silent, and
+requests per CPU-second with and without the middleware. Does not belong here: what must hold on any
+machine, which tests assert. Needs no stack: the broker is librdkafka's own, in a process of its
+own, so that its work is not ours. Variants take turns, so that a busy machine is equally busy for
+all.
 """
 
 import logging

@@ -133,12 +133,13 @@ class House(Stack):
             wait_until(answers, f"{name} answers", seconds)
 
     @contextmanager
-    def rerouted(self, name: str, **variables: str) -> Iterator[None]:
-        """A program run by us as supervisord ran it, but for these variables of its environment."""
+    def rerouted(self, name: str, *options: str, **variables: str) -> Iterator[None]:
+        """A program run by us as supervisord ran it, but for these first options of its command and
+        these variables of its environment."""
         parent = self.processes(name)[0]
-        command, environment = parent.cmdline(), parent.environ()
+        (program, *rest), environment = parent.cmdline(), parent.environ()
         self.keeper.stop_program(name)
-        process = self._spawn(command, {**environment, **variables})
+        process = self._spawn([program, *options, *rest], {**environment, **variables})
         try:
             self.await_ready(name)
             yield

@@ -45,7 +45,7 @@ runs rows (all without `ROWS`) on a stack of their own, adds the results to
 - **visits failed**: HTTP requests that got no answer or one of 500 and above. Only where the
   emitter itself is ended or killed may there be any.
 - **recovery**: seconds from the moment when healing begins (a server's start is part of it) until
-  the positions have passed the ends that the topics had at that moment; median and maximum.
+  the positions have passed the ends that the topics had when it was done; median and maximum.
 
 Every load has all flows: accesses straight to Kafka and by HTTP, notes, and a reference row that is
 set half-way and that documents indexed before must follow.

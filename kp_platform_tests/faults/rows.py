@@ -447,16 +447,42 @@ def queries_killed(world: World) -> Iterator[None]:
     yield
 
 
+def _trino(world: World) -> httpx.Client:
+    url = world.house.settings.trino_url
+    return httpx.Client(base_url=url, headers={"X-Trino-User": "faults"}, trust_env=False)
+
+
 def _kill_queries(world: World, seconds: float = 4.0) -> int:
     """Each query of the platform that is seen within so many seconds."""
-    url, killed, until = world.house.settings.trino_url, 0, time.monotonic() + seconds
-    with httpx.Client(base_url=url, headers={"X-Trino-User": "faults"}, trust_env=False) as client:
+    killed, until = 0, time.monotonic() + seconds
+    with _trino(world) as client:
         while time.monotonic() < until:
             for query in client.get("/v1/query?state=RUNNING").json():
                 if query["session"]["user"] == world.house.settings.trino_user:
                     killed += client.delete(f"/v1/query/{query['queryId']}").is_success
             time.sleep(0.05)
     return killed
+
+
+def trino_with_little_memory(house: House) -> AbstractContextManager[None]:
+    """Enough for a slice of some thousand accesses."""
+    return house.rerouted("trino", "-Dquery.max-memory-per-node=1MB")
+
+
+@contextmanager
+def memory_exceeded(world: World) -> Iterator[None]:
+    """By the query of a backlog; returns when one has failed."""
+    before = _memory_errors(world)
+    with _standing_still(world.house):
+        yield
+    wait_until(lambda: _memory_errors(world) > before, "a query exceeds its memory", 120)
+
+
+def _memory_errors(world: World) -> int:
+    with _trino(world) as client:
+        failed = client.get("/v1/query?state=FAILED").json()
+    names = [query["errorCode"]["name"] for query in failed]
+    return names.count("EXCEEDED_LOCAL_MEMORY_LIMIT")
 
 
 @contextmanager
@@ -535,11 +561,8 @@ def redis_emptied(world: World) -> Iterator[None]:
 @contextmanager
 def retention(world: World) -> Iterator[None]:
     """Messages go that nobody has indexed, because the runs stand still."""
-    house, oracle = world.house, world.oracle
-    with house.frozen("dagster-daemon"), ExitStack() as frozen:
-        for worker in house.workers():
-            worker.suspend()
-            frozen.callback(_resume, worker)
+    oracle = world.oracle
+    with _standing_still(world.house):
         yield
         edges = oracle.edges(ACCESSES)
         held = oracle.positions(STREAMS[0], edges.topic_id)
@@ -552,6 +575,16 @@ def retention(world: World) -> Iterator[None]:
             future.result()
         gone = sum(end.offset - held.get(end.partition, 0) for end in ends)
         world.say(f"{gone} deleted unread")
+
+
+@contextmanager
+def _standing_still(house: House) -> Iterator[None]:
+    """No run goes on and none is started."""
+    with house.frozen("dagster-daemon"), ExitStack() as frozen:
+        for worker in house.workers():
+            worker.suspend()
+            frozen.callback(_resume, worker)
+        yield
 
 
 def _resume(process: psutil.Process) -> None:
@@ -696,6 +729,10 @@ ROWS: tuple[Row, ...] = (
     Row(
         key="34", name="slow link from Trino to MySQL", fault=mysql_slow, hold=LONG,
         setup=trino_behind_a_proxy, is_cheap=False,
+    ),
+    Row(
+        key="35", name="query of a backlog over Trino's memory limit", fault=memory_exceeded,
+        hold=LONG, setup=trino_with_little_memory, is_cheap=False,
     ),
 )  # fmt: skip
 

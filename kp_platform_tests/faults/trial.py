@@ -104,12 +104,13 @@ class Laboratory:
             late.start()
         try:
             wait_until(lambda: load.progress >= moment, "the fault's moment", amounts.seconds + 120)
+            healed = time.monotonic()
             try:
                 with row.fault(world):
                     time.sleep(chance.uniform(*row.hold))
+                    healed = time.monotonic()
             except Late as missed:
                 problems.append(str(missed))
-            healed = time.monotonic()
             recovery = self._recovery(healed, row.patience_seconds, problems)
             self._await_quiet(mark, load, late, row.patience_seconds, problems)
         finally:
@@ -139,7 +140,8 @@ class Laboratory:
             problems.append(str(late))
 
     def _recovery(self, healed: float, patience: float, problems: list[str]) -> float | None:
-        """Seconds from the heal until positions have passed the topics' ends at the heal."""
+        """Seconds from when healing began until positions have passed the ends that the topics had
+        when it was done."""
         goals: dict[str, Edges] = {}
 
         def caught_up() -> bool:

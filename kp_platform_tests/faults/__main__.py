@@ -181,15 +181,19 @@ def _keep(result: Result, options: argparse.Namespace, console: Console) -> None
 
 
 def _provenance() -> dict[str, str]:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """The results themselves, which lie in docs, do not make the code another one."""
+    commit = _git("describe", "--always") or "unknown"
+    is_changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":(exclude)docs")
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"commit": done.stdout.strip() or "unknown", "date": now}
+    return {"commit": f"{commit}-dirty" if is_changed else commit, "date": now}
+
+
+def _git(*arguments: str) -> str:
+    """What git says, or nothing where there is none."""
+    done = subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()
 
 
 def _line(result: Result) -> str:

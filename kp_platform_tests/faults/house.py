@@ -22,7 +22,7 @@ from kp_platform.local import supervisor
 from kp_platform.local.servers import Service, services
 from kp_platform.local.supervisor import Supervisor
 from kp_platform_tests.faults.servers import Servers
-from kp_platform_tests.stack import ROOT, Stack
+from kp_platform_tests.stack import Stack
 
 READY_SECONDS = 240.0
 _PID = re.compile(r"\(pid: (\d+)\)")
@@ -137,9 +137,10 @@ class House(Stack):
         """A program run by us as supervisord ran it, but for these first options of its command and
         these variables of its environment."""
         parent = self.processes(name)[0]
-        (program, *rest), environment = parent.cmdline(), parent.environ()
+        (program, *rest), environment = parent.cmdline(), {**parent.environ(), **variables}
+        folder = parent.cwd()
         self.keeper.stop_program(name)
-        process = self._spawn([program, *options, *rest], {**environment, **variables})
+        process = self._spawn([program, *options, *rest], environment, folder)
         try:
             self.await_ready(name)
             yield
@@ -152,16 +153,18 @@ class House(Stack):
     def doubled(self, name: str) -> Iterator[psutil.Process]:
         """A second process of a program beside the first."""
         parent = self.processes(name)[0]
-        process = self._spawn(parent.cmdline(), parent.environ())
+        process = self._spawn(parent.cmdline(), parent.environ(), parent.cwd())
         try:
             yield psutil.Process(process.pid)
         finally:
             _end(process)
 
-    def _spawn(self, command: list[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    def _spawn(
+        self, command: list[str], environment: dict[str, str], folder: str
+    ) -> "subprocess.Popen[bytes]":
         with (self.settings.home / "log" / "faults.log").open("ab") as log:
             return subprocess.Popen(
-                command, env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+                command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
             )
 
     def workers(self, job: str | None = None) -> list[psutil.Process]:

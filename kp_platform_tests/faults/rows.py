@@ -580,11 +580,21 @@ def retention(world: World) -> Iterator[None]:
 @contextmanager
 def _standing_still(house: House) -> Iterator[None]:
     """No run goes on and none is started."""
-    with house.frozen("dagster-daemon"), ExitStack() as frozen:
+    with ExitStack() as frozen:
+        wait_until(lambda: _freeze(house, frozen), "the runs stand still", 90)
+        yield
+
+
+def _freeze(house: House, frozen: ExitStack) -> bool:
+    """The daemon may have been stopped while it held a lock of the database, in which the runs are
+    looked up: then it goes on, and is stopped again."""
+    with ExitStack() as attempt:
+        attempt.enter_context(house.frozen("dagster-daemon"))
         for worker in house.workers():
             worker.suspend()
-            frozen.callback(_resume, worker)
-        yield
+            attempt.callback(_resume, worker)
+        frozen.enter_context(attempt.pop_all())
+        return True
 
 
 def _resume(process: psutil.Process) -> None:

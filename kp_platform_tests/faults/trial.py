@@ -109,8 +109,8 @@ class Laboratory:
                 with row.fault(world):
                     time.sleep(chance.uniform(*row.hold))
                     healed = time.monotonic()
-            except Late as missed:
-                problems.append(str(missed))
+            except Exception as error:  # a trial that went wrong must not end all others
+                problems.append(repr(error))
             recovery = self._recovery(healed, row.patience_seconds, problems)
             self._await_quiet(mark, load, late, row.patience_seconds, problems)
         finally:

@@ -14,11 +14,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from kp_platform.local.preflight import is_free
-from kp_platform.local.servers import services
 from kp_platform.local.supervisor import Supervisor
 from kp_platform.settings import Settings, environment
-from kp_platform_tests.stack import Stack
+from kp_platform_tests.stack import Stack, on_free_ports
 
 TOY_TABLES = Path(__file__).parent / "toy_flow" / "kafka"
 # Below Linux's ephemeral ports (32768), so that no outgoing connection takes one of ours.
@@ -46,7 +44,13 @@ def stack() -> Iterator[Stack]:
         _forget_settings(monkeypatch)
         shutil.copytree(Settings().presto_folder, presto_etc, dirs_exist_ok=True)
         shutil.copytree(TOY_TABLES, presto_etc / "kafka", dirs_exist_ok=True)
-        settings = _settings(home, presto_etc)
+        settings = on_free_ports(
+            OFFSETS,
+            home,
+            presto_etc=str(presto_etc),
+            follow_idle_seconds=2,
+            sensor_wait_seconds=2,
+        )
         stack = Stack(settings, {**os.environ, **environment(settings, secrets=True)})
     try:
         stack.kp("up")
@@ -87,21 +91,6 @@ def _enter(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Resources that a test makes without arguments are connected to the stack."""
     for name, value in environment(stack.settings, secrets=True).items():
         monkeypatch.setenv(name, value)
-
-
-def _settings(home: Path, presto_etc: Path) -> Settings:
-    for offset in OFFSETS:
-        settings = Settings(
-            _env_file=None,
-            home=home,
-            presto_etc=str(presto_etc),
-            port_offset=offset,
-            follow_idle_seconds=2,
-            sensor_wait_seconds=2,
-        )
-        if all(is_free(port.number) for each in services(settings) for port in each.ports):
-            return settings
-    pytest.fail(f"no free block of ports for the tests among offsets {OFFSETS}")
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:

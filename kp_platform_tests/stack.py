@@ -1,15 +1,25 @@
 """A running stack, and `kp` on it.
 
-Belongs here: the one way in which tests and faults call `kp`. Does not belong here: starting and
-ending it (`conftest.py`, `faults/__main__.py`).
+Belongs here: a stack of one's own on free ports, and the one way in which tests, faults and
+benchmarks call `kp`. Does not belong here: what is done with it.
 """
 
+import contextlib
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from kp_platform.settings import Settings
+from kp_platform.local import supervisor
+from kp_platform.local.preflight import is_free
+from kp_platform.local.servers import services
+from kp_platform.settings import Settings, environment
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,3 +45,38 @@ class Stack:
         if check and done.returncode != 0:
             raise RuntimeError(f"kp {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done
+
+    def enter(self) -> None:
+        """Probes and clients of this process are connected to the stack."""
+        os.environ.update(environment(self.settings, secrets=True))
+
+    def end(self) -> None:
+        """Every process of the stack, ours too."""
+        with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
+            self.kp("down", "--purge")
+        supervisor.end_processes(self.settings.home)
+
+
+def on_free_ports(offsets: Iterable[int], home: Path, **settings: Any) -> Settings:
+    """Settings whose block of ports is free. Raises RuntimeError when no offset has one."""
+    for offset in offsets:
+        found = Settings(_env_file=None, home=home, port_offset=offset, **settings)
+        if all(is_free(port.number) for each in services(found) for port in each.ports):
+            return found
+    raise RuntimeError(f"no free block of ports among offsets {offsets}")
+
+
+@contextlib.contextmanager
+def temporary_stack(name: str, offsets: Iterable[int], **settings: Any) -> Iterator[Stack]:
+    """A stack in a folder of its own, gone afterwards, to which this process is connected."""
+    home = Path(tempfile.mkdtemp(prefix=f"kp-{name}-"))
+    found = on_free_ports(offsets, home, **settings)
+    stack = Stack(found, {**os.environ, **environment(found, secrets=True)})
+    stack.enter()
+    try:
+        stack.kp("up")
+        yield stack
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave a stack
+        stack.end()
+        shutil.rmtree(home, ignore_errors=True)

@@ -6,11 +6,9 @@ Belongs here: options, the stack's start and end, progress. Does not belong here
 
 import argparse
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +20,6 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from kp_platform.local.preflight import is_free
-from kp_platform.local.servers import services
 from kp_platform.settings import Settings, environment
 from kp_platform_tests.faults import report
 from kp_platform_tests.faults.controls import CONTROLS, judged
@@ -31,7 +27,7 @@ from kp_platform_tests.faults.house import House
 from kp_platform_tests.faults.ledger import Amounts
 from kp_platform_tests.faults.rows import MIXED, ROWS, Row
 from kp_platform_tests.faults.trial import Laboratory, Result
-from kp_platform_tests.stack import ROOT
+from kp_platform_tests.stack import ROOT, temporary_stack
 
 CONTROLS_KEY = "controls"
 # Below the ports that the tests' own stack looks for.
@@ -104,33 +100,15 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 def _stack(home: Path | None, console: Console) -> Iterator[House]:
     """A stack of our own, gone afterwards; or the one of a home that is named, which is up."""
     if home is not None:
-        yield _entered(Settings(home=home))
-        return
-    folder = Path(tempfile.mkdtemp(prefix="kp-faults-"))
-    house = _entered(_settings(folder))
-    try:
-        console.print(f"starting a stack in {folder}")
-        house.kp("up")
+        settings = Settings(home=home)
+        house = House(settings, {**os.environ, **environment(settings, secrets=True)})
+        house.enter()
         yield house
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave a stack
-        with console.status("stopping the stack"):
-            house.end()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _entered(settings: Settings) -> House:
-    """Probes and clients of this process are connected to the stack."""
-    os.environ.update(environment(settings, secrets=True))
-    return House(settings, dict(os.environ))
-
-
-def _settings(home: Path) -> Settings:
-    for offset in OFFSETS:
-        settings = Settings(_env_file=None, home=home, port_offset=offset, **TEMPO)
-        if all(is_free(port.number) for each in services(settings) for port in each.ports):
-            return settings
-    sys.exit(f"no free block of ports among offsets {OFFSETS}")
+        return
+    console.print("starting a stack")
+    with temporary_stack("faults", OFFSETS, **TEMPO) as stack:
+        yield House(stack.settings, stack.variables)
+        console.print("stopping the stack")
 
 
 def _trials(

@@ -4,7 +4,6 @@ Belongs here: verbs that act on the processes and servers of one stack. Does not
 they are used and what must follow (`rows.py`).
 """
 
-import contextlib
 import os
 import re
 import signal
@@ -18,7 +17,6 @@ from typing import Any
 import httpx
 import psutil
 
-from kp_platform.local import supervisor
 from kp_platform.local.servers import Service, services
 from kp_platform.local.supervisor import Supervisor
 from kp_platform_tests.faults.servers import Servers
@@ -197,12 +195,6 @@ class House(Stack):
         answer = httpx.get(f"{self.settings.emitter_url}/readyz", timeout=10, trust_env=False)
         found = answer.json()
         return {name: found[name] for name in ("events", "notes")}
-
-    def end(self) -> None:
-        """Every process of the stack, ours too."""
-        with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
-            self.kp("down", "--purge")
-        supervisor.end_processes(self.settings.home)
 
 
 def kill(process: psutil.Process) -> None:

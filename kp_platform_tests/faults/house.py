@@ -59,17 +59,7 @@ class House(Stack):
 
     @property
     def servers(self) -> Servers:
-        settings = self.settings
-        return Servers(
-            kafka=settings.kafka_bootstrap_servers,
-            elasticsearch=settings.elasticsearch_url,
-            emitter=settings.emitter_url,
-            mysql_host=settings.mysql_host,
-            mysql_port=settings.mysql_port,
-            mysql_user=settings.mysql_user,
-            mysql_password=settings.mysql_password.get_secret_value(),
-            redis_url=settings.redis_url.get_secret_value(),
-        )
+        return Servers.of(self.settings)
 
     def service(self, name: str) -> Service:
         return next(each for each in services(self.settings) if each.name == name)

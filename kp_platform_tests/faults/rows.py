@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -35,20 +35,27 @@ INDEXING = "index_access_log"
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a fault acts on. `tool` is what the row's `setup` gave."""
+    """What a fault acts on. `tool` is what the row's `setup` gave; `trial` counts from 0."""
 
     house: House
     oracle: Oracle
     load: Load
     chance: random.Random
+    trial: int | None = None
     tool: Any = None
     notes: list[str] = field(default_factory=list)
     kills: list[str] = field(default_factory=list)
     """Each kill -9 of the emitter, which may cost the visits of its last moments."""
 
     def say(self, what: str) -> None:
-        """For the note of the trial, e.g. which of several ways was drawn."""
+        """For the note of the trial, e.g. which of several ways was taken."""
         self.notes.append(what)
+
+    def way(self, *ways: str) -> str:
+        """One of several ways to break something: trials take turns, `mixed` draws."""
+        way = self.chance.choice(ways) if self.trial is None else ways[self.trial % len(ways)]
+        self.say(way)
+        return way
 
 
 Fault = Callable[[World], AbstractContextManager[None]]
@@ -256,18 +263,16 @@ def worker_killed(world: World) -> Iterator[None]:
     yield
 
 
-POINTS = tuple(
-    (when, index) for index in (b"log.index-", b"kp.positions") for when in ("before", "after")
-)
-
-
 @contextmanager
 def worker_killed_at_a_point(world: World) -> Iterator[None]:
     """Before or after a bulk of documents or the move of the positions was applied, and before
     the run has its answer."""
     stub: ElasticsearchStub = world.tool
     worker = world.house.await_worker(INDEXING)
-    when, index = world.chance.choice(POINTS)
+    when, text = world.way(
+        "before log.index", "after kp.positions", "after log.index", "before kp.positions"
+    ).split()
+    index = text.encode()
     passed, hit = world.chance.randint(0, 2), threading.Event()
 
     def watch(moment: str, _path: str, body: bytes) -> None:
@@ -286,7 +291,6 @@ def worker_killed_at_a_point(world: World) -> Iterator[None]:
     try:
         if not hit.wait(20):
             kill(worker)  # it had ended by itself meanwhile
-        world.say(f"{when} {index.decode().rstrip('-')}")
         yield
     finally:
         stub.heal()
@@ -329,10 +333,11 @@ def sqlite_locked(world: World) -> Iterator[None]:
 
 @contextmanager
 def elasticsearch_away(world: World) -> Iterator[None]:
-    frozen = world.chance.random() < 0.5
-    world.say("frozen" if frozen else "stopped")
-    verb = world.house.frozen if frozen else world.house.stopped
-    with verb("elasticsearch"):
+    ways: dict[str, Fault] = {
+        "stopped": lambda world: world.house.stopped("elasticsearch"),
+        "frozen": lambda world: world.house.frozen("elasticsearch"),
+    }
+    with ways[world.way(*ways)](world):
         yield
 
 
@@ -369,8 +374,7 @@ def answers_lost(world: World) -> Iterator[None]:
 
 @contextmanager
 def index_blocked(world: World) -> Iterator[None]:
-    block = world.chance.choice(("write", "read_only", "read_only_allow_delete"))
-    world.say(block)
+    block = world.way("write", "read_only", "read_only_allow_delete")
     with _blocked(world, LOG_INDEX, block):
         yield
 
@@ -433,12 +437,12 @@ def dead_letters_blocked(world: World) -> Iterator[None]:
 
 @contextmanager
 def trino_broken(world: World) -> Iterator[None]:
-    if world.chance.random() < 0.5:
-        world.say("server killed")
+    if world.way("server", "queries") == "server":
         world.house.kill("trino")
+        yield
     else:
-        world.say(f"{_kill_queries(world)} queries killed")
-    yield
+        with queries_killed(world):
+            yield
 
 
 @contextmanager
@@ -487,14 +491,12 @@ def _memory_errors(world: World) -> int:
 
 @contextmanager
 def mysql_away(world: World) -> Iterator[None]:
-    way = world.chance.choice(("stopped", "frozen", "table locked"))
-    world.say(way)
     ways: dict[str, Fault] = {
         "stopped": lambda world: world.house.stopped("mysql"),
         "frozen": lambda world: world.house.frozen("mysql"),
         "table locked": mysql_locked,
     }
-    with ways[way](world):
+    with ways[world.way(*ways)](world):
         yield
 
 
@@ -531,9 +533,8 @@ def mysql_slow(world: World) -> Iterator[None]:
 
 @contextmanager
 def redis_away(world: World) -> Iterator[None]:
-    emptied = world.chance.random() < 0.5
-    world.say("emptied" if emptied else "stopped")
-    with redis_emptied(world) if emptied else redis_stopped(world):
+    ways: dict[str, Fault] = {"stopped": redis_stopped, "emptied": redis_emptied}
+    with ways[world.way(*ways)](world):
         yield
 
 
@@ -755,7 +756,7 @@ def mixed(world: World) -> Iterator[None]:
         row = world.chance.choice([each for each in ROWS if each.is_cheap])
         drawn.append(row.key)
         try:
-            with row.fault(world):
+            with row.fault(replace(world, trial=None)):
                 time.sleep(world.chance.uniform(*row.hold))
         except Late as late:  # e.g. the run that it would kill did not come
             drawn[-1] += f" ({late})"

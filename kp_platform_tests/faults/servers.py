@@ -37,6 +37,20 @@ class Servers:
     mysql_password: str
     redis_url: str
 
+    @classmethod
+    def of(cls, settings: Any) -> "Servers":
+        """The addresses that a stack's settings have; the platform's own code is not used."""
+        return cls(
+            kafka=settings.kafka_bootstrap_servers,
+            elasticsearch=settings.elasticsearch_url,
+            emitter=settings.emitter_url,
+            mysql_host=settings.mysql_host,
+            mysql_port=settings.mysql_port,
+            mysql_user=settings.mysql_user,
+            mysql_password=settings.mysql_password.get_secret_value(),
+            redis_url=settings.redis_url.get_secret_value(),
+        )
+
     def admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.kafka}, logger=silent)
 

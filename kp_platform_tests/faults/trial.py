@@ -95,7 +95,7 @@ class Laboratory:
         problems: list[str] = []
         mark, before = self.oracle.mark(), self._dropped()
         load = Load(self.house.servers, self.ledger, amounts, marker, random.Random(seed))
-        world = World(self.house, self.oracle, load, chance, tool, notes)
+        world = World(self.house, self.oracle, load, chance, trial, tool, notes)
         moment = chance.uniform(*row.moment)
         self._warm_up(load, problems)
         load.start()

@@ -12,6 +12,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import ClassVar, Protocol, Self
 from uuid import UUID, uuid4
 
@@ -45,7 +46,8 @@ class Event(Protocol):
     def headers(self) -> list[Header]: ...
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """Milliseconds since 1970 UTC."""
     return time.time_ns() // 1_000_000
 
 
@@ -57,7 +59,7 @@ class _CloudEvent:
 
     source: str = "/"
     uuid: UUID = field(default_factory=uuid4)
-    timestamp_ms: int = field(default_factory=_now_ms)
+    timestamp_ms: int = field(default_factory=now_ms)
 
     def __post_init__(self) -> None:
         if self.uuid.version != 4:
@@ -66,7 +68,7 @@ class _CloudEvent:
     def headers(self) -> list[Header]:
         return [
             ("ce_specversion", b"1.0"),
-            ("ce_id", str(self.uuid).encode()),
+            ("ce_id", orjson.dumps(self.uuid)[1:-1]),
             ("ce_source", self.source.encode()),
             ("ce_type", self.type.encode()),
             ("ce_time", _rfc3339(self.timestamp_ms)),
@@ -97,10 +99,15 @@ class AccessEvent(_CloudEvent):
             raise ValueError(f"name is {defect}")
 
     @classmethod
-    def of(cls, uri: str, *, name: str, source: str = "/") -> Self:
-        """An event of now; a URI over the limit is cut and marked."""
-        truncated = len(uri) > MAX_URI_LENGTH
-        return cls(uri=uri[:MAX_URI_LENGTH], name=name, source=source, truncated=truncated)
+    def of(cls, uri: str, *, name: str, source: str = "/", timestamp_ms: int | None = None) -> Self:
+        """An event of a moment, else of now; a URI over the limit is cut and marked."""
+        return cls(
+            uri=uri[:MAX_URI_LENGTH],
+            name=name,
+            source=source,
+            truncated=len(uri) > MAX_URI_LENGTH,
+            timestamp_ms=now_ms() if timestamp_ms is None else timestamp_ms,
+        )
 
     def body(self) -> bytes:
         return orjson.dumps({"uuid": self.uuid, "uri": self.uri, "name": self.name})
@@ -176,5 +183,10 @@ def uri_as_received(raw_path: bytes, query_string: bytes) -> str:
 
 
 def _rfc3339(timestamp_ms: int) -> bytes:
-    moment = datetime.fromtimestamp(timestamp_ms // 1_000, UTC).replace(tzinfo=None)
-    return f"{moment.isoformat()}.{timestamp_ms % 1_000:03d}Z".encode()
+    seconds, milliseconds = divmod(timestamp_ms, 1_000)
+    return b"%b.%03dZ" % (_rfc3339_seconds(seconds), milliseconds)
+
+
+@lru_cache(maxsize=4)
+def _rfc3339_seconds(seconds: int) -> bytes:
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat().encode()

@@ -57,12 +57,13 @@ class Ledger:
     """Written by the sending threads, by the one that serves delivery reports, and by the one that
     owns the spool; no call waits for anything but a few steps of another.
 
-    At most `max_waiting` events, with bodies of `max_waiting_bytes`, wait for the disk alone.
-    `obstacle` names what keeps them from it.
+    At most `max_waiting` events, with bodies of `max_waiting_bytes`, wait for the disk alone, and
+    at most `max_with_kafka` are with librdkafka. `obstacle` names what keeps them from the disk.
     """
 
-    def __init__(self, max_waiting: int, max_waiting_bytes: int) -> None:
+    def __init__(self, max_with_kafka: int, max_waiting: int, max_waiting_bytes: int) -> None:
         self.obstacle = ""
+        self._max_in_flight = max_with_kafka + max_waiting
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
         self._lock = Lock()
@@ -78,17 +79,30 @@ class Ledger:
         with self._lock:
             self._is_closed = True
 
-    def accept(self, record: Record, now: float) -> Pending | None:
-        """A new event that goes to librdkafka; None, and it is dropped, after the end."""
-        pending = Pending(record, now)
+    def accept(self) -> str | None:
+        """A new event, which may still have to be made. The reason when there is no room for it and
+        it is dropped."""
         with self._lock:
             self._accepted += 1
-            if self._is_closed:
-                self._dropped["closed"] += 1
+            if not self._is_closed and self._in_flight < self._max_in_flight:
+                self._in_flight += 1
                 return None
-            self._in_flight += 1
+            reason = "closed" if self._is_closed else self.obstacle or SLOW_DISK
+            self._dropped[reason] += 1
+            return reason
+
+    def made(self, record: Record, since: float) -> Pending:
+        """An accepted event, which goes to librdkafka, also after the end."""
+        pending = Pending(record, since)
+        with self._lock:
             self._unwritten[pending] = None
         return pending
+
+    def not_made(self) -> None:
+        """An accepted event that there will never be."""
+        with self._lock:
+            self._in_flight -= 1
+            self._dropped["error"] += 1
 
     def recover(self, events: int) -> None:
         with self._lock:

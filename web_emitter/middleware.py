@@ -9,12 +9,13 @@ The event goes to `scope["state"]["sink"]`, which a lifespan puts there, one for
 """
 
 import logging
+from functools import partial
 from urllib.parse import quote
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from web_emitter.events import AccessEvent, uri_as_received
+from web_emitter.events import AccessEvent, now_ms, uri_as_received
 from web_emitter.identity import Identity
 from web_emitter.redaction import Redaction
 from web_emitter.throttle import Throttle
@@ -26,7 +27,7 @@ RETRY_AFTER_SECONDS = "5"
 
 
 class Announcer:
-    """Makes the event of an access and hands it to a sink.
+    """Names the visitor of an access, and leaves its event to a sink.
 
     `sink_failures` counts the events that the sink refused by raising: a defect, of which the
     visitor sees nothing.
@@ -49,15 +50,19 @@ class Announcer:
 
     def announce(self, uri: str, scope: Scope) -> bool:
         """False when the sink had no room and dropped the event."""
-        name = self.identity(scope)
+        make = partial(self._event, uri, self.identity(scope), now_ms())
         try:
-            event = AccessEvent.of(self.redaction(uri), name=name, source=self._source)
-            taken: bool = scope["state"]["sink"].send(event)
+            taken: bool = scope["state"]["sink"].defer(make)
             return taken
         except Exception as error:
             self.sink_failures += 1
             self._throttle.warning("an access event was not taken: %r", error)
             return True
+
+    def _event(self, uri: str, name: str, timestamp_ms: int) -> AccessEvent:
+        return AccessEvent.of(
+            self.redaction(uri), name=name, source=self._source, timestamp_ms=timestamp_ms
+        )
 
 
 class AccessEventMiddleware:

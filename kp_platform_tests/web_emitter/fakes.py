@@ -121,6 +121,9 @@ class FakeSink:
             self.events.append(event)
         return not self.is_full
 
+    def defer(self, make: Callable[[], Event]) -> bool:
+        return self.send(make())
+
     def counts(self) -> Counts:
         return Counts(accepted=len(self.events), acked=len(self.events))
 

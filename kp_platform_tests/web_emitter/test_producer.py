@@ -173,10 +173,62 @@ def test_an_event_that_cannot_say_its_bytes_was_never_accepted(producer: EventPr
     assert producer.counts() == Counts()
 
 
+def test_a_deferred_event_is_counted_at_once_and_made_later(nowhere: ProducerSettings) -> None:
+    producer = EventProducer(nowhere, LOGGER)
+    made: list[AccessEvent] = []
+
+    def make() -> AccessEvent:
+        made.append(event())
+        return made[-1]
+
+    assert producer.defer(make)
+    assert (producer.counts(), made) == (Counts(accepted=1, in_flight=1), [])
+    producer.hand_over()
+    assert (producer.counts(), len(made)) == (Counts(accepted=1, in_flight=1), 1)
+    assert producer.close(0.01) == Counts(accepted=1, spooled=1)
+
+
+def test_a_started_producer_makes_deferred_events_by_itself(producer: EventProducer) -> None:
+    made = Signal()
+
+    def make() -> AccessEvent:
+        made.set()
+        return event()
+
+    assert producer.defer(make)
+    assert made.wait(10)
+
+
+def test_what_is_deferred_at_the_end_is_kept(nowhere: ProducerSettings) -> None:
+    producer = EventProducer(nowhere, LOGGER)
+    assert all([producer.defer(event) for _ in range(3)])
+    assert producer.close(0.01) == Counts(accepted=3, spooled=3)
+
+
+def test_a_deferred_event_that_cannot_be_made_is_counted(nowhere: ProducerSettings) -> None:
+    producer = EventProducer(nowhere, LOGGER)
+    assert producer.defer(BrokenEvent)
+    assert producer.defer(event)
+    producer.hand_over()
+    assert producer.counts() == Counts(accepted=2, in_flight=1, dropped={"error": 1})
+    producer.close(0.01)
+
+
+def test_an_event_that_memory_has_no_room_for_is_refused_at_once(
+    nowhere: ProducerSettings,
+) -> None:
+    small = replace(nowhere, spool=replace(nowhere.spool, max_waiting=2))
+    producer = EventProducer(small, LOGGER)
+    assert [producer.defer(event) for _ in range(9)] == [True] * 7 + [False] * 2
+    assert producer.counts() == Counts(accepted=9, in_flight=7, dropped={"spool_slow": 2})
+    assert producer.close(0.01) == Counts(accepted=9, spooled=7, dropped={"spool_slow": 2})
+
+
 def test_a_closed_producer_drops(producer: EventProducer) -> None:
     producer.close(0.01)
     assert not producer.send(event())
-    assert producer.counts() == Counts(accepted=1, dropped={"closed": 1})
+    assert not producer.defer(event)
+    assert producer.counts() == Counts(accepted=2, dropped={"closed": 2})
     with pytest.raises(BrokersUnreachable, match="closed"):
         producer.brokers(0.01)
 

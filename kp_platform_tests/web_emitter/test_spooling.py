@@ -4,6 +4,7 @@ that the bound protects, and what waits is delivered as it was sent."""
 import logging
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -60,16 +61,38 @@ class Spooling(RuleBasedStateMachine):
             clock=lambda: self.now,
         )
         self.ages: dict[UUID, int] = {}
+        self.deferred: set[UUID] = set()
 
     @rule(count=st.integers(1, 5))
     def send(self, count: int) -> None:
         for _ in range(count):
-            event = AccessEvent.of(f"/{len(self.events)}", name="kafka")
-            self.events[event.uuid] = event
-            if self.producer.send(event):
-                self.ages[event.uuid] = 0
-            else:
-                self.may_be_lost.add(event.uuid)
+            event = self.event()
+            self.took(event, self.producer.send(event))
+
+    @rule(count=st.integers(1, 5))
+    def defer(self, count: int) -> None:
+        for _ in range(count):
+            event = self.event()
+            self.deferred.add(event.uuid)
+            self.took(event, self.producer.defer(partial(_same, event)))
+
+    def event(self) -> AccessEvent:
+        event = AccessEvent.of(f"/{len(self.events)}", name="kafka")
+        self.events[event.uuid] = event
+        return event
+
+    def took(self, event: AccessEvent, was_taken: bool) -> None:
+        if was_taken:
+            self.ages[event.uuid] = 0
+        else:
+            self.may_be_lost.add(event.uuid)
+
+    def hand_over(self) -> None:
+        before = self.dropped()
+        self.producer.hand_over()
+        if self.dropped() > before:  # memory was full of what had come from the disk meanwhile
+            self.may_be_lost |= self.deferred
+        self.deferred.clear()
 
     @rule(count=st.integers(1, QUEUE))
     def the_broker_acknowledges(self, count: int) -> None:
@@ -96,6 +119,7 @@ class Spooling(RuleBasedStateMachine):
     def time_passes(self, rounds: int, acks_during_a_write: int) -> None:
         for _ in range(rounds):
             self.now += 0.1
+            self.hand_over()
             self.spool.during_a_write = lambda: self.kafka.deliver(acks_during_a_write)
             self.producer.keep()
             if self.disk_has_room():
@@ -115,6 +139,7 @@ class Spooling(RuleBasedStateMachine):
     @rule(is_up=st.booleans())
     def the_process_ends_and_is_started_again(self, is_up: bool) -> None:
         self.kafka.is_up = is_up
+        self.hand_over()
         before = self.producer.counts().dropped
         counts = self.producer.close(0)
         assert counts.in_flight == 0
@@ -138,6 +163,7 @@ class Spooling(RuleBasedStateMachine):
     def teardown(self) -> None:
         """The broker is there: all that is kept arrives, unchanged, also from a disk that is
         full."""
+        self.hand_over()
         for _ in range(CAP // 100):
             self.now += 1
             self.producer.keep()
@@ -163,6 +189,10 @@ class Spooling(RuleBasedStateMachine):
             assert record == (event.timestamp_ms, event.body(), event.headers())
             self.delivered.add(event.uuid)
         self.kafka.delivered.clear()
+
+
+def _same(event: AccessEvent) -> AccessEvent:
+    return event
 
 
 def _uuid(body: bytes) -> UUID:

@@ -90,9 +90,6 @@ def render(results: Sequence[Mapping[str, Any]], order: Sequence[str]) -> str:
 
 def _row(key: str, trials: Sequence[Mapping[str, Any]]) -> str:
     counts = [str(sum(each["counts"][kind] for each in trials)) for kind in KINDS]
-    seconds = [each["recovery_seconds"] for each in trials]
-    known = [each for each in seconds if each is not None]
-    recovery = f"{statistics.median(known):.0f}, {max(known):.0f}" if known else "-"
     notes = [each[kind] for each in trials for kind in ("problem", "note") if each[kind]]
     dropped = sum(each["dropped"] for each in trials)
     if dropped:
@@ -105,12 +102,19 @@ def _row(key: str, trials: Sequence[Mapping[str, Any]]) -> str:
             f"{sum(each['events'] for each in trials):,}",
             *counts,
             str(sum(each["visits_failed"] for each in trials)),
-            recovery
-            if len(known) == len(seconds)
-            else f"{recovery}, {len(seconds) - len(known)} not",
+            _recovery(trials),
             _noted(notes),
         ]
     )
+
+
+def _recovery(trials: Sequence[Mapping[str, Any]]) -> str:
+    """Nothing breaks while all of a call is checked, so that has none and misses none."""
+    seconds = [each["recovery_seconds"] for each in trials]
+    known = [each for each in seconds if each is not None]
+    missed = sum(each["recovery_seconds"] is None and bool(each["problem"]) for each in trials)
+    shown = f"{statistics.median(known):.0f}, {max(known):.0f}" if known else "-"
+    return f"{shown}, {missed} not" if missed else shown
 
 
 def _control(trials: Sequence[Mapping[str, Any]]) -> str:

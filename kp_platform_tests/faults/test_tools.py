@@ -183,7 +183,7 @@ def result(row: str, seconds: float | None, **counts: int) -> dict[str, Any]:
         "dropped": 0,
         "recovery_seconds": seconds,
         "visits_failed": 2,
-        "problem": "",
+        "problem": "not in time" if seconds is None else "",
         "note": "",
         "commit": "abc",
     }
@@ -196,7 +196,7 @@ def test_the_table_adds_up_trials_of_several_calls() -> None:
     )
     rows = [line for line in page.splitlines() if line.startswith(("| 1", "| 2"))]
     assert rows == [
-        "| 1 | fault 1 | 3 | 4,500 | 3 | 0 | 0 | 0 | 0 | 0 | 6 | 8, 9, 1 not |  |",
+        "| 1 | fault 1 | 3 | 4,500 | 3 | 0 | 0 | 0 | 0 | 0 | 6 | 8, 9, 1 not | not in time |",
         "| 2 | fault 2 | 1 | 1,500 | 0 | 0 | 0 | 0 | 0 | 0 | 2 | 4, 4 |  |",
     ]
     assert "Here n = 4." in page

@@ -5,7 +5,7 @@ VENV := .venv
 PIP := $(VENV)/bin/pip --quiet --disable-pip-version-check install
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup packages test-packages demo up down test faults check
+.PHONY: help setup packages test-packages demo up down test faults bench check
 
 help:
 	@echo 'make demo    set up, start everything, follow 200 requests until they are searchable'
@@ -13,6 +13,7 @@ help:
 	@echo 'make down    stop all services; data stay in .kp (kp down --purge removes them)'
 	@echo 'make test    all tests, on a stack of their own'
 	@echo 'make faults  the fault matrix on a stack of its own; ROWS= TRIALS= EVENTS= SEED='
+	@echo 'make bench   the figures of docs/performance.md; BENCH= EVENTS= ROUNDS='
 	@echo 'make check   ruff, mypy, Dagster definitions'
 	@echo 'make setup   system packages and .venv only'
 
@@ -46,6 +47,10 @@ test: setup | test-packages
 faults: setup
 	$(VENV)/bin/python -m kp_platform_tests.faults --rows '$(ROWS)' $(if $(TRIALS),--trials $(TRIALS)) \
 		$(if $(EVENTS),--events $(EVENTS)) $(if $(SEED),--seed $(SEED))
+
+bench: setup
+	$(VENV)/bin/python -m kp_platform_tests.benchmarks --bench '$(BENCH)' \
+		$(if $(EVENTS),--events $(EVENTS)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 check: setup
 	$(VENV)/bin/ruff check

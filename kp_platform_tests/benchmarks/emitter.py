@@ -1,22 +1,21 @@
-"""What the emitter costs a request: `python -m kp_platform_tests.benchmarks.emitter`.
+"""What the emitter costs a request.
 
 Belongs here: the time that `announce` adds while the broker is up, slow, down or silent, and
 requests per CPU-second with and without the middleware. Does not belong here: what must hold on any
-machine, which tests assert. Needs no stack: the broker is librdkafka's own, in a process of its
-own, so that its work is not ours. Variants take turns, so that a busy machine is equally busy for
-all.
+machine, which tests assert, and how a figure is shown (`report.py`). Needs no stack: the broker is
+librdkafka's own, in a process of its own, so that its work is not ours. Variants take turns, so
+that a busy machine is equally busy for all.
 """
 
 import logging
 import multiprocessing
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from http.client import HTTPConnection
 from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
 from threading import Thread
 from time import perf_counter_ns, process_time, sleep
 from uuid import uuid4
@@ -35,65 +34,53 @@ from web_emitter.producer import EventProducer
 from web_emitter.redaction import Redaction
 from web_emitter.settings import Settings
 
-ROUNDS = 7
 REQUESTS = 2_000
 REQUESTS_PER_SECOND = 500
 SLOW_MILLISECONDS = 1_000
+WITHOUT = "without"
 LOGGER = logging.getLogger("benchmark")
+LOGGER.setLevel(logging.CRITICAL)
 
 
-def main() -> None:
-    LOGGER.setLevel(logging.CRITICAL)
+@contextmanager
+def brokers() -> Iterator[Mapping[str, str]]:
+    """The address of a broker in each state."""
+    with _broker() as up, _broker(SLOW_MILLISECONDS) as slow, _silent_server() as silent:
+        yield {"up": up, "slow": slow, "down": NO_BROKER, "silent": silent}
+
+
+def added_milliseconds(brokers: Mapping[str, str], rounds: int) -> dict[str, list[float]]:
+    """Of each request, by the broker's state. Paced, so that the threads behind it have the share
+    of the CPU that they have in service."""
+    announcer = _announcer()
+    added: dict[str, list[float]] = {name: [] for name in brokers}
     with ExitStack() as stack:
-        brokers = {
-            "up": stack.enter_context(_broker()),
-            "slow": stack.enter_context(_broker(SLOW_MILLISECONDS)),
-            "down": NO_BROKER,
-            "silent": stack.enter_context(_silent_server()),
-        }
         states = {
             name: {"sink": stack.enter_context(_producer(address))}
             for name, address in brokers.items()
         }
-        _latencies(states)
-        for name, state in states.items():
-            print(f"{name:>7}: {state['sink'].counts()}")
-        _throughput(brokers)
+        for _ in range(rounds):
+            for name, state in states.items():
+                for _ in range(REQUESTS):
+                    sleep(1 / REQUESTS_PER_SECOND)
+                    started = perf_counter_ns()
+                    announcer.announce("/hello/world?page=2&q=shoes", {"state": state})
+                    added[name].append((perf_counter_ns() - started) / 1e6)
+    return added
 
 
-def _latencies(states: dict[str, dict[str, EventProducer]]) -> None:
-    """Paced, so that the threads behind it have the share of the CPU that they have in service."""
-    announcer = _announcer()
-    added: dict[str, list[int]] = {name: [] for name in states}
-    for _ in range(ROUNDS):
-        for name, state in states.items():
-            for _ in range(REQUESTS):
-                sleep(1 / REQUESTS_PER_SECOND)
-                started = perf_counter_ns()
-                announcer.announce("/hello/world?page=2&q=shoes", {"state": state})
-                added[name].append(perf_counter_ns() - started)
-    print(f"milliseconds that announcing adds, {ROUNDS * REQUESTS} requests each")
-    for name, times in added.items():
-        times.sort()
-        shown = (f"p{p} {times[int(len(times) * p / 100)] / 1e6:.3f}" for p in (50, 99, 99.9))
-        print(f"{name:>7}: {'  '.join(shown)}  max {times[-1] / 1e6:.3f}")
-
-
-def _throughput(brokers: dict[str, str]) -> None:
-    """Of real servers, of which one announces nothing."""
+def requests_per_cpu_second(brokers: Mapping[str, str], rounds: int) -> dict[str, list[float]]:
+    """Of real servers, by the broker's state; the one `WITHOUT` announces nothing."""
     with ExitStack() as stack:
         servers = {
             name: stack.enter_context(_elsewhere(_serve_pages, address))
-            for name, address in {"without": "", **brokers}.items()
+            for name, address in {WITHOUT: "", **brokers}.items()
         }
         found: dict[str, list[float]] = {name: [] for name in servers}
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for name, server in servers.items():
                 found[name].append(_requests_per_cpu_second(server))
-    print(f"requests per CPU-second of the server, median of {ROUNDS} rounds")
-    base = median(found["without"])
-    for name, numbers in found.items():
-        print(f"{name:>7}: {median(numbers):8.0f}  {median(numbers) / base:.2f} of without")
+    return found
 
 
 def _requests_per_cpu_second(server: Connection) -> float:
@@ -111,7 +98,6 @@ def _requests_per_cpu_second(server: Connection) -> float:
 
 def _serve_pages(there: Connection, address: str) -> None:
     """Tells its port and its CPU seconds whenever it is asked."""
-    LOGGER.setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         state = {"sink": stack.enter_context(_producer(address))} if address else {}
 
@@ -192,7 +178,3 @@ def _serve_events(there: Connection, answer_milliseconds: int) -> None:
     while there.recv() != "end":
         there.send(broker.address)
     broker.close()
-
-
-if __name__ == "__main__":
-    main()

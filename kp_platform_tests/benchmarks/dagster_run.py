@@ -1,0 +1,82 @@
+"""What Dagster's own interface is asked: to run a job, and what its runs have done.
+
+Belongs here: launching as the UI does it, waiting, slices, the size of its database.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from kp_platform_tests.stack import Stack
+
+RUN_SECONDS = 3_600.0
+_LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
+  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+_RUN = """query($id: ID!) { runOrError(runId: $id) { ... on Run {
+  status creationTime startTime endTime stepStats { startTime endTime } } } }"""
+_SLICES = """query($path: [String!]!, $since: String) { assetOrError(assetKey: {path: $path}) {
+  ... on Asset { assetMaterializations(afterTimestampMillis: $since) {
+    metadataEntries { label ... on IntMetadataEntry { intValue } } } } } }"""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds of a run: of its step, and from its launch until its step began."""
+
+    step: float
+    launch: float
+
+
+def run(stack: Stack, job: str, config: Mapping[str, Any]) -> Times:
+    """Returns when the run has succeeded. Raises RuntimeError when it fails."""
+    selector = {
+        "repositoryLocationName": "kp_platform",
+        "repositoryName": "__repository__",
+        "jobName": job,
+    }
+    launched = _ask(stack, _LAUNCH, params={"selector": selector, "runConfigData": config})
+    answer = launched["launchRun"]
+    if "run" not in answer:
+        raise RuntimeError(f"{job} was not launched: {answer}")
+    return _wait(stack, answer["run"]["runId"])
+
+
+def _wait(stack: Stack, run_id: str) -> Times:
+    deadline = time.monotonic() + RUN_SECONDS
+    while time.monotonic() < deadline:
+        found = _ask(stack, _RUN, id=run_id)["runOrError"]
+        if found["status"] == "SUCCESS":
+            [step] = found["stepStats"]
+            return Times(
+                step["endTime"] - step["startTime"], step["startTime"] - found["creationTime"]
+            )
+        if found["status"] in ("FAILURE", "CANCELED"):
+            raise RuntimeError(f"run {run_id}: {found['status']}")
+        time.sleep(0.5)
+    raise RuntimeError(f"run {run_id} did not end within {RUN_SECONDS:.0f} s")
+
+
+def slices_since(stack: Stack, asset: str, moment: float) -> int:
+    """How many slices the asset's runs have reported since a moment, in seconds since the epoch."""
+    found = _ask(stack, _SLICES, path=[asset], since=str(int(moment * 1000)))["assetOrError"]
+    entries = [e for each in found["assetMaterializations"] for e in each["metadataEntries"]]
+    return sum(entry["intValue"] for entry in entries if entry["label"] == "slices")
+
+
+def database_bytes(stack: Stack) -> int:
+    """All that Dagster keeps."""
+    folder = stack.settings.home / "dagster"
+    return sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+
+
+def _ask(stack: Stack, query: str, **variables: Any) -> Any:
+    answer = httpx.post(
+        f"{stack.settings.dagster_url}/graphql",
+        json={"query": query, "variables": variables},
+        timeout=60,
+        trust_env=False,
+    )
+    return answer.raise_for_status().json()["data"]

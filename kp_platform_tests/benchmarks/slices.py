@@ -1,0 +1,162 @@
+"""Whether a slice costs the same on a large topic, and a backlog the same at its end.
+
+Belongs here: the two topics with their flows, single slices, and a long backlog watched from
+outside. Does not belong here: how a figure is shown (`report.py`).
+"""
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from kp_platform.flows import ACCESS_LOG, Flow
+from kp_platform.pipeline.drain import Limits, Pipeline
+from kp_platform.pipeline.offsets import OffsetRange, Slice
+from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform.resources.kafka import KafkaResource
+from kp_platform.resources.trino import TrinoResource
+from kp_platform_tests.benchmarks.throughput import publish, run_ours, stand_still
+from kp_platform_tests.faults.house import House
+from kp_platform_tests.faults.servers import Servers
+from kp_platform_tests.stack import ROOT, Stack
+
+SLICE = 1_000
+SIZES = {"small": 100_000, "large": 10_000_000}
+LOOK_SECONDS = 0.5
+LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=600)
+
+
+def flow_of(name: str, folder: Path) -> Flow:
+    """The access log's flow on a topic of its own."""
+    return Flow(
+        name=f"bench_{name}",
+        topic=f"bench.{name}",
+        index=f"bench.{name}",
+        asset=f"bench_{name}",
+        description=f"accesses of a {name} topic",
+        fields=ACCESS_LOG.fields,
+        references=ACCESS_LOG.references,
+        folder=folder,
+    )
+
+
+def write_files(folder: Path) -> Path:
+    """SQL, mappings and table files of both flows; returns the folder to start Trino with."""
+    presto_etc = folder / "presto_etc"
+    shutil.copytree(ROOT / "presto_etc", presto_etc)
+    (folder / "sql").mkdir()
+    (folder / "mappings").mkdir()
+    sql = ACCESS_LOG.sql_path.read_text()
+    mapping = (ACCESS_LOG.mappings / f"{ACCESS_LOG.index}.json").read_text()
+    table = json.loads((presto_etc / "kafka" / "action.json").read_text())
+    for name in SIZES:
+        flow = flow_of(name, folder)
+        flow.sql_path.write_text(sql.replace("analyze.action", flow.topic))
+        (folder / "mappings" / f"{flow.index}.json").write_text(
+            mapping.replace(ACCESS_LOG.index, flow.index)
+        )
+        named = {"tableName": name, "schemaName": "bench", "topicName": flow.topic}
+        (presto_etc / "kafka" / f"{flow.topic}.json").write_text(json.dumps(table | named))
+    return presto_etc
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One slice: its seconds, and how many rows Trino read of the topic for each of its own."""
+
+    seconds: float
+    rows_read: float
+
+
+class Topics:
+    """A small and a large topic of the same accesses."""
+
+    def __init__(self, stack: Stack, folder: Path, sizes: dict[str, int]) -> None:
+        self._store = ElasticsearchResource()
+        servers = Servers.of(stack.settings)
+        flows = [flow_of(name, folder) for name in sizes]
+        KafkaResource().create_topics({flow.topic: flow.partitions for flow in flows})
+        for flow, count in zip(flows, sizes.values(), strict=True):
+            publish(servers, count, flow.topic)
+        self._pipelines = {
+            name: Pipeline(flow, KafkaResource(), TrinoResource(), self._store, LIMITS)
+            for name, flow in zip(sizes, flows, strict=True)
+        }
+        self._other_rows = len(servers.rows()) + len(servers.redis_values())
+        for pipeline in self._pipelines.values():
+            pipeline.prepare()
+
+    def slice(self, name: str, number: int) -> Timed:
+        """The last `SLICE` events but for those of lower numbers, each of which is read once."""
+        pipeline = self._pipelines[name]
+        state, _ = pipeline.look()
+        each = SLICE // len(state.partitions)
+        part = Slice(
+            tuple(
+                OffsetRange(partition, marks.high - each * (number + 1), marks.high - each * number)
+                for partition, marks in sorted(state.partitions.items())
+            )
+        )
+        began = time.monotonic()
+        report = pipeline.index(state, part)
+        seconds = time.monotonic() - began
+        assert report.outcome.indexed == len(part)
+        return Timed(seconds, (report.query.processed_rows - self._other_rows) / len(part))
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """A run seen from outside: (seconds, documents so far) again and again, and its memory."""
+
+    progress: Sequence[tuple[float, int]]
+    peak_bytes: int
+
+    def rate(self, start: float, end: float) -> float:
+        """Documents a second between two shares (0 to 1) of the backlog."""
+        total = self.progress[-1][1]
+        (began, first), (ended, last) = (
+            next((at, done) for at, done in self.progress if done and done >= share * total)
+            for share in (start, end)
+        )
+        return (last - first) / (ended - began)
+
+
+def backlog(stack: Stack, events: int) -> Backlog:
+    """One run through so many events."""
+    stand_still(stack)
+    publish(Servers.of(stack.settings), events)
+    progress: list[tuple[float, int]] = []
+    peak, done = [0], threading.Event()
+
+    def watch() -> None:
+        house = House(stack.settings, stack.variables)
+        with Servers.of(stack.settings).search() as search:
+            while not done.wait(LOOK_SECONDS):
+                with suppress(Exception):  # the index is not there yet, or the run has just ended
+                    found = search.request("GET", "/log.index/_stats/docs")
+                    count = found["_all"]["primaries"]["docs"]["count"]
+                    progress.append((time.monotonic(), count))
+                peak[0] = max(peak[0], *_worker_bytes(house), 0)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        run_ours(stack)
+    finally:
+        done.set()
+        thread.join(60)
+    return Backlog(progress, peak[0])
+
+
+def _worker_bytes(house: House) -> list[int]:
+    found = []
+    for parent in house.processes("dagster-code-server")[1:]:
+        with suppress(psutil.NoSuchProcess):
+            found.append(parent.memory_info().rss)
+    return found

@@ -1,0 +1,64 @@
+"""What benchmarks do with their numbers; the numbers themselves are no business of a test."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kp_platform_tests.benchmarks import report
+from kp_platform_tests.benchmarks.measure import Spread, percentile
+from kp_platform_tests.benchmarks.report import Figure, Result, Table
+from kp_platform_tests.benchmarks.slices import Backlog
+
+RESULT = Result(
+    "B2",
+    "against something",
+    "Side by side.",
+    [Figure("times", ">= 10", "9", is_met=False)],
+    Table(("", "seconds"), [["something", "1.5"]]),
+    {"date": "2026-01-31T12:00:00+00:00", "commit": "abc", "machine": "m", "versions": {"x": "1"}},
+)
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        (0.5, 10),  # half of twenty
+        (0.95, 19),  # no more than one of twenty is above
+        (0.951, 20),
+        (0.999, 20),
+        (0.001, 1),
+    ],
+)
+def test_a_percentile_is_a_value_that_was_measured(share: float, expected: float) -> None:
+    assert percentile(list(range(20, 0, -1)), share) == expected
+
+
+def test_a_spread_is_the_median_and_its_quartiles() -> None:
+    assert f"{Spread.of([5, 1, 2, 4, 3]):.1f}" == "3.0 (2.0-4.0)"
+    assert Spread.of([7]) == Spread(7, 7, 7)
+
+
+def test_the_page_shows_the_newest_of_each_benchmark(tmp_path: Path) -> None:
+    path = tmp_path / "results"
+    assert report.newest(path) == []
+    for result in (
+        replace(RESULT, key="B10"),
+        RESULT,
+        replace(RESULT, figures=[Figure("times", ">= 10", "11", is_met=True)]),
+    ):
+        report.append(path, result)
+    page = report.render(report.newest(path))
+    assert [line for line in page.splitlines() if line.startswith("| B")] == [
+        "| B2 | times | >= 10 | 11 | met |",
+        "| B10 | times | >= 10 | 9 | not met |",
+    ]
+    assert "| something | 1.5 |" in page
+    assert "Measured on 2026-01-31 at abc: m; x 1." in page
+
+
+def test_the_rate_of_a_part_of_a_backlog_is_that_of_its_own_time() -> None:
+    progress = [(0.0, 0), (1.0, 0), (2.0, 10), (3.0, 20), (4.0, 60), (8.0, 100), (9.0, 100)]
+    found = Backlog(progress, peak_bytes=1)
+    assert found.rate(0.1, 0.2) == 10.0
+    assert found.rate(0.6, 1.0) == 10.0

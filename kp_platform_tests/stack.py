@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from kp_platform.local import supervisor
 from kp_platform.local.preflight import is_free
 from kp_platform.local.servers import services
@@ -45,6 +47,16 @@ class Stack:
         if check and done.returncode != 0:
             raise RuntimeError(f"kp {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done
+
+    def graphql(self, query: str, **variables: Any) -> Any:
+        """What Dagster answers. Raises httpx.HTTPError."""
+        answer = httpx.post(
+            f"{self.settings.dagster_url}/graphql",
+            json={"query": query, "variables": variables},
+            timeout=30,
+            trust_env=False,
+        )
+        return answer.raise_for_status().json()["data"]
 
     def enter(self) -> None:
         """Probes and clients of this process are connected to the stack."""

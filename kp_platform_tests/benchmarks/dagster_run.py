@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
-
 from kp_platform_tests.stack import Stack
 
 RUN_SECONDS = 3_600.0
@@ -37,7 +35,7 @@ def run(stack: Stack, job: str, config: Mapping[str, Any]) -> Times:
         "repositoryName": "__repository__",
         "jobName": job,
     }
-    launched = _ask(stack, _LAUNCH, params={"selector": selector, "runConfigData": config})
+    launched = stack.graphql(_LAUNCH, params={"selector": selector, "runConfigData": config})
     answer = launched["launchRun"]
     if "run" not in answer:
         raise RuntimeError(f"{job} was not launched: {answer}")
@@ -47,7 +45,7 @@ def run(stack: Stack, job: str, config: Mapping[str, Any]) -> Times:
 def _wait(stack: Stack, run_id: str) -> Times:
     deadline = time.monotonic() + RUN_SECONDS
     while time.monotonic() < deadline:
-        found = _ask(stack, _RUN, id=run_id)["runOrError"]
+        found = stack.graphql(_RUN, id=run_id)["runOrError"]
         if found["status"] == "SUCCESS":
             [step] = found["stepStats"]
             return Times(
@@ -61,7 +59,7 @@ def _wait(stack: Stack, run_id: str) -> Times:
 
 def slices_since(stack: Stack, asset: str, moment: float) -> int:
     """How many slices the asset's runs have reported since a moment, in seconds since the epoch."""
-    found = _ask(stack, _SLICES, path=[asset], since=str(int(moment * 1000)))["assetOrError"]
+    found = stack.graphql(_SLICES, path=[asset], since=str(int(moment * 1000)))["assetOrError"]
     entries = [e for each in found["assetMaterializations"] for e in each["metadataEntries"]]
     return sum(entry["intValue"] for entry in entries if entry["label"] == "slices")
 
@@ -70,13 +68,3 @@ def database_bytes(stack: Stack) -> int:
     """All that Dagster keeps."""
     folder = stack.settings.home / "dagster"
     return sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
-
-
-def _ask(stack: Stack, query: str, **variables: Any) -> Any:
-    answer = httpx.post(
-        f"{stack.settings.dagster_url}/graphql",
-        json={"query": query, "variables": variables},
-        timeout=60,
-        trust_env=False,
-    )
-    return answer.raise_for_status().json()["data"]

@@ -7,7 +7,6 @@ Belongs here: options, the stack's start and end, progress. Does not belong here
 import argparse
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,13 +20,14 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 from kp_platform.settings import Settings, environment
+from kp_platform_tests.benchmarks.measure import commit
 from kp_platform_tests.faults import report
 from kp_platform_tests.faults.controls import CONTROLS, judged
 from kp_platform_tests.faults.house import House
 from kp_platform_tests.faults.ledger import Amounts
 from kp_platform_tests.faults.rows import MIXED, ROWS, Row
 from kp_platform_tests.faults.trial import Laboratory, Result
-from kp_platform_tests.stack import ROOT, temporary_stack
+from kp_platform_tests.stack import temporary_stack
 
 CONTROLS_KEY = "controls"
 # Below the ports that the tests' own stack looks for.
@@ -154,24 +154,9 @@ def _controls(laboratory: Laboratory, options: argparse.Namespace, console: Cons
 
 
 def _keep(result: Result, options: argparse.Namespace, console: Console) -> None:
-    report.append(options.results, asdict(result) | _provenance())
-    console.print(_line(result), markup=False)
-
-
-def _provenance() -> dict[str, str]:
-    """The results themselves, which lie in docs, do not make the code another one."""
-    commit = _git("describe", "--always") or "unknown"
-    is_changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":(exclude)docs")
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"commit": f"{commit}-dirty" if is_changed else commit, "date": now}
-
-
-def _git(*arguments: str) -> str:
-    """What git says, or nothing where there is none."""
-    done = subprocess.run(
-        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip()
+    report.append(options.results, asdict(result) | {"commit": commit(), "date": now})
+    console.print(_line(result), markup=False)
 
 
 def _line(result: Result) -> str:

@@ -158,8 +158,8 @@ class House(Stack):
     def workers(self, job: str | None = None) -> list[psutil.Process]:
         """The processes of the runs that work now, of one job if it is named."""
         found = []
-        for run in self._graphql(_RUNS, job=job)["runsOrError"].get("results", []):
-            events = self._graphql(_EVENTS, run=run["runId"])["logsForRun"].get("events", [])
+        for run in self.graphql(_RUNS, job=job)["runsOrError"].get("results", []):
+            events = self.graphql(_EVENTS, run=run["runId"])["logsForRun"].get("events", [])
             texts = " ".join(str(event.get("message")) for event in events)
             for pid in _PID.findall(texts)[-1:]:
                 with suppress(psutil.NoSuchProcess):
@@ -170,15 +170,6 @@ class House(Stack):
         """A run of the job that works. Raises Late."""
         wait_until(lambda: bool(self.workers(job)), f"a run of {job}", seconds)
         return self.workers(job)[0]
-
-    def _graphql(self, query: str, **variables: str | None) -> Any:
-        answer = httpx.post(
-            f"{self.settings.dagster_url}/graphql",
-            json={"query": query, "variables": variables},
-            timeout=20,
-            trust_env=False,
-        )
-        return answer.raise_for_status().json()["data"]
 
     def emitter_counts(self) -> dict[str, dict[str, Any]]:
         """What the emitter says of its events and notes, in its own words."""

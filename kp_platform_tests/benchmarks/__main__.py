@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from kp_platform_tests.benchmarks import emitter, report
+from kp_platform_tests.benchmarks import dimensions, emitter, report
+from kp_platform_tests.benchmarks.dimensions import Dimensions
 from kp_platform_tests.benchmarks.latency import (
     LOOK_SECONDS,
     SAMPLES_PER_SECOND,
@@ -285,6 +286,37 @@ def _flatness(
     )
 
 
+def _dimensions(
+    _folder: Path, options: argparse.Namespace, console: Console, _chosen: Sequence[str]
+) -> Iterator[Result]:
+    events = options.events // 5
+    rates: dict[str, list[float]] = {name: [] for name in dimensions.SIZES}
+    with ExitStack() as stacks:
+        sides = {
+            name: Dimensions(stacks.enter_context(_stack(console)), size, events)
+            for name, size in dimensions.SIZES.items()
+        }
+        for number in range(options.rounds):
+            for name, side in sides.items():
+                rates[name].append(side.rate())
+            shown = ", ".join(f"{name} {turns[-1]:,.0f}" for name, turns in rates.items())
+            console.print(f"round {number + 1}, documents/s: {shown}")
+    ratio = Spread.of([many / few for few, many in zip(*rates.values(), strict=True)])
+    yield Result(
+        "B8",
+        "large dimensions",
+        f"{events:,} accesses of {dimensions.ACCESSED:,} names, on two stacks in turns.",
+        [Figure("documents/s, many to few", ">= 0.90", f"{ratio:.2f}", ratio.median >= 0.90)],
+        Table(
+            ("MySQL rows and Redis keys", "documents/s"),
+            [
+                [f"{dimensions.SIZES[name]:,} of each", f"{Spread.of(turns):,.0f}"]
+                for name, turns in rates.items()
+            ],
+        ),
+    )
+
+
 def _backlog(
     _folder: Path, options: argparse.Namespace, console: Console, _chosen: Sequence[str]
 ) -> Iterator[Result]:
@@ -394,6 +426,7 @@ GROUPS: dict[str, Callable[..., Iterator[Result]]] = {
     "B5": _latency,
     "B6": _emitter,
     "B7": _flatness,
+    "B8": _dimensions,
     "B9": _backlog,
 }
 

@@ -89,7 +89,7 @@ class Arena:
     def run(self, contender: str) -> Round:
         """Raises AssertionError when other documents were written than there should be."""
         with self._servers.search() as search:
-            _empty(search)
+            empty(search)
             for index in INDICES.values():
                 search.request("PUT", f"/{index}", _like_ours())
         turns: dict[str, Callable[[], float]] = {
@@ -145,9 +145,11 @@ def run_ours(stack: Stack) -> float:
     return dagster_run.run(stack, "index_access_log", run_config).step
 
 
-def publish(servers: Servers, count: int, topic: str = ACCESSES) -> int:
-    """Accesses of four names with reference data and one without; returns what `checksum` must
-    find when all are enriched."""
+def publish(
+    servers: Servers, count: int, topic: str = ACCESSES, names: Sequence[str] = NAMES
+) -> int:
+    """Accesses of these names, by default four with reference data and one without; returns what
+    `checksum` must find when all are enriched."""
     rows, values = servers.rows(), servers.redis_values()
     producer = Producer({"bootstrap.servers": servers.kafka, "linger.ms": 50, "acks": "all"})
     chance, total = random.Random(1), 0
@@ -155,7 +157,7 @@ def publish(servers: Servers, count: int, topic: str = ACCESSES) -> int:
         event = {
             "uuid": str(uuid.UUID(int=chance.getrandbits(128), version=4)),
             "uri": f"/articles/{number}?page={number % 50}",
-            "name": chance.choice(NAMES),
+            "name": chance.choice(names),
         }
         name = event["name"]
         test_id, created_at = rows.get(name, (None, None))
@@ -200,7 +202,7 @@ def _requests(search: Search) -> Iterator[bytes]:
         yield b"\n".join(lines) + b"\n"
 
 
-def _empty(search: Search) -> None:
+def empty(search: Search) -> None:
     """Nothing is indexed, and no position is known."""
     names = search.request("GET", "/_cat/indices?format=json&h=index&expand_wildcards=all")
     for name in [each["index"] for each in names]:

@@ -16,6 +16,7 @@ from kp_platform_tests.stack import ROOT
 
 RESULTS = ROOT / "docs" / "faults.jsonl"
 PAGE = ROOT / "docs" / "faults.md"
+MOST_CHARACTERS = 300
 
 _INTRO = """# Faults
 
@@ -124,8 +125,13 @@ def _control(trials: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _noted(notes: Iterable[str]) -> str:
-    """Each note once."""
-    return "; ".join(dict.fromkeys(notes)).replace("|", "/")[:300]
+    """Each note once, as many as a cell has room for."""
+    known = list(dict.fromkeys(notes))
+    shown = known
+    while len("; ".join(shown)) > MOST_CHARACTERS:
+        known.pop()
+        shown = [*known, "..."]
+    return "; ".join(shown).replace("|", "/")
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
+from kp_platform_tests.faults import report
+from kp_platform_tests.faults.__main__ import ORDER
 from kp_platform_tests.faults.elasticsearch_stub import ElasticsearchStub, split
 from kp_platform_tests.faults.oracle import KINDS
 from kp_platform_tests.faults.proxy import Proxy
-from kp_platform_tests.faults.report import render
 
 BULK = b'{"create":{"_id":"1"}}\n{"a":1}\n{"delete":{"_id":"2"}}\n{"index":{"_id":"3"}}\n{}\n'
 
@@ -190,7 +191,7 @@ def result(row: str, seconds: float | None, **counts: int) -> dict[str, Any]:
 
 
 def test_the_table_adds_up_trials_of_several_calls() -> None:
-    page = render(
+    page = report.render(
         [result("2", 4.0), result("1", 7.0, lost=1), result("1", None, lost=2), result("1", 9.0)],
         order=["1", "2", "3"],
     )
@@ -202,6 +203,19 @@ def test_the_table_adds_up_trials_of_several_calls() -> None:
     assert "Here n = 4." in page
 
 
+def test_a_cell_shows_each_note_once_and_as_many_as_it_has_room_for() -> None:
+    notes = ["stopped", "stopped", "a" * 140, "b" * 140, "c" * 140]
+    page = report.render([result("1", 1.0) | {"note": note} for note in notes], order=["1"])
+    assert f"| stopped; {'a' * 140}; {'b' * 140}; ... |" in page
+
+
+def test_the_page_in_docs_is_what_the_results_beside_it_give() -> None:
+    results = report.read(report.RESULTS)
+    assert report.PAGE.read_text() == report.render(results, ORDER)
+    assert {each["row"] for each in results} >= set(ORDER)
+    assert not [each for each in results if each["problem"]]
+
+
 def test_the_table_says_of_controls_what_was_found() -> None:
-    page = render([result("control", 1.0, lost=100, wrong=2)], order=["1"])
+    page = report.render([result("control", 1.0, lost=100, wrong=2)], order=["1"])
     assert "| fault control | 1 | caught: 100 lost, 2 wrong |" in page

@@ -9,9 +9,12 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+import httpx
 
 from kp_platform_tests.benchmarks import dagster_run
 from kp_platform_tests.benchmarks.measure import cpu_seconds, percentile, spent
@@ -103,7 +106,9 @@ class Reader:
                 with self._lock:
                     uris = list(self._waiting)[:1_000]
                 if uris:
-                    self._look(search, uris)
+                    # In its first moment an index answers with 503: nothing is found yet.
+                    with suppress(httpx.HTTPStatusError):
+                        self._look(search, uris)
 
     def _look(self, search: Any, uris: Sequence[str]) -> None:
         body = {

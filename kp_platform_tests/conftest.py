@@ -51,7 +51,7 @@ def stack() -> Iterator[Stack]:
             follow_idle_seconds=2,
             sensor_wait_seconds=2,
         )
-        stack = Stack(settings, {**os.environ, **environment(settings, secrets=True)})
+        stack = Stack.of(settings)
     try:
         stack.kp("up")
         yield stack

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -32,6 +32,11 @@ class Stack:
 
     settings: Settings
     variables: dict[str, str]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """With these settings on top of our own environment."""
+        return cls(settings, {**os.environ, **environment(settings, secrets=True)})
 
     def kp(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run `kp`. Raises RuntimeError with its output if it fails."""
@@ -82,13 +87,13 @@ def on_free_ports(offsets: Iterable[int], home: Path, **settings: Any) -> Settin
 def temporary_stack(name: str, offsets: Iterable[int], **settings: Any) -> Iterator[Stack]:
     """A stack in a folder of its own, gone afterwards, to which this process is connected."""
     home = Path(tempfile.mkdtemp(prefix=f"kp-{name}-"))
-    found = on_free_ports(offsets, home, **settings)
-    stack = Stack(found, {**os.environ, **environment(found, secrets=True)})
+    stack = Stack.of(on_free_ports(offsets, home, **settings))
     stack.enter()
     try:
         stack.kp("up")
         yield stack
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave a stack
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C leaves no stack
         stack.end()
         shutil.rmtree(home, ignore_errors=True)
+        signal.signal(signal.SIGINT, before)

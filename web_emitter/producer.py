@@ -142,7 +142,7 @@ class EventProducer:
         self._polling.start()
 
     def send(self, event: Event) -> bool:
-        record = Record(event.timestamp_ms, event.body(), event.headers())
+        record = _record_of(event)
         if reason := self._ledger.accept():
             return self._dropped(reason)
         return self._produce(self._ledger.made(record, self._clock()))
@@ -161,8 +161,7 @@ class EventProducer:
             except IndexError:
                 return  # the end does the same
             try:
-                event = make()
-                record = Record(event.timestamp_ms, event.body(), event.headers())
+                record = _record_of(make())
             except Exception as error:
                 self._ledger.not_made()
                 self._throttle.warning("an event could not be made: %r", error)
@@ -352,6 +351,10 @@ class EventProducer:
                 self._producer.poll(0)
             except Exception as error:  # a log handler's: without this thread no report comes
                 self._throttle.warning("poll of %s: %r", self.settings.topic, error)
+
+
+def _record_of(event: Event) -> Record:
+    return Record(event.timestamp_ms, event.body(), event.headers())
 
 
 def _stop(thread: Thread, signal: Signal) -> None:

@@ -258,7 +258,7 @@ def _flatness(
     folder: Path, options: argparse.Namespace, console: Console, _chosen: Sequence[str]
 ) -> Iterator[Result]:
     sizes = {"small": options.events // 10, "large": options.events * 10}
-    with _stack(console, presto_etc=str(write_files(folder))) as stack:
+    with _stack(console, presto_etc=str(write_files(folder, sizes))) as stack:
         console.print(f"writing topics of {' and '.join(f'{n:,}' for n in sizes.values())} events")
         topics = Topics(stack, folder, sizes)
         found: dict[str, list[Timed]] = {name: [] for name in sizes}

@@ -8,11 +8,12 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 
 from kp_platform.flows import ACCESS_LOG, Flow
@@ -27,7 +28,6 @@ from kp_platform_tests.faults.servers import Servers
 from kp_platform_tests.stack import ROOT, Stack
 
 SLICE = 1_000
-SIZES = {"small": 100_000, "large": 10_000_000}
 LOOK_SECONDS = 0.5
 LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=600)
 
@@ -46,8 +46,8 @@ def flow_of(name: str, folder: Path) -> Flow:
     )
 
 
-def write_files(folder: Path) -> Path:
-    """SQL, mappings and table files of both flows; returns the folder to start Trino with."""
+def write_files(folder: Path, names: Iterable[str]) -> Path:
+    """SQL, mappings and table files of these flows; returns the folder to start Trino with."""
     presto_etc = folder / "presto_etc"
     shutil.copytree(ROOT / "presto_etc", presto_etc)
     (folder / "sql").mkdir()
@@ -55,7 +55,7 @@ def write_files(folder: Path) -> Path:
     sql = ACCESS_LOG.sql_path.read_text()
     mapping = (ACCESS_LOG.mappings / f"{ACCESS_LOG.index}.json").read_text()
     table = json.loads((presto_etc / "kafka" / "action.json").read_text())
-    for name in SIZES:
+    for name in names:
         flow = flow_of(name, folder)
         flow.sql_path.write_text(sql.replace("analyze.action", flow.topic))
         (folder / "mappings" / f"{flow.index}.json").write_text(
@@ -138,11 +138,11 @@ def backlog(stack: Stack, events: int) -> Backlog:
         house = House(stack.settings, stack.variables)
         with Servers.of(stack.settings).search() as search:
             while not done.wait(LOOK_SECONDS):
-                with suppress(Exception):  # the index is not there yet, or the run has just ended
+                with suppress(httpx.HTTPError, KeyError):  # the index is not there yet
                     found = search.request("GET", "/log.index/_stats/docs")
                     count = found["_all"]["primaries"]["docs"]["count"]
                     progress.append((time.monotonic(), count))
-                peak[0] = max(peak[0], *_worker_bytes(house), 0)
+                peak[0] = max([peak[0], *_worker_bytes(house)])
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

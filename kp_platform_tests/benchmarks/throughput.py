@@ -26,6 +26,7 @@ import trino
 from confluent_kafka import Producer
 
 from kp_platform.local.supervisor import Supervisor
+from kp_platform.pipeline.store import MAPPINGS
 from kp_platform_tests.benchmarks import dagster_run, raw_bulk
 from kp_platform_tests.benchmarks.measure import cpu_seconds, spent
 from kp_platform_tests.faults.ledger import ACCESSES, NAMES
@@ -142,7 +143,7 @@ def run_ours(stack: Stack) -> float:
     """The seconds of a run through all that is not indexed."""
     config = {"follow_idle_seconds": 0, "max_run_seconds": 3_600}
     run_config = {"ops": {"enriched_access_log": {"config": config}}}
-    return dagster_run.run(stack, "index_access_log", run_config).step
+    return dagster_run.step_seconds(stack, "index_access_log", run_config)
 
 
 def publish(
@@ -151,7 +152,14 @@ def publish(
     """Accesses of these names, by default four with reference data and one without; returns what
     `checksum` must find when all are enriched."""
     rows, values = servers.rows(), servers.redis_values()
-    producer = Producer({"bootstrap.servers": servers.kafka, "linger.ms": 50, "acks": "all"})
+    producer = Producer(
+        {
+            "bootstrap.servers": servers.kafka,
+            "acks": "all",
+            "linger.ms": 50,
+            "sticky.partitioning.linger.ms": 0,  # else a small topic lies in one partition
+        }
+    )
     chance, total = random.Random(1), 0
     for number in range(count):
         event = {
@@ -211,8 +219,7 @@ def empty(search: Search) -> None:
 
 
 def _like_ours() -> dict[str, Any]:
-    path = Path(__file__).parents[2] / "kp_platform" / "mappings" / "log.index.json"
-    template = json.loads(path.read_text())["template"]
+    template = json.loads((MAPPINGS / "log.index.json").read_text())["template"]
     return {"settings": template["settings"], "mappings": template["mappings"]}
 
 

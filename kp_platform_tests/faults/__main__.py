@@ -5,7 +5,6 @@ Belongs here: options, the stack's start and end, progress. Does not belong here
 """
 
 import argparse
-import os
 import signal
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from kp_platform.settings import Settings, environment
+from kp_platform.settings import Settings
 from kp_platform_tests.benchmarks.measure import commit
 from kp_platform_tests.faults import report
 from kp_platform_tests.faults.controls import CONTROLS, judged
@@ -100,8 +99,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 def _stack(home: Path | None, console: Console) -> Iterator[House]:
     """A stack of our own, gone afterwards; or the one of a home that is named, which is up."""
     if home is not None:
-        settings = Settings(home=home)
-        house = House(settings, {**os.environ, **environment(settings, secrets=True)})
+        house = House.of(Settings(home=home))
         house.enter()
         yield house
         return

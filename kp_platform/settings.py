@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     )
 
     slice_rows: int = Field(
-        50_000, ge=1, le=1_000_000, description="Most events that one Trino query reads."
+        200_000, ge=1, le=1_000_000, description="Most events that one Trino query reads."
     )
     bulk_rows: int = Field(
         5_000, ge=1, le=50_000, description="Most documents in one bulk request."

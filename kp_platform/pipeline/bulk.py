@@ -13,7 +13,7 @@ import orjson
 from kp_platform.flows import Flow
 from kp_platform.pipeline.documents import DeadLetter, Document
 from kp_platform.pipeline.errors import SliceError
-from kp_platform.pipeline.store import DocumentStore, ItemResult, create, send
+from kp_platform.pipeline.store import DocumentStore, ItemResult, send
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class Outcome:
 
 def index_documents(store: DocumentStore, flow: Flow, documents: Sequence[Document]) -> Outcome:
     """Create the documents; raises what `store.send` raises."""
-    results = send(store, [create(doc.index, doc.id, doc.body) for doc in documents])
+    results = send(store, [document.operation for document in documents])
     outcome = Outcome()
     taken: list[Document] = []
     for document, result in zip(documents, results, strict=True):
@@ -73,15 +73,15 @@ def _compare_with_stored(
     store: DocumentStore, flow: Flow, documents: Sequence[Document]
 ) -> Outcome:
     """The first message with an id wins; another with other content is a dead letter."""
-    stored = store.get([(document.index, document.id) for document in documents])
+    stored = store.get([(document.index_name, document.id) for document in documents])
     outcome = Outcome()
     for document in documents:
         ours = orjson.loads(document.body)
-        if (document.index, document.id) not in stored:
+        if (document.index_name, document.id) not in stored:
             raise SliceError(
-                f"{document.index}/{document.id} was taken and is gone: deleted just now"
+                f"{document.index_name}/{document.id} was taken and is gone: deleted just now"
             )
-        theirs = stored[document.index, document.id].source
+        theirs = stored[document.index_name, document.id].source
         if all(ours[name] == theirs[name] for name in ("topic", "partition", "offset")):
             outcome.already_there += 1
         elif all(ours[name] == theirs[name] for name in flow.fields):

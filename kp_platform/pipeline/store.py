@@ -117,6 +117,9 @@ class ItemResult:
         return self.status == 403 or self.error == "index_closed_exception"
 
 
+_WAITING = ItemResult(503, "", "not sent yet")
+
+
 class DocumentStore(Protocol):
     """Elasticsearch, as far as the pipeline knows it."""
 
@@ -156,8 +159,8 @@ class DocumentStore(Protocol):
 
 def create(index: str, identity: str, body: bytes) -> bytes:
     """An operation that writes a document only if its id is free."""
-    action = orjson.dumps({"create": {"_index": index, "_id": identity}})
-    return b"%b\n%b\n" % (action, body)
+    target = orjson.dumps(index), orjson.dumps(identity)
+    return b'{"create":{"_index":%b,"_id":%b}}\n%b\n' % (*target, body)
 
 
 def put(index: str, identity: str, body: bytes, expected: Version | None = None) -> bytes:
@@ -182,7 +185,7 @@ def send(
     IndexBlocked at a write block or a closed index, BulkOverloaded after `retry_seconds`, and
     SliceError for whatever else: a cluster in trouble must not turn good events into dead letters.
     """
-    results: dict[int, ItemResult] = {}
+    results = [_WAITING] * len(operations)
     waiting = list(range(len(operations)))
     for attempt in stamina.retry_context(
         on=BulkOverloaded, attempts=None, timeout=retry_seconds, wait_initial=0.1, wait_max=5.0
@@ -190,15 +193,15 @@ def send(
         with attempt:
             for request in _requests(operations, waiting):
                 answer = _apply(store, [operations[index] for index in request])
-                results.update(zip(request, answer, strict=True))
-            _raise_unless_understood(results)
-            waiting = [index for index in waiting if results[index].busy]
+                for index, result in zip(request, answer, strict=True):
+                    results[index] = result
+            waiting = [index for index in waiting if not _is_final(results[index])]
             if waiting:
                 raise BulkOverloaded(
                     f"{len(waiting)} of {len(operations)} operations refused: "
                     f"{results[waiting[0]].reason}"
                 )
-    return [results[index] for index in range(len(operations))]
+    return results
 
 
 def _apply(store: DocumentStore, operations: Sequence[bytes]) -> Sequence[ItemResult]:
@@ -226,10 +229,14 @@ def _requests(operations: Sequence[bytes], waiting: Sequence[int]) -> Iterator[l
         yield request
 
 
-def _raise_unless_understood(results: Mapping[int, ItemResult]) -> None:
-    for result in results.values():
-        if result.blocked:
-            raise IndexBlocked(f"{result.error}: {result.reason}")
-        expected = result.written or result.absent or result.conflict or result.rejected
-        if not (expected or result.busy):
-            raise SliceError(f"status {result.status}: {result.error}: {result.reason}")
+def _is_final(result: ItemResult) -> bool:
+    """False when it is to be sent again. Raises IndexBlocked, SliceError."""
+    if result.written:
+        return True
+    if result.blocked:
+        raise IndexBlocked(f"{result.error}: {result.reason}")
+    if result.absent or result.conflict or result.rejected:
+        return True
+    if result.busy:
+        return False
+    raise SliceError(f"status {result.status}: {result.error}: {result.reason}")

@@ -144,7 +144,7 @@ def _documents(
 
 def _count(documents: Sequence[Document], rows: Sequence[Row], report: SliceReport) -> None:
     report.rows += len(rows)
-    report.indices.update({document.index for document in documents})
+    report.indices.update({document.index_name for document in documents})
     for document in documents:
         if document.missing:
             report.missing.update(document.missing)

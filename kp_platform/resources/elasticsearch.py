@@ -333,10 +333,13 @@ def _stored(hit: dict[str, Any]) -> Stored:
     return Stored(hit["_source"], Version(hit["_seq_no"], hit["_primary_term"]))
 
 
+_plain_result = functools.cache(ItemResult)  # one for all documents, most of which were created
+
+
 def _item_result(item: dict[str, Any]) -> ItemResult:
     error = item.get("error")
     if error is None:
-        return ItemResult(item["status"])
+        return _plain_result(item["status"])
     return ItemResult(item["status"], error["type"], error.get("reason") or "")
 
 

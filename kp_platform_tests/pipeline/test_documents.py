@@ -51,7 +51,7 @@ def build(text: str | None, **changes: Any) -> Document | DeadLetter:
 def test_a_document_carries_the_event_its_enrichment_and_its_place() -> None:
     document = build(message())
     assert isinstance(document, Document)
-    assert (document.index, document.id) == ("log.index-2026.03.01", UUID)
+    assert (document.index_name, document.id) == ("log.index-2026.03.01", UUID)
     assert orjson.loads(document.body) == {
         "@timestamp": "2026-03-01T23:59:59.999Z",
         "uuid": UUID,
@@ -162,6 +162,34 @@ def test_any_text_reaches_the_document_unchanged(uri: str, name: str) -> None:
     assert isinstance(document, Document)
     body = json.loads(document.body)
     assert (body["uri"], body["name"]) == (uri, name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(GOOD, separators=(",", ":")),  # as the emitter writes it
+        json.dumps(GOOD),  # with blanks
+        json.dumps({**dict(reversed(GOOD.items())), "more": [1]}),  # another order, and more
+        json.dumps(GOOD).replace("/", "\\/"),  # escaped without need
+    ],
+)
+def test_a_message_may_be_written_in_any_way(text: str) -> None:
+    assert build(text) == build(message())
+
+
+def test_a_column_may_be_an_array() -> None:
+    document = build(message(), redis_value=["a", "b"])
+    assert isinstance(document, Document)
+    assert json.loads(document.body)["redis_value"] == ["a", "b"]
+
+
+def test_facts_are_those_of_the_row_and_not_of_one_before() -> None:
+    make = builder(ACCESS_LOG, FakeTrino.columns)
+    for test_id in (1, 2, None, 1):
+        made = make(row(message(), test_id=test_id), "2026-03-02T00:00:00.500Z")
+        assert isinstance(made, Document)
+        assert json.loads(made.body)["test_id"] == test_id
+        assert made.missing == (() if test_id else ("mysql",))
 
 
 @given(st.one_of(st.binary(), st.text(), st.none(), st.recursive(st.none(), st.lists).map(str)))

@@ -33,6 +33,7 @@ PREVIEW_LETTERS = 10
 _ALL = Selection(with_dropped=True)
 # Under this name a materialization keeps its numbers, for the next one to be compared with.
 _NUMBERS = "numbers"
+_SHOWN = ("id", "flow", "place", "reason", "since")
 
 
 class ReplayConfig(dg.Config):
@@ -175,7 +176,7 @@ def tally_metadata(
         "dagster/row_count": value.int(told["open"] + told["dropped"]),
         **{name: value.int(count) for name, count in told.items()},
         _NUMBERS: value.json(dict(told)),
-        "latest": preview([_shown(letter) for letter in latest]),
+        "latest": preview([_shown(letter) for letter in latest], _SHOWN),
     }
 
 

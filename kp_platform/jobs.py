@@ -13,7 +13,7 @@ from kp_platform.flows import Flow
 AssetJob = Any  # what define_asset_job returns has no public name
 FLOW_TAG = "kp/flow"
 # After this Dagster's run monitoring ends a run whose machine is gone; runs end long before.
-MAX_RUNTIME_SECONDS = 1800
+MAX_RUNTIME_SECONDS = 3600
 SENSOR_RUN_TAGS = {
     "dagster/max_runtime": str(MAX_RUNTIME_SECONDS),
     "dagster/max_retries": "0",  # the sensor starts the next run, with a pause

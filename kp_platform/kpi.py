@@ -10,14 +10,18 @@ other are computed by one run (a run costs four CPU-seconds, an hour in it some 
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from kp_platform.assets import GROUP, flow_asset_key, preview
 from kp_platform.flows import ACCESS_LOG
 from kp_platform.jobs import MAX_RUNTIME_SECONDS, SENSOR_RUN_TAGS, AssetJob
+from kp_platform.pipeline import follow, lease
+from kp_platform.pipeline.counting import HOUR
 from kp_platform.pipeline.kpi import (
     INDEX,
     HourReport,
@@ -27,9 +31,10 @@ from kp_platform.pipeline.kpi import (
     spans,
     stale_hours,
 )
+from kp_platform.pipeline.store import DocumentStore
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.errors import ServerDown
-from kp_platform.runs import JobRun, latest_runs, live_runs, seconds_to_wait
+from kp_platform.runs import FOLLOWS_TAG, JobRun, latest_runs, live_runs, seconds_to_wait
 from kp_platform.settings import Settings
 
 KEY = dg.AssetKey("access_kpi")
@@ -51,6 +56,16 @@ _RANGE_END = "dagster/asset_partition_range_end"
 _KEY_FORMAT = "%Y-%m-%d-%H:%M"
 
 
+class KpiConfig(dg.Config):
+    """Whether a run stays."""
+
+    follow_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="Seconds for which the run stays and counts its hours anew when they changed.",
+    )
+
+
 def kpi_asset() -> dg.AssetsDefinition:
     """The asset, a partition for each hour up to the one that is running."""
     with warnings.catch_warnings():
@@ -69,18 +84,45 @@ def kpi_asset() -> dg.AssetsDefinition:
             metadata={"index": INDEX},
         )
         def access_kpi(
-            context: dg.AssetExecutionContext, elasticsearch: ElasticsearchResource
+            context: dg.AssetExecutionContext,
+            config: KpiConfig,
+            elasticsearch: ElasticsearchResource,
         ) -> Iterator[dg.AssetMaterialization]:
-            for partition_key in context.partition_keys:
-                report = compute_hour(
-                    elasticsearch, ACCESS_LOG, hour_of(partition_key), datetime.now(UTC)
-                )
-                context.log.info("%s", sentence(report))
-                yield dg.AssetMaterialization(
-                    KEY, partition=partition_key, metadata=report_metadata(report)
-                )
+            hours = [hour_of(partition_key) for partition_key in context.partition_keys]
+            with _lease(elasticsearch, context.run.run_id, config.follow_seconds):
+                for report in _reports(elasticsearch, hours, config.follow_seconds):
+                    context.log.info("%s", sentence(report))
+                    yield dg.AssetMaterialization(
+                        KEY, partition=key_of(report.hour), metadata=report_metadata(report)
+                    )
 
     return access_kpi
+
+
+def _lease(
+    store: DocumentStore, run_id: str, follow_seconds: float
+) -> AbstractContextManager[None]:
+    """Only the run that stays has it: others beside it would take it away."""
+    return lease.kept(store, JOB_NAME, run_id) if follow_seconds else nullcontext()
+
+
+def _reports(
+    store: DocumentStore, hours: Sequence[datetime], follow_seconds: float
+) -> Iterator[HourReport]:
+    """Each hour once, and those that changed again, as long as the last one is not over."""
+    pause, due = Settings().kpi_seconds, list(hours)
+
+    def is_due() -> bool:
+        stale = stale_hours(store, ACCESS_LOG, hours, datetime.now(UTC), pause)
+        due[:] = [each.hour for each in stale]
+        return bool(due)
+
+    left = (hours[-1] + HOUR - datetime.now(UTC)).total_seconds()
+    for _ in follow.turns(
+        is_due, seconds=min(follow_seconds, left), idle_seconds=2 * pause + follow.LOOK_SECONDS
+    ):
+        for hour in due:
+            yield compute_hour(store, ACCESS_LOG, hour, datetime.now(UTC))
 
 
 def kpi_job() -> AssetJob:
@@ -104,18 +146,25 @@ def kpi_sensor(job: AssetJob) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Compares the hours of events indexed in the last seven days with their KPIs; starts "
-            "runs for those that differ, oldest first, each hour at most every KP_KPI_SECONDS."
+            "runs for those that differ, oldest first, each hour at most every KP_KPI_SECONDS. The "
+            "run of the hour that is not over stays and counts it anew itself."
         ),
     )
     def watch_hours(
         context: dg.SensorEvaluationContext, elasticsearch: ElasticsearchResource
     ) -> list[dg.RunRequest] | dg.SkipReason:
-        live = live_runs(context.instance, JOB_NAME, KEY, MAX_RUNTIME_SECONDS)
         latest = latest_runs(context.instance, dg.RunsFilter(job_name=JOB_NAME))
         if (left := seconds_to_wait(latest)) > 0:
             return dg.SkipReason(f"{latest[0]} failed, the next starts in {left:.0f} s")
         now = datetime.now(UTC)
         try:
+            live = live_runs(
+                context.instance,
+                JOB_NAME,
+                KEY,
+                MAX_RUNTIME_SECONDS,
+                lambda run: lease.seconds_since_beat(elasticsearch, JOB_NAME, run.run_id),
+            )
             hours = [
                 hour
                 for hour in hours_to_look_at(elasticsearch, ACCESS_LOG, now)
@@ -124,7 +173,7 @@ def kpi_sensor(job: AssetJob) -> dg.SensorDefinition:
             stale = stale_hours(elasticsearch, ACCESS_LOG, hours, now, Settings().kpi_seconds)
         except ServerDown as error:
             return dg.SkipReason(str(error))
-        requests = run_requests(stale, live)
+        requests = run_requests(stale, live, now)
         return requests or dg.SkipReason(
             f"{len(hours)} hours looked at, {len(stale)} to compute, {len(live)} runs live"
         )
@@ -132,19 +181,25 @@ def kpi_sensor(job: AssetJob) -> dg.SensorDefinition:
     return watch_hours
 
 
-def run_requests(stale: Sequence[StaleHour], live: Sequence[JobRun]) -> list[dg.RunRequest]:
-    """Runs for the oldest hours that no live run holds, one for hours that follow each other."""
+def run_requests(
+    stale: Sequence[StaleHour], live: Sequence[JobRun], now: datetime
+) -> list[dg.RunRequest]:
+    """Runs for the oldest hours that no live run holds, one for hours that follow each other. The
+    one with the hour that is not over yet stays."""
     reasons = {each.hour: reason(each) for each in stale if not is_held(each.hour, live)}
-    return [
-        dg.RunRequest(
-            tags={
-                _RANGE_START: key_of(first),
-                _RANGE_END: key_of(last),
-                "kp/reason": reasons[first],
-            }
-        )
-        for first, last in spans(reasons, MOST_HOURS_PER_RUN)[:MOST_RUNS]
-    ]
+    found = spans(reasons, MOST_HOURS_PER_RUN)[:MOST_RUNS]
+    return [_request(first, last, reasons[first], stays=now < last + HOUR) for first, last in found]
+
+
+def _request(first: datetime, last: datetime, reason: str, *, stays: bool) -> dg.RunRequest:
+    tags = {_RANGE_START: key_of(first), _RANGE_END: key_of(last), "kp/reason": reason}
+    if not stays:
+        return dg.RunRequest(tags=tags)
+    config = KpiConfig(follow_seconds=Settings().max_run_seconds)
+    return dg.RunRequest(
+        tags=tags | {FOLLOWS_TAG: "yes"},
+        run_config=dg.RunConfig({KEY.to_python_identifier(): config}),
+    )
 
 
 def reason(stale: StaleHour) -> str:
@@ -200,11 +255,12 @@ def report_metadata(report: HourReport) -> dict[str, dg.MetadataValue[Any]]:
         "dead letters": value.int(total["dead_letters"]),
         **({} if delay is None else {"p95 delay seconds": value.float(delay)}),
         "documents removed": value.int(report.removed),
-        "preview": preview(_most_accessed(report)),
+        "preview": preview(
+            _most_accessed(report), ("name", "accesses", "distinct_uris", "share_complete")
+        ),
     }
 
 
 def _most_accessed(report: HourReport) -> list[dict[str, Any]]:
     names = sorted(report.names, key=lambda each: (-each["accesses"], each["name"]))
-    shown = [{**each, "dead_letters": None} for each in names[:PREVIEW_NAMES]]
-    return [{"name": "(all)", **report.total}, *shown]
+    return [{"name": "(all)", **report.total}, *names[:PREVIEW_NAMES]]

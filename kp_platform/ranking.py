@@ -5,7 +5,7 @@ is made (`pipeline/ranking.py`). The three stand in one module because they are 
 asset nor job nor sensor of it is of use to another.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,18 +15,19 @@ from pydantic import Field
 from kp_platform.assets import GROUP, REFERENCE_ROWS, REFERENCE_VALUES, flow_asset_key, preview
 from kp_platform.flows import ACCESS_LOG
 from kp_platform.jobs import MAX_RUNTIME_SECONDS, SENSOR_RUN_TAGS, AssetJob
+from kp_platform.pipeline import follow, lease
 from kp_platform.pipeline.ranking import INDEX, KINDS, SQL_PATH, Ranking, RankingReport
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.errors import ServerDown
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.redis import RedisResource
 from kp_platform.resources.trino import TrinoResource
-from kp_platform.runs import obstacle_to_run
+from kp_platform.runs import FOLLOWS_TAG, obstacle_to_run
 from kp_platform.settings import Settings
 
 KEY = dg.AssetKey("access_ranking")
 JOB_NAME = "rank_accesses"
-LOOK_SECONDS = 10
+LOOK_SECONDS = 30
 PREVIEW_PLACES = 10
 
 
@@ -41,6 +42,11 @@ class RankingConfig(dg.Config):
     size: int | None = Field(
         default=None, ge=1, description="Places of names, and of uris (KP_RANKING_SIZE)."
     )
+    follow_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="Seconds for which the run stays and ranks anew when accesses changed.",
+    )
 
 
 def ranking_asset() -> dg.AssetsDefinition:
@@ -51,6 +57,7 @@ def ranking_asset() -> dg.AssetsDefinition:
         deps=[flow_asset_key(ACCESS_LOG), REFERENCE_ROWS, REFERENCE_VALUES],
         kinds={"redis", "trino", "elasticsearch"},
         group_name=GROUP,
+        output_required=False,
         description=(
             "Which names and uris were accessed most in the last hour. Redis: sorted sets "
             f"{' and '.join(f'`{key}`' for key in KINDS.values())} for applications, a hash for "
@@ -69,11 +76,17 @@ def ranking_asset() -> dg.AssetsDefinition:
         trino: TrinoResource,
         elasticsearch: ElasticsearchResource,
         redis: RedisResource,
-    ) -> dg.MaterializeResult[None]:
-        ranking = _ranking(kafka, trino, elasticsearch, redis, config)
-        report = ranking.compute(datetime.now(UTC))
-        context.log.info("%s", sentence(report))
-        return dg.MaterializeResult(metadata=report_metadata(report))
+    ) -> Iterator[dg.AssetMaterialization]:
+        ranking, pause = _ranking(kafka, trino, elasticsearch, redis, config), _pause()
+        with lease.kept(elasticsearch, JOB_NAME, context.run.run_id):
+            for _ in follow.turns(
+                lambda: ranking.is_due(datetime.now(UTC), pause)[0],
+                seconds=config.follow_seconds,
+                idle_seconds=2 * pause + follow.LOOK_SECONDS,
+            ):
+                report = ranking.compute(datetime.now(UTC))
+                context.log.info("%s", sentence(report))
+                yield dg.AssetMaterialization(KEY, metadata=report_metadata(report))
 
     return access_ranking
 
@@ -99,7 +112,8 @@ def ranking_sensor(job: AssetJob) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Compares the window's events with those that were ranked last; starts a run when they "
-            "differ, at most every KP_RANKING_SECONDS, and when no run of the ranking is live."
+            "differ, at most every KP_RANKING_SECONDS, and when no run of the ranking is live. The "
+            "run stays and ranks anew itself, for at most KP_MAX_RUN_SECONDS."
         ),
     )
     def watch_window(
@@ -111,14 +125,25 @@ def ranking_sensor(job: AssetJob) -> dg.SensorDefinition:
     ) -> dg.RunRequest | dg.SkipReason:
         ranking = _ranking(kafka, trino, elasticsearch, redis, RankingConfig())
         try:
-            due, reason = ranking.is_due(datetime.now(UTC), Settings().ranking_seconds)
+            due, reason = ranking.is_due(datetime.now(UTC), _pause())
+            if not due:
+                return dg.SkipReason(reason)
+            obstacle = obstacle_to_run(
+                context.instance,
+                JOB_NAME,
+                KEY,
+                MAX_RUNTIME_SECONDS,
+                lambda run: lease.seconds_since_beat(elasticsearch, JOB_NAME, run.run_id),
+            )
         except ServerDown as error:
             return dg.SkipReason(str(error))
-        if due and (
-            obstacle := obstacle_to_run(context.instance, JOB_NAME, KEY, MAX_RUNTIME_SECONDS)
-        ):
-            due, reason = False, f"{obstacle}; {reason}"
-        return dg.RunRequest(tags={"kp/reason": reason}) if due else dg.SkipReason(reason)
+        if obstacle:
+            return dg.SkipReason(f"{obstacle}; {reason}")
+        stays = RankingConfig(follow_seconds=Settings().max_run_seconds)
+        return dg.RunRequest(
+            tags={"kp/reason": reason, FOLLOWS_TAG: "yes"},
+            run_config=dg.RunConfig({KEY.to_python_identifier(): stays}),
+        )
 
     return watch_window
 
@@ -145,12 +170,16 @@ def report_metadata(report: RankingReport) -> dict[str, dg.MetadataValue[Any]]:
         "seconds": value.float(round(report.seconds, 3)),
         "processed rows": value.int(report.query.processed_rows),
         "query": value.url(report.query.info_url),
-        "preview": preview(_most_popular(report.documents)),
+        "preview": preview(_most_popular(report.documents), ("kind", "rank", "key", "accesses")),
     }
 
 
 def _most_popular(documents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [each for each in documents if each["rank"] <= PREVIEW_PLACES]
+
+
+def _pause() -> float:
+    return Settings().ranking_seconds
 
 
 def _ranking(

@@ -5,7 +5,7 @@ sensor watches (`sensors.py`, `ranking.py`, `kpi.py`).
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -19,6 +19,12 @@ LAUNCH_GRACE_SECONDS = 30.0
 FAILURE_PAUSE_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 60.0
 LATEST_RUNS = 10
+# A run imports for some seconds before its first beat; then it beats every five. A second run
+# beside one that was only slow does no harm.
+FIRST_BEAT_SECONDS = 60.0
+SILENCE_SECONDS = 30.0
+# On runs that stay to do their work again whenever it is due, and beat meanwhile.
+FOLLOWS_TAG = "kp/follows"
 _MOST_LIVE_RUNS = 100
 _STARTING = (
     dg.DagsterRunStatus.NOT_STARTED,
@@ -45,6 +51,12 @@ class JobRun:
             return self.age_seconds < START_GRACE_SECONDS
         return self.status in _RUNNING and self.age_seconds < max_run_seconds + START_GRACE_SECONDS
 
+    def is_silent(self, beat_seconds_ago: float | None) -> bool:
+        """Whether it started long enough ago to beat, and does not."""
+        if self.status != dg.DagsterRunStatus.STARTED or self.age_seconds < FIRST_BEAT_SECONDS:
+            return False
+        return beat_seconds_ago is None or beat_seconds_ago >= SILENCE_SECONDS
+
     def __str__(self) -> str:
         return f"run {self.run_id[:8]}"
 
@@ -60,10 +72,14 @@ def seconds_to_wait(runs: Sequence[JobRun]) -> float:
 
 
 def obstacle_to_run(
-    instance: dg.DagsterInstance, job_name: str, key: dg.AssetKey, max_run_seconds: float
+    instance: dg.DagsterInstance,
+    job_name: str,
+    key: dg.AssetKey,
+    max_run_seconds: float,
+    beat_seconds_ago: Callable[[JobRun], float | None],
 ) -> str:
     """What keeps a sensor from starting the job of an asset now, in words; empty: nothing."""
-    if live := live_runs(instance, job_name, key, max_run_seconds):
+    if live := live_runs(instance, job_name, key, max_run_seconds, beat_seconds_ago):
         return f"{live[0]} is {live[0].status.value.lower()}"
     latest = latest_runs(instance, dg.RunsFilter(job_name=job_name))
     if (left := seconds_to_wait(latest)) > 0:
@@ -78,10 +94,14 @@ def latest_runs(instance: dg.DagsterInstance, chosen: dg.RunsFilter) -> list[Job
 
 
 def live_runs(
-    instance: dg.DagsterInstance, job_name: str, key: dg.AssetKey, max_run_seconds: float
+    instance: dg.DagsterInstance,
+    job_name: str,
+    key: dg.AssetKey,
+    max_run_seconds: float,
+    beat_seconds_ago: Callable[[JobRun], float | None],
 ) -> list[JobRun]:
     """The runs that may write the asset now: those of its job, and those that people start on the
-    asset itself, backfills too."""
+    asset itself, backfills too. One that follows is live only as long as it beats."""
     unfinished = dg.RunsFilter(statuses=[*_STARTING, *_RUNNING])
     now = time.time()
     runs = [
@@ -90,7 +110,12 @@ def live_runs(
         if record.dagster_run.job_name == job_name
         or key in (record.dagster_run.asset_selection or ())
     ]
-    return [run for run in runs if run.is_live(max_run_seconds)]
+    return [
+        run
+        for run in runs
+        if run.is_live(max_run_seconds)
+        and not (FOLLOWS_TAG in run.tags and run.is_silent(beat_seconds_ago(run)))
+    ]
 
 
 def _job_run(record: dg.RunRecord, now: float) -> JobRun:

@@ -23,11 +23,7 @@ from kp_platform.settings import Settings
 # A look at the topic costs 1 ms of CPU; positions and runs, which change by what follows from the
 # topic or once in a while, ten times as much.
 LOOK_SECONDS = 0.2
-WHOLE_LOOK_SECONDS = 1.0
-# A run imports for some seconds before its first beat; then it beats every five. A second run
-# beside one that was only slow does no harm.
-FIRST_BEAT_SECONDS = 60.0
-SILENCE_SECONDS = 30.0
+WHOLE_LOOK_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +50,7 @@ def decide(
     hour: it holds the flow only as long as it beats. `deleted` are indices whose events have to be
     read again.
     """
-    if runs and runs[0].is_live(max_run_seconds) and not _is_silent(runs[0], beat_seconds_ago):
+    if runs and runs[0].is_live(max_run_seconds) and not runs[0].is_silent(beat_seconds_ago):
         return Decision(False, f"{runs[0]} is {runs[0].status.value.lower()}; lag {todo.lag}")
     if not todo.work and not deleted:
         return Decision(False, "caught up, lag 0")
@@ -65,19 +61,12 @@ def decide(
     return Decision(True, f"lag {todo.lag}{losses}{again}")
 
 
-def _is_silent(run: JobRun, beat_seconds_ago: float | None) -> bool:
-    """Whether a run that started long enough ago to beat does not."""
-    if run.status != dg.DagsterRunStatus.STARTED or run.age_seconds < FIRST_BEAT_SECONDS:
-        return False
-    return beat_seconds_ago is None or beat_seconds_ago >= SILENCE_SECONDS
-
-
 def _beat_seconds_ago(
     elasticsearch: ElasticsearchResource, flow: Flow, runs: Sequence[JobRun]
 ) -> float | None:
     if not runs or runs[0].status != dg.DagsterRunStatus.STARTED:
         return None
-    return lease.seconds_since_beat(elasticsearch, flow, runs[0].run_id)
+    return lease.seconds_since_beat(elasticsearch, flow.name, runs[0].run_id)
 
 
 def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:

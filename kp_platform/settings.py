@@ -128,10 +128,10 @@ class Settings(BaseSettings):
         30.0, ge=0, description="A run ends when no event came for this long."
     )
     max_run_seconds: float = Field(
-        600.0, gt=0, le=1500, description="A run ends after this time; the sensor starts the next."
+        3000.0, gt=0, le=3000, description="A run ends after this time; the sensor starts the next."
     )
     sensor_wait_seconds: float = Field(
-        10.0, ge=0, le=30, description="How long one sensor tick watches the topic for new events."
+        20.0, ge=0, le=30, description="How long one sensor tick watches the topic for new events."
     )
 
     ranking_window_seconds: int = Field(

@@ -128,7 +128,8 @@ class FakeTrino:
 
     `drop` are (partition, offset) that an answer leaves out; `failure` fails every query,
     `poison` are those that fail each query that reads them, `suspects` do so without a known
-    cause; a query of more rows than `most_rows` is too large; `before_answer` and `after_answer`
+    cause; a query of more rows than `most_rows`, or `most_other_rows` of
+    reference data, is too large; `before_answer` and `after_answer`
     are called once, before the rows are read and when they are.
     """
 
@@ -148,6 +149,7 @@ class FakeTrino:
         self.poison: set[tuple[int, int]] = set()
         self.suspects: set[tuple[int, int]] = set()
         self.most_rows: int | None = None
+        self.most_other_rows: int | None = None
         self.before_answer: Callable[[], object] | None = None
         self.after_answer: Callable[[], object] | None = None
         self.failure = ""
@@ -178,7 +180,20 @@ class FakeTrino:
             for partition, start, end in _triples(parameters)
             for offset in self._present(topic, partition, start, end)
         ]
-        answer = FakeAnswer(columns, rows, QueryStats(f"query-{len(self.queries)}", "", 0))
+        other = len(self.mysql.rows) + len(self.redis.held)
+        if distinct := re.search(r"SELECT DISTINCT (\w+) FROM slice", sql):
+            at, other = columns.index(distinct[1]), 0
+            columns, rows = (
+                distinct.groups(),
+                [(k,) for k in {row[at] for row in rows} if k is not None],
+            )
+        elif listed := {each for each in parameters if isinstance(each, str)}:
+            other = len(listed)
+            rows = [row if row[3] in listed else (*row[:4], *[None] * 5, *row[9:]) for row in rows]
+        if self.most_other_rows is not None and other > self.most_other_rows:
+            raise QueryTooLarge("EXCEEDED_LOCAL_MEMORY_LIMIT")
+        stats = QueryStats(f"query-{len(self.queries)}", "", len(read) + other)
+        answer = FakeAnswer(columns, rows, stats)
         if call := self.after_answer:
             self.after_answer = None
             call()
@@ -241,7 +256,6 @@ class FakeAnswer:
     def batches(self, rows: int) -> Iterator[Sequence[Row]]:
         for at in range(0, len(self.rows), rows):
             yield self.rows[at : at + rows]
-        self.stats.processed_rows = len(self.rows)
 
 
 class FakeElasticsearch:
@@ -473,7 +487,7 @@ def _version_fits(target: Mapping[str, Any], held: Stored | None) -> bool:
 
 
 def _triples(parameters: Sequence[object]) -> Iterator[tuple[int, int, int]]:
-    numbers = [int(str(parameter)) for parameter in parameters]
+    numbers = [parameter for parameter in parameters if isinstance(parameter, int)]
     for at in range(0, len(numbers), 3):
         yield numbers[at], numbers[at + 1], numbers[at + 2]
 

@@ -32,8 +32,8 @@ def test_the_first_report_goes_out_at_once_and_small_ones_after_it_together() ->
 
 
 def test_a_large_slice_is_a_report_of_its_own() -> None:
-    reports = [report(0, 50_000), report(50_000, 100_000), report(100_000, 100_001)]
-    assert [each.rows for each in gathered(iter(reports))] == [50_000, 50_000, 1]
+    reports = [report(0, 200_000), report(200_000, 400_000), report(400_000, 400_001)]
+    assert [each.rows for each in gathered(iter(reports))] == [200_000, 200_000, 1]
 
 
 def test_a_waiting_report_goes_out_after_a_while_though_nothing_follows() -> None:
@@ -53,8 +53,7 @@ def test_numbers_are_metadata_that_dagster_plots() -> None:
 
 
 def test_a_preview_shows_the_documents_with_empty_cells_for_null() -> None:
-    shown = preview([{"uuid": "u", "test_id": None, "enrichment": {"state": "none"}}])
-    assert isinstance(shown, dg.TableMetadataValue)
+    shown = preview([{"uuid": "u", "test_id": None, "uri": "/"}], ("uuid", "test_id"))
     assert [dict(record.data) for record in shown.records] == [{"uuid": "u", "test_id": ""}]
 
 

@@ -13,10 +13,12 @@ from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.redis import RedisResource
 from kp_platform.resources.trino import TrinoResource
-from kp_platform.runs import JobRun
+from kp_platform.runs import FOLLOWS_TAG, JobRun
+from kp_platform.settings import Settings
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
+LATER = NOON + timedelta(days=1)
 STARTED = dg.DagsterRunStatus.STARTED
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
@@ -43,11 +45,14 @@ def test_a_partition_is_an_hour_and_the_running_hour_is_one() -> None:
 
 
 def test_hours_in_a_row_are_computed_by_one_run() -> None:
-    assert asked(run_requests(stale(0, 1, 2, 5), [])) == [("12:00", "14:00"), ("17:00", "17:00")]
+    assert asked(run_requests(stale(0, 1, 2, 5), [], LATER)) == [
+        ("12:00", "14:00"),
+        ("17:00", "17:00"),
+    ]
 
 
 def test_a_tick_asks_for_a_few_runs_of_the_oldest_hours() -> None:
-    requests = run_requests(stale(0, 2, 4, 6, 8), [])
+    requests = run_requests(stale(0, 2, 4, 6, 8), [], LATER)
     assert asked(requests) == [("12:00", "12:00"), ("14:00", "14:00"), ("16:00", "16:00")]
     assert len(requests) == MOST_RUNS
 
@@ -66,7 +71,17 @@ def test_an_hour_that_a_live_run_computes_is_not_asked_for(
     tags: dict[str, str], held: bool
 ) -> None:
     assert is_held(NOON, [live(tags)]) is held
-    assert asked(run_requests(stale(0), [live(tags)])) == ([] if held else [("12:00", "12:00")])
+    assert asked(run_requests(stale(0), [live(tags)], LATER)) == (
+        [] if held else [("12:00", "12:00")]
+    )
+
+
+def test_only_the_run_of_the_hour_that_is_not_over_stays() -> None:
+    over, running = run_requests(stale(0, 5), [], now=NOON + 5.5 * HOUR)
+    assert (FOLLOWS_TAG in over.tags, over.run_config) == (False, {})
+    assert FOLLOWS_TAG in running.tags
+    [config] = running.run_config["ops"].values()
+    assert config == {"config": {"follow_seconds": Settings().max_run_seconds}}
 
 
 def test_the_reason_has_the_numbers() -> None:

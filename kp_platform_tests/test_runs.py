@@ -1,11 +1,12 @@
 """What keeps a sensor from starting a run, with real run records on an ephemeral instance."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 import pytest
 
-from kp_platform.runs import live_runs, obstacle_to_run
+from kp_platform import runs
+from kp_platform.runs import FOLLOWS_TAG, SILENCE_SECONDS, JobRun, live_runs, obstacle_to_run
 
 KEY, JOB = dg.AssetKey("counted"), "count"
 
@@ -16,8 +17,14 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def obstacle(instance: dg.DagsterInstance) -> str:
-    return obstacle_to_run(instance, JOB, KEY, max_run_seconds=600)
+def never(_run: JobRun) -> None:
+    """No run beats."""
+
+
+def obstacle(
+    instance: dg.DagsterInstance, beat_seconds_ago: Callable[[JobRun], float | None] = never
+) -> str:
+    return obstacle_to_run(instance, JOB, KEY, 600, beat_seconds_ago)
 
 
 def job(name: str, fails: bool = False) -> dg.JobDefinition:
@@ -57,8 +64,8 @@ def test_a_run_that_a_person_started_on_the_asset_keeps_the_next(
     run = instance.create_run_for_job(
         of_people, status=dg.DagsterRunStatus.STARTED, asset_selection=frozenset({KEY})
     )
-    assert [each.run_id for each in live_runs(instance, JOB, KEY, 600)] == [run.run_id]
-    assert live_runs(instance, JOB, dg.AssetKey("other"), 600) == []
+    assert [each.run_id for each in live_runs(instance, JOB, KEY, 600, never)] == [run.run_id]
+    assert live_runs(instance, JOB, dg.AssetKey("other"), 600, never) == []
 
 
 def test_a_run_that_failed_just_now_makes_the_next_wait(instance: dg.DagsterInstance) -> None:
@@ -69,3 +76,31 @@ def test_a_run_that_failed_just_now_makes_the_next_wait(instance: dg.DagsterInst
 def test_a_run_that_succeeded_does_not(instance: dg.DagsterInstance) -> None:
     job(JOB).execute_in_process(instance=instance)
     assert obstacle(instance) == ""
+
+
+@pytest.mark.parametrize(
+    ("tags", "beat", "live"),
+    [
+        ({FOLLOWS_TAG: "yes"}, None, False),  # its process went with the code server
+        ({FOLLOWS_TAG: "yes"}, SILENCE_SECONDS + 1, False),
+        ({FOLLOWS_TAG: "yes"}, 1.0, True),
+        ({}, None, True),  # it does not stay, so it does not beat
+    ],
+)
+def test_a_run_that_stays_is_live_only_as_long_as_it_beats(
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    tags: dict[str, str],
+    beat: float | None,
+    live: bool,
+) -> None:
+    monkeypatch.setattr(runs, "FIRST_BEAT_SECONDS", 0.0)
+    instance.create_run_for_job(job(JOB), status=dg.DagsterRunStatus.STARTED, tags=tags)
+    assert bool(obstacle(instance, lambda _: beat)) is live
+
+
+def test_a_run_may_take_its_time_until_the_first_beat(instance: dg.DagsterInstance) -> None:
+    instance.create_run_for_job(
+        job(JOB), status=dg.DagsterRunStatus.STARTED, tags={FOLLOWS_TAG: "yes"}
+    )
+    assert obstacle(instance) != ""

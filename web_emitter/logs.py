@@ -7,9 +7,10 @@ connection (`search.py`), how logs look (`pages.py`).
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
+from urllib.parse import urlencode
 
 from web_emitter.events import MAX_URI_LENGTH
-from web_emitter.search import NEWEST_FIRST, ask
+from web_emitter.search import NEWEST_FIRST, Cursor, ask
 from web_emitter.settings import ACCESS_LOG_INDEX
 
 if TYPE_CHECKING:
@@ -36,17 +37,30 @@ _FIELDS = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogQuery:
-    """Which logs: those of exactly this name, whose URI starts like this. Empty: all.
+    """Which logs: those of exactly this name, whose URI starts like this, that stand behind a
+    place. Empty: all.
 
     A URI is cut as the stored ones are, so that a whole long one finds its event.
     """
 
     name: str = ""
     uri: str = ""
+    after: Cursor | None = None
 
     @property
     def is_filtered(self) -> bool:
         return bool(self.name or self.uri)
+
+    @property
+    def is_overview(self) -> bool:
+        """Everything, from the newest on."""
+        return not self.is_filtered and self.after is None
+
+    def link(self, after: Cursor | None = None) -> str:
+        """The path of the page with the same filters, behind another place."""
+        fields = {"name": self.name, "uri": self.uri, "after": after.token if after else ""}
+        given = urlencode({name: value for name, value in fields.items() if value})
+        return f"/analysis?{given}" if given else "/analysis"
 
     def as_elasticsearch(self) -> dict[str, Any]:
         filters: list[dict[str, Any]] = []
@@ -105,12 +119,14 @@ class EnrichedLog:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The newest logs of a query, and how many there are ("at least", when not exact)."""
+    """The newest logs of a query, how many there are wherever they stand ("at least", when not
+    exact), and the place behind which there are more."""
 
     logs: tuple[EnrichedLog, ...] = ()
     total: int = 0
     total_is_exact: bool = True
     anything_indexed: bool = False
+    more_after: Cursor | None = None
 
 
 class LogSearch(Protocol):
@@ -129,13 +145,15 @@ class ElasticsearchLogs:
         self._index = index
 
     async def newest(self, query: LogQuery) -> Found:
-        hits = (await self._search(query, size=PAGE_SIZE))["hits"]
-        anything = bool(hits["hits"]) or (query.is_filtered and await self._has_any())
+        hits = (await self._search(query, size=PAGE_SIZE + 1))["hits"]
+        shown = hits["hits"][:PAGE_SIZE]
+        anything = bool(shown) or (not query.is_overview and await self._has_any())
         return Found(
-            logs=tuple(EnrichedLog.from_document(hit["_source"]) for hit in hits["hits"]),
+            logs=tuple(EnrichedLog.from_document(hit["_source"]) for hit in shown),
             total=hits["total"]["value"],
             total_is_exact=hits["total"]["relation"] == "eq",
             anything_indexed=anything,
+            more_after=Cursor.of(shown[-1]) if len(hits["hits"]) > len(shown) else None,
         )
 
     async def ping(self) -> None:
@@ -147,6 +165,9 @@ class ElasticsearchLogs:
         return bool(answer["hits"]["hits"])
 
     async def _search(self, query: LogQuery, *, size: int) -> Mapping[str, Any]:
+        behind: dict[str, Any] = {}
+        if query.after is not None:
+            behind["search_after"] = [query.after.milliseconds, query.after.uuid]
         return await ask(
             self._client,
             self._index,
@@ -154,4 +175,5 @@ class ElasticsearchLogs:
             sort=NEWEST_FIRST,
             size=size,
             source={"includes": _FIELDS},
+            **behind,
         )

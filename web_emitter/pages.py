@@ -8,6 +8,7 @@ a Host header, which anyone can forge.
 import asyncio
 import logging
 from collections.abc import Awaitable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from web_emitter.forms import FormRefused, InvalidNote, submitted_note
 from web_emitter.logs import LogQuery
 from web_emitter.notes import MAX_SEARCH_LENGTH, NoteQuery
 from web_emitter.rendering import environment
-from web_emitter.search import SearchUnavailable
+from web_emitter.search import Cursor, SearchUnavailable
 from web_emitter.security import FORM_HEADERS, SECURITY_HEADERS, is_cross_site
 from web_emitter.settings import Settings
 from web_emitter.throttle import Throttle
@@ -46,9 +47,13 @@ async def home(request: Request) -> Response:
 
 async def analysis(request: Request) -> Response:
     """The newest enriched logs of a query, or what to do when there are none."""
-    query = LogQuery(
-        name=request.query_params.get("name", ""), uri=request.query_params.get("uri", "")
-    )
+    asked = request.query_params
+    query = LogQuery(name=asked.get("name", ""), uri=asked.get("uri", ""))
+    if token := asked.get("after"):
+        try:
+            query = replace(query, after=Cursor.from_token(token))
+        except ValueError:
+            return _message(request, 400, "No such page", "The link to it was cut or changed.")
     try:
         found, insights = await asyncio.gather(
             request.state.logs.newest(query), _insights(request, query)
@@ -61,7 +66,7 @@ async def analysis(request: Request) -> Response:
 async def _insights(request: Request, query: LogQuery) -> dict[str, Any]:
     """What stands above all logs; above those of a filter it would say something else than they."""
     now = datetime.now(UTC)
-    if query.is_filtered:
+    if not query.is_overview:
         return {"ranking": None, "chart": None, "now": now}
     ranking, hours = await asyncio.gather(
         _or_absent(request.state.insights.ranking()), _or_absent(request.state.insights.hours(now))

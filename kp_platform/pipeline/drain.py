@@ -12,7 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from kp_platform.flows import Flow
 from kp_platform.pipeline import dead_letters, indices, positions
@@ -27,7 +27,7 @@ from kp_platform.pipeline.errors import (
 from kp_platform.pipeline.log import Log
 from kp_platform.pipeline.offsets import Plan, Slice, TopicState
 from kp_platform.pipeline.positions import Position
-from kp_platform.pipeline.query import QueryEngine
+from kp_platform.pipeline.query import Keys, QueryEngine
 from kp_platform.pipeline.rewrite import Rewriter
 from kp_platform.pipeline.store import DocumentStore
 from kp_platform.pipeline.stream import SliceReport, stream, utc_now
@@ -60,6 +60,7 @@ class Pipeline:
     engine: QueryEngine
     store: DocumentStore
     limits: Limits
+    keys: Keys = field(default_factory=Keys, init=False)
 
     def drain(self) -> Iterator[SliceReport | None]:
         """Take slices until caught up, then follow the topic until idle or out of time.
@@ -244,13 +245,16 @@ class Pipeline:
 
     def _take(self, part: Slice) -> SliceReport:
         if self.flow.rewrites is None:
-            return stream(self.flow, self.log, self.engine, self.store, part, self.limits.bulk_rows)
+            return stream(
+                self.flow, self.log, self.engine, self.store, part, self.limits.bulk_rows, self.keys
+            )
         return Rewriter(
             flow=self.flow,
             rewrites=self.flow.rewrites,
             log=self.log,
             engine=self.engine,
             store=self.store,
+            keys=self.keys,
             batch_rows=self.limits.bulk_rows,
             patience_seconds=self.limits.max_run_seconds,
         ).rewrite(part)

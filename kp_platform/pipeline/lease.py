@@ -1,4 +1,5 @@
-"""Whether the run that took a flow is still at work: it says so every few seconds.
+"""Whether the run that took some work (a flow, the ranking, the KPIs) is still at it: it says so
+every few seconds.
 
 Belongs here: the beat, and its age. Does not belong here: keeping two runs apart, which positions
 do; a lease only tells the sensor soon that a run's process is gone, of which Dagster knows nothing
@@ -13,7 +14,6 @@ from datetime import UTC, datetime
 
 import orjson
 
-from kp_platform.flows import Flow
 from kp_platform.pipeline.store import DocumentStore, put, send
 
 INDEX = "kp.leases"
@@ -23,19 +23,19 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def kept(store: DocumentStore, flow: Flow, holder: str) -> Iterator[None]:
-    """Says at once, and every BEAT_SECONDS until the end, that `holder` works at the flow."""
+def kept(store: DocumentStore, work: str, holder: str) -> Iterator[None]:
+    """Says at once, and every BEAT_SECONDS until the end, that the run `holder` is at `work`."""
     done = threading.Event()
 
     def beat_on() -> None:
         while not done.is_set():
             try:
-                beat(store, flow, holder)
+                beat(store, work, holder)
             except Exception as error:  # the slice will say what is wrong with the store
-                logger.warning("no beat of %s: %s", flow.name, error)
+                logger.warning("no beat of %s: %s", work, error)
             done.wait(BEAT_SECONDS)
 
-    thread = threading.Thread(target=beat_on, name=f"lease-{flow.name}", daemon=True)
+    thread = threading.Thread(target=beat_on, name=f"lease-{work}", daemon=True)
     thread.start()
     try:
         yield
@@ -44,9 +44,9 @@ def kept(store: DocumentStore, flow: Flow, holder: str) -> Iterator[None]:
         thread.join(BEAT_SECONDS)
 
 
-def seconds_since_beat(store: DocumentStore, flow: Flow, holder: str) -> float | None:
+def seconds_since_beat(store: DocumentStore, work: str, holder: str) -> float | None:
     """Of `holder`, by our clock; None when the latest beat is not of this holder."""
-    key = (INDEX, flow.name)
+    key = (INDEX, work)
     stored = store.get([key]).get(key)
     if stored is None or stored.source["holder"] != holder:
         return None
@@ -54,8 +54,8 @@ def seconds_since_beat(store: DocumentStore, flow: Flow, holder: str) -> float |
     return (datetime.now(UTC) - beat_at).total_seconds()
 
 
-def beat(store: DocumentStore, flow: Flow, holder: str) -> None:
-    """Say that `holder` works at the flow now. Raises what `store.send` raises."""
+def beat(store: DocumentStore, work: str, holder: str) -> None:
+    """Say that `holder` is at `work` now. Raises what `store.send` raises."""
     store.ensure_index(INDEX)
-    body = {"flow": flow.name, "holder": holder, "beat_at": datetime.now(UTC)}
-    send(store, [put(INDEX, flow.name, orjson.dumps(body))])
+    body = {"holder": holder, "beat_at": datetime.now(UTC)}
+    send(store, [put(INDEX, work, orjson.dumps(body))])

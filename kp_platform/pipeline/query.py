@@ -4,19 +4,24 @@ Belongs here: SQL as text and parameters, and `Coverage`. Does not belong here: 
 A flow's .sql file can be pasted into the Trino CLI as it is: it reads the first 100 offsets of
 partition 0. Here that branch is repeated for each range of the slice, its numbers bound with `?`.
 Trino pushes offsets down as one span over all partitions, hence a branch for each partition.
+
+No join narrows what Trino reads of MySQL and Redis: it reads all of it, or the keys that a
+predicate lists. So a file may say `WHERE column IN (SELECT key FROM slice)`. Where all is little,
+nothing takes the place of that; else the keys of the slice, which one more query finds (`Keys`).
 """
 
 import functools
+import math
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from kp_platform.flows import Flow
 from kp_platform.pipeline.documents import Row
-from kp_platform.pipeline.errors import ShortAnswer
+from kp_platform.pipeline.errors import QueryTooLarge, ShortAnswer
 from kp_platform.pipeline.log import Log
 from kp_platform.pipeline.offsets import OffsetRange, Slice
 
@@ -25,6 +30,13 @@ _BRANCH = re.compile(
     r"_partition_id = 0 AND _partition_offset >= 0 AND _partition_offset < 100",
     re.DOTALL,
 )
+# What a join may read, as the file says it: of which column of the slice the keys are.
+_KEYS_ONLY = re.compile(r"\bIN \(SELECT (\w+) FROM slice\)")
+# A query's text may have a million characters, and each key stands in it twice.
+_MOST_KEYS, _MOST_CHARACTERS = 10_000, 400_000
+# Reading a row of MySQL or a key of Redis costs Trino about as much as finding the key of an event;
+# finding those of the smallest slice costs as much as reading so many.
+_FEW_ROWS = 50_000
 _PREDICATE = "_partition_id = ? AND _partition_offset >= ? AND _partition_offset < ?"
 
 
@@ -52,17 +64,80 @@ class QueryEngine(Protocol):
     def query(self, sql: str, parameters: Sequence[object]) -> AbstractContextManager[Answer]: ...
 
 
-def slice_query(flow: Flow, part: Slice) -> tuple[str, list[int]]:
-    """The flow's SQL that reads exactly `part`, and its parameters in order."""
-    return ranges_query(flow.sql_path, part)
+class Keys:
+    """Which keys the joins of a flow's queries read: all, or as soon as a query has shown that this
+    is more than the slice itself, only its own."""
+
+    def __init__(self) -> None:
+        self._other_rows = 0.0
+
+    @contextmanager
+    def query(self, engine: QueryEngine, flow: Flow, part: Slice) -> Iterator[Answer]:
+        """The answer to the flow's query of a slice. Raises what a query raises."""
+        listed = self._listed(engine, flow, part)
+        try:
+            with engine.query(*slice_query(flow, part, listed)) as answer:
+                yield answer
+        except QueryTooLarge:
+            self._other_rows = math.inf  # perhaps it is these that have no room
+            raise
+        if listed is None:
+            self._other_rows = answer.stats.processed_rows - len(part)
+
+    def _listed(self, engine: QueryEngine, flow: Flow, part: Slice) -> list[str] | None:
+        """The keys to list for a slice; None: all are read."""
+        if self._other_rows <= _FEW_ROWS + len(part) or _key(flow.sql_path) is None:
+            return None
+        with engine.query(*keys_query(flow.sql_path, part)) as answer:
+            keys = [key for rows in answer.batches(_MOST_KEYS + 1) for [key] in rows]
+        few = len(keys) <= _MOST_KEYS and sum(map(len, keys)) <= _MOST_CHARACTERS
+        return keys if few else None
 
 
-def ranges_query(path: Path, part: Slice) -> tuple[str, list[int]]:
+def keys_query(path: Path, part: Slice) -> tuple[str, list[object]]:
+    """A query for the different keys of a slice, at most one more than can be listed."""
+    before, union, _, parameters = _text(path, part)
+    key = _key(path)
+    select = f"SELECT DISTINCT {key} FROM slice WHERE {key} IS NOT NULL LIMIT {_MOST_KEYS + 1}"
+    return f"{before}{union}\n)\n{select}", parameters
+
+
+def slice_query(
+    flow: Flow, part: Slice, keys: Sequence[str] | None = None
+) -> tuple[str, list[object]]:
+    """The flow's SQL that reads exactly `part`, and its parameters in order. Its joins read only
+    `keys`, if these are given, which must be all of the slice."""
+    return ranges_query(flow.sql_path, part, keys)
+
+
+def ranges_query(
+    path: Path, part: Slice, keys: Sequence[str] | None = None
+) -> tuple[str, list[object]]:
     """The SQL of a file with a branch for each range of `part`, and its parameters in order."""
+    before, union, after, parameters = _text(path, part)
+    if keys is None:
+        return before + union + _KEYS_ONLY.sub("IS NOT NULL", after), parameters
+    # Of no key at all there is no list.
+    listed = f"IN ({', '.join('?' * len(keys))})" if keys else "IS NULL"
+    text, joins = _KEYS_ONLY.subn(listed, after)
+    return before + union + text, parameters + list(keys) * joins
+
+
+def _text(path: Path, part: Slice) -> tuple[str, str, str, list[object]]:
+    """The text before the branches, the branches, the text after them, and their parameters."""
     before, branch, after = _parts(path)
     union = "\n    UNION ALL\n    ".join([branch] * len(part.ranges))
-    parameters = [n for each in part.ranges for n in (each.partition, each.start, each.end)]
-    return before + union + after, parameters
+    parameters: list[object] = [
+        number for each in part.ranges for number in (each.partition, each.start, each.end)
+    ]
+    return before, union, after, parameters
+
+
+@functools.cache
+def _key(path: Path) -> str | None:
+    """The column of the slice whose values a file's joins may be restricted to."""
+    found = _KEYS_ONLY.search(path.read_text())
+    return found and found[1]
 
 
 @functools.cache

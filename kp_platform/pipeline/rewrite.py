@@ -29,7 +29,7 @@ from kp_platform.pipeline.documents import Columns, DeadLetter, enrichment
 from kp_platform.pipeline.errors import SliceError
 from kp_platform.pipeline.log import Log
 from kp_platform.pipeline.offsets import Slice, TopicState
-from kp_platform.pipeline.query import Coverage, QueryEngine, slice_query
+from kp_platform.pipeline.query import Coverage, Keys, QueryEngine
 from kp_platform.pipeline.store import DocumentStore, Hit, ItemResult, Snapshot, put, send
 from kp_platform.pipeline.stream import BULK_THREADS, PREVIEW_ROWS, SliceReport
 
@@ -63,6 +63,7 @@ class Rewriter:
     log: Log
     engine: QueryEngine
     store: DocumentStore
+    keys: Keys
     batch_rows: int
     patience_seconds: float
 
@@ -133,11 +134,10 @@ class Rewriter:
 
     def _read(self, part: Slice, report: SliceReport) -> dict[str, _Key]:
         """The keys that the slice's messages name, with what Trino knows of them now."""
-        sql, parameters = slice_query(self.flow, part)
         coverage = Coverage(part)
         keys: dict[str, _Key] = defaultdict(_Key)
         began = time.monotonic()
-        with self.engine.query(sql, parameters) as answer:
+        with self.keys.query(self.engine, self.flow, part) as answer:
             known = Columns(self.flow, answer.columns)
             own = {"@timestamp", "partition", "offset", "message", *self.flow.fields}
             facts = {name: at for name, at in known.at.items() if name not in own}

@@ -19,7 +19,7 @@ from kp_platform.pipeline.bulk import Outcome, index_documents
 from kp_platform.pipeline.documents import Document, Row, builder
 from kp_platform.pipeline.log import Log
 from kp_platform.pipeline.offsets import OffsetRange, Slice
-from kp_platform.pipeline.query import Coverage, QueryEngine, QueryStats, slice_query
+from kp_platform.pipeline.query import Coverage, Keys, QueryEngine, QueryStats
 from kp_platform.pipeline.store import DocumentStore
 
 PREVIEW_ROWS = 3
@@ -92,7 +92,13 @@ def _joined(ranges: Sequence[OffsetRange]) -> tuple[OffsetRange, ...]:
 
 
 def stream(
-    flow: Flow, log: Log, engine: QueryEngine, store: DocumentStore, part: Slice, batch_rows: int
+    flow: Flow,
+    log: Log,
+    engine: QueryEngine,
+    store: DocumentStore,
+    part: Slice,
+    batch_rows: int,
+    keys: Keys,
 ) -> SliceReport:
     """Index every event of the slice; dead letters are only collected.
 
@@ -102,7 +108,7 @@ def stream(
     coverage = Coverage(part)
     sending: deque[Future[tuple[Outcome, float]]] = deque()
     with ThreadPoolExecutor(BULK_THREADS) as threads:
-        for documents in _documents(flow, engine, part, batch_rows, coverage, report):
+        for documents in _documents(flow, engine, part, batch_rows, keys, coverage, report):
             sending.append(threads.submit(_timed_index, store, flow, documents))
             if len(sending) > BATCHES_IN_FLIGHT:
                 _collect(sending.popleft(), report)
@@ -117,12 +123,12 @@ def _documents(
     engine: QueryEngine,
     part: Slice,
     batch_rows: int,
+    keys: Keys,
     coverage: Coverage,
     report: SliceReport,
 ) -> Iterator[list[Document]]:
-    sql, parameters = slice_query(flow, part)
     asked = time.monotonic()
-    with engine.query(sql, parameters) as answer:
+    with keys.query(engine, flow, part) as answer:
         build = builder(flow, answer.columns)
         for rows in answer.batches(batch_rows):
             report.trino_seconds += time.monotonic() - asked

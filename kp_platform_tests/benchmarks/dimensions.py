@@ -1,8 +1,10 @@
 """Whether documents/s depend on how many rows MySQL and keys Redis have.
 
-Belongs here: reference data of any size, and accesses of some of its names. Does not belong here:
-how a figure is shown (`report.py`).
+Belongs here: reference data of two sizes that take each other's place at once, and accesses of
+names that both have. Does not belong here: how a figure is shown (`report.py`).
 """
+
+from collections.abc import Sequence
 
 from kp_platform_tests.benchmarks.throughput import checksum, empty, publish, run_ours, stand_still
 from kp_platform_tests.faults.servers import Servers
@@ -11,33 +13,58 @@ from kp_platform_tests.stack import Stack
 ACCESSED = 1_000
 SIZES = {"few": 1_000, "many": 1_000_000}
 _AT_ONCE = 10_000
+_CREATED_AT = "2026-01-01 00:00:00"
 
 
 class Dimensions:
-    """A stack whose accesses bear `ACCESSED` of `size` names with reference data."""
+    """A topic of accesses of `ACCESSED` names, which are all that the small reference data have."""
 
-    def __init__(self, stack: Stack, size: int, events: int) -> None:
+    def __init__(self, stack: Stack, events: int) -> None:
         self._stack, self._events = stack, events
         self._servers = Servers.of(stack.settings)
         stand_still(stack)
-        _load(self._servers, size)
-        names = [f"name-{number}" for number in range(0, size, size // ACCESSED)]
-        self._expected = publish(self._servers, events, names=names)
-        self.rate()  # compiles what Trino and Elasticsearch compile
+        every = SIZES["many"] // ACCESSED
+        accessed = range(0, SIZES["many"], every)
+        self._load(range(SIZES["many"]))
+        self._swap()
+        self._load(accessed)
+        self._there = "few"
+        self._expected = publish(self._servers, events, names=[_name(n) for n in accessed])
+        for name in SIZES:
+            self.rate(name)  # compiles what Trino and Elasticsearch compile
 
-    def rate(self) -> float:
-        """Documents a second of a run through all. Raises AssertionError when others were written
-        than there should be."""
+    def rate(self, name: str) -> float:
+        """Documents a second of a run through all with these reference data. Raises AssertionError
+        when others were written than there should be."""
+        if name != self._there:
+            self._swap()
+            self._there = name
         with self._servers.search() as search:
             empty(search)
             seconds = run_ours(self._stack)
             assert checksum(search, "log.index") == (self._events, self._expected)
         return self._events / seconds
 
+    def _swap(self) -> None:
+        """The table and the database become those that stand beside them; both are instant."""
+        with self._servers.mysql() as cursor, self._servers.values() as client:
+            cursor.execute("CREATE TABLE IF NOT EXISTS other LIKE tests")
+            cursor.execute("RENAME TABLE tests TO third, other TO tests, third TO other")
+            number = client.get_connection_kwargs()["db"]
+            client.swapdb(number, number + 1)
 
-def _load(servers: Servers, size: int) -> None:
-    with servers.mysql() as cursor, servers.values() as client:
-        for first in range(0, size, _AT_ONCE):
-            names = [f"name-{number}" for number in range(first, min(first + _AT_ONCE, size))]
-            cursor.executemany("INSERT INTO tests (test_name) VALUES (%s)", names)
-            client.mset({name: f"https://example.org/{name}" for name in names})
+    def _load(self, numbers: Sequence[int]) -> None:
+        with self._servers.mysql() as cursor, self._servers.values() as client:
+            cursor.execute("TRUNCATE tests")
+            client.flushdb()
+            for first in range(0, len(numbers), _AT_ONCE):
+                part = numbers[first : first + _AT_ONCE]
+                cursor.executemany(
+                    "INSERT INTO tests (test_id, test_name, created_at) VALUES (%s, %s, %s)",
+                    [(number + 1, _name(number), _CREATED_AT) for number in part],
+                )
+                client.mset({_name(number): f"https://example.org/{number}" for number in part})
+
+
+def _name(number: int) -> str:
+    return f"name-{number}"

@@ -10,6 +10,7 @@ from datetime import datetime
 import pytest
 
 from kp_platform.flows import ACCESS_LOG
+from kp_platform.pipeline import query
 from kp_platform.pipeline.dead_letters import DEAD_INDEX, GAP_INDEX
 from kp_platform.pipeline.drain import MOST_FAILURES
 from kp_platform.pipeline.errors import (
@@ -512,3 +513,48 @@ def test_reports_of_a_partition_read_anew_keep_its_ranges_apart() -> None:
     before = SliceReport(asked=(OffsetRange(0, 90, 100),))
     after = SliceReport(asked=(OffsetRange(0, 0, 5),))
     assert before.followed_by(after).asked == before.asked + after.asked
+
+
+def large(world: World) -> None:
+    """More reference data than is read for each slice."""
+    world.mysql.rows.update({f"unused-{number}": 1_000 + number for number in range(60_000)})
+
+
+def test_small_reference_data_are_read_whole_by_one_query_a_slice(small_slices: World) -> None:
+    small_slices.access(40)
+    assert len(small_slices.drain()) == len(small_slices.trino.queries) == 4
+
+
+def test_of_large_reference_data_only_the_keys_of_a_slice_are_read(small_slices: World) -> None:
+    large(small_slices)
+    for name in (*REFERENCE_VALUES, "nobody", "it's"):
+        small_slices.access(4, name=name)
+    reports = small_slices.drain()
+    first, *others = [report.query.processed_rows for report in reports]
+    assert first > 60_000
+    assert max(others) < 30
+    assert len(small_slices.trino.queries) == 2 * len(reports) - 1
+    for document in small_slices.stored("log.index").values():
+        known = document.source["name"] in REFERENCE_VALUES
+        assert (document.source["test_id"] is not None) is known
+        assert document.source["enrichment"]["state"] == ("complete" if known else "none")
+
+
+def test_more_keys_than_can_be_listed_are_not(
+    small_slices: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "_MOST_KEYS", 1)
+    large(small_slices)
+    small_slices.access(20, name="kafka")
+    small_slices.access(20, name="presto")
+    small_slices.drain()
+    states = [each.source["enrichment"]["state"] for each in small_slices.stored("log.").values()]
+    assert states == ["complete"] * 40
+
+
+def test_reference_data_that_have_no_room_are_not_read_whole_again(world: World) -> None:
+    large(world)
+    world.trino.most_other_rows = 1_000
+    world.access(40)
+    [report] = world.drain()
+    assert report.outcome.indexed == 40

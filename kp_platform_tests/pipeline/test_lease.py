@@ -1,6 +1,5 @@
 """Whether a run is at work, as the sensor is told."""
 
-from kp_platform.flows import ACCESS_LOG, FULL_TEXT
 from kp_platform.pipeline import lease
 from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.fakes import FakeElasticsearch
@@ -8,25 +7,25 @@ from kp_platform_tests.fakes import FakeElasticsearch
 
 def test_a_run_beats_from_its_beginning() -> None:
     store = FakeElasticsearch()
-    with lease.kept(store, ACCESS_LOG, "run"):
-        wait_for(lambda: lease.seconds_since_beat(store, ACCESS_LOG, "run") is not None, "a beat")
-    beat = lease.seconds_since_beat(store, ACCESS_LOG, "run")
+    with lease.kept(store, "access_log", "run"):
+        wait_for(lambda: lease.seconds_since_beat(store, "access_log", "run") is not None, "a beat")
+    beat = lease.seconds_since_beat(store, "access_log", "run")
     assert beat is not None
     assert 0 <= beat < 90
 
 
-def test_the_latest_run_has_the_lease_of_its_flow() -> None:
+def test_the_latest_run_has_the_lease_of_its_work() -> None:
     store = FakeElasticsearch()
-    lease.beat(store, ACCESS_LOG, "first")
-    lease.beat(store, ACCESS_LOG, "second")
-    assert lease.seconds_since_beat(store, ACCESS_LOG, "first") is None
-    assert lease.seconds_since_beat(store, ACCESS_LOG, "second") is not None
-    assert lease.seconds_since_beat(store, FULL_TEXT, "second") is None
+    lease.beat(store, "access_log", "first")
+    lease.beat(store, "access_log", "second")
+    assert lease.seconds_since_beat(store, "access_log", "first") is None
+    assert lease.seconds_since_beat(store, "access_log", "second") is not None
+    assert lease.seconds_since_beat(store, "full_text", "second") is None
 
 
 def test_a_store_that_is_away_ends_no_run() -> None:
     store = FakeElasticsearch()
     store.dies_after = 0
-    with lease.kept(store, ACCESS_LOG, "run"):
+    with lease.kept(store, "access_log", "run"):
         pass
-    assert lease.seconds_since_beat(store, ACCESS_LOG, "run") is None
+    assert lease.seconds_since_beat(store, "access_log", "run") is None

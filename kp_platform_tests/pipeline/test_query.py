@@ -5,7 +5,7 @@ import pytest
 from kp_platform.flows import ACCESS_LOG
 from kp_platform.pipeline.errors import ShortAnswer
 from kp_platform.pipeline.offsets import OffsetRange, Slice
-from kp_platform.pipeline.query import Coverage, slice_query
+from kp_platform.pipeline.query import Coverage, keys_query, slice_query
 from kp_platform_tests.fakes import FakeKafka
 
 TWO = Slice((OffsetRange(0, 5, 7), OffsetRange(3, 0, 1)))
@@ -31,6 +31,25 @@ def test_the_file_can_be_pasted_as_it_is() -> None:
     assert "_partition_id = 0 AND _partition_offset >= 0 AND _partition_offset < 100" in text
     assert "?" not in text.replace("-- ", "")
     assert "LIMIT" not in text
+
+
+def test_joins_read_all_or_the_keys_that_are_listed() -> None:
+    everything, parameters = slice_query(ACCESS_LOG, TWO)
+    assert "FROM slice)" not in everything
+    assert everything.count("IS NOT NULL") == 2
+    listed, more = slice_query(ACCESS_LOG, TWO, ["a", "it's"])
+    assert listed == everything.replace("IS NOT NULL", "IN (?, ?)")
+    assert more == [*parameters, "a", "it's", "a", "it's"]
+    nothing, none = slice_query(ACCESS_LOG, TWO, [])
+    assert (nothing.count("IS NULL"), none) == (2, parameters)
+
+
+def test_keys_are_found_in_the_very_offsets_of_the_slice() -> None:
+    sql, parameters = keys_query(ACCESS_LOG.sql_path, TWO)
+    text, same = slice_query(ACCESS_LOG, TWO)
+    union = sql[sql.index("WITH") : sql.index("\n)\nSELECT DISTINCT name FROM slice")]
+    assert text[text.index("WITH") :].startswith(union)
+    assert parameters == same
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from web_emitter.ledger import Counts
 from web_emitter.logs import EnrichedLog, Found, LogQuery
 from web_emitter.notes import FoundNotes, Note, NoteQuery, Part
 from web_emitter.producer import BrokersUnreachable
-from web_emitter.search import SearchUnavailable
+from web_emitter.search import Cursor, SearchUnavailable
 from web_emitter.spool import Place, Record, Spool, Status
 
 
@@ -179,7 +179,15 @@ class FakeLogs(MayFail):
             for log in self.logs
             if query.name in {"", log.name} and log.uri.startswith(query.uri)
         )
-        return Found(logs[:50], len(logs), anything_indexed=bool(self.logs))
+        cursors = [Cursor(number, log.uuid) for number, log in enumerate(logs)]
+        start = cursors.index(query.after) + 1 if query.after else 0
+        more = cursors[start + 49] if len(logs) > start + 50 else None
+        return Found(
+            logs[start : start + 50],
+            len(logs),
+            anything_indexed=bool(self.logs),
+            more_after=more,
+        )
 
 
 class FakeNotes(MayFail):

@@ -1,13 +1,16 @@
 """Questions for logs to Elasticsearch, and documents as values."""
 
+from base64 import urlsafe_b64encode
 from typing import Any
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from web_emitter.events import MAX_URI_LENGTH
 from web_emitter.logs import ElasticsearchLogs, EnrichedLog, Found, LogQuery
-from web_emitter.search import SearchUnavailable, connection
+from web_emitter.search import Cursor, SearchUnavailable, connection
 
 DOCUMENT = {
     "@timestamp": "2026-03-01T10:20:30.456Z",
@@ -29,7 +32,10 @@ class Answer:
         self.body = {
             "hits": {
                 "total": {"value": len(documents), "relation": relation},
-                "hits": [{"_source": document} for document in documents],
+                "hits": [
+                    {"_source": document, "sort": [1_000 + number, document.get("uuid")]}
+                    for number, document in enumerate(documents)
+                ],
             }
         }
 
@@ -90,7 +96,8 @@ def test_the_newest_fifty_are_asked_for_in_a_total_order() -> None:
     client = FakeClient(Answer(DOCUMENT))
     newest(client, LogQuery())
     (question,) = client.questions
-    assert (question["index"], question["size"]) == ("log.index", 50)
+    assert (question["index"], question["size"]) == ("log.index", 51)  # one tells of more
+    assert "search_after" not in question
     assert [list(field) for field in question["sort"]] == [["@timestamp"], ["uuid"]]
     assert question["ignore_unavailable"]
     assert not question["allow_partial_search_results"]
@@ -117,6 +124,41 @@ def test_documents_become_logs() -> None:
         total_is_exact=False,
         anything_indexed=True,
     )
+
+
+def test_a_full_page_tells_where_the_next_one_begins() -> None:
+    assert newest(FakeClient(Answer(*[DOCUMENT] * 50)), LogQuery()).more_after is None
+    found = newest(FakeClient(Answer(*[DOCUMENT] * 51)), LogQuery())
+    assert len(found.logs) == 50
+    assert found.more_after == Cursor(1_049, str(DOCUMENT["uuid"]))
+
+
+def test_a_later_page_is_asked_for_by_its_place() -> None:
+    client = FakeClient(Answer(DOCUMENT))
+    newest(client, LogQuery(name="kafka", after=Cursor(1_049, "u")))
+    (question,) = client.questions
+    assert question["search_after"] == [1_049, "u"]
+    assert "from" not in question
+    assert question["query"] == LogQuery(name="kafka").as_elasticsearch()
+
+
+def test_a_link_keeps_the_filters() -> None:
+    query = LogQuery(name="a&b=c", uri="/x?y=%20", after=Cursor(1, "u"))
+    assert query.link() == "/analysis?name=a%26b%3Dc&uri=%2Fx%3Fy%3D%2520"
+    assert query.link(Cursor(2, "v")) == f"{query.link()}&after={Cursor(2, 'v').token}"
+    assert LogQuery().link() == "/analysis"
+
+
+@given(st.integers(-(2**63) + 1, 2**63 - 1), st.text(st.characters(codec="utf-8"), max_size=36))
+def test_a_place_survives_a_link(milliseconds: int, uuid: str) -> None:
+    place = Cursor(milliseconds, uuid)
+    assert Cursor.from_token(place.token) == place
+
+
+@given(st.text() | st.binary().map(lambda raw: urlsafe_b64encode(raw).decode()))
+def test_what_is_no_token_is_a_value_error(token: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Cursor.from_token(token)
 
 
 def test_a_document_of_another_hand_without_fields_is_still_a_log() -> None:

@@ -17,6 +17,7 @@ from kp_platform_tests.web_emitter.fakes import (
 from kp_platform_tests.web_emitter.html import Tags
 from web_emitter.app import Searches, Sinks, create_app
 from web_emitter.ledger import Counts
+from web_emitter.search import Cursor
 from web_emitter.security import SECURITY_HEADERS
 from web_emitter.settings import Settings
 
@@ -52,6 +53,35 @@ def test_the_newest_fifty_are_shown(client: TestClient, search: FakeLogs) -> Non
     page = Tags(client.get("/analysis").text)
     assert len(page.named("time")) == 50
     assert "The newest 50 of 60 logs" in page.text
+
+
+def test_older_logs_are_a_link_away_and_the_newest_too(
+    client: TestClient, search: FakeLogs
+) -> None:
+    search.logs = tuple(enriched_log(uuid=f"{n:036}", name="a&b") for n in range(120))
+    shown: list[str] = []
+    link = "/analysis?name=a%26b"
+    while link:
+        page = Tags(client.get(link).text)
+        shown += [log.uuid for log in search.logs if log.uuid in page.text]
+        link = next((a["href"] or "" for a in page.named("a") if a.get("rel") == "next"), "")
+    assert shown == [log.uuid for log in search.logs]
+    assert "20 older ones of 120 logs" in page.text
+    assert "/analysis?name=a%26b" in [a["href"] for a in page.named("a")]
+
+
+def test_nothing_is_older_than_the_last_one(client: TestClient, search: FakeLogs) -> None:
+    search.logs = (enriched_log(),)
+    answer = client.get(f"/analysis?after={Cursor(0, search.logs[0].uuid).token}")
+    assert answer.status_code == 200
+    assert "No log is older" in answer.text
+
+
+@pytest.mark.parametrize("token", ["x", "W10", "%F0%9F%98%80", "W10K" * 100, "bnVsbA"])
+def test_a_link_that_was_changed_says_so(client: TestClient, token: str) -> None:
+    answer = client.get(f"/analysis?after={token}")
+    assert answer.status_code == 400
+    assert "No such page" in answer.text
 
 
 def test_a_page_has_one_heading_and_a_table_that_can_be_heard(

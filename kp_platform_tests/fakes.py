@@ -192,7 +192,7 @@ class FakeTrino:
             rows = [row if row[3] in listed else (*row[:4], *[None] * 5, *row[9:]) for row in rows]
         if self.most_other_rows is not None and other > self.most_other_rows:
             raise QueryTooLarge("EXCEEDED_LOCAL_MEMORY_LIMIT")
-        stats = QueryStats(f"query-{len(self.queries)}", "", len(read) + other)
+        stats = QueryStats(f"query-{len(self.queries)}", "", len(read) + 2 * other)
         answer = FakeAnswer(columns, rows, stats)
         if call := self.after_answer:
             self.after_answer = None

@@ -31,6 +31,11 @@ def test_the_first_report_goes_out_at_once_and_small_ones_after_it_together() ->
     ]
 
 
+def test_a_thousand_quick_slices_are_two_reports() -> None:
+    reports = [report(number, number + 1) for number in range(1_000)]
+    assert [each.slices for each in gathered(iter(reports))] == [1, 999]
+
+
 def test_a_large_slice_is_a_report_of_its_own() -> None:
     reports = [report(0, 200_000), report(200_000, 400_000), report(400_000, 400_001)]
     assert [each.rows for each in gathered(iter(reports))] == [200_000, 200_000, 1]

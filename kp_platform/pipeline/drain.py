@@ -79,6 +79,7 @@ class Pipeline:
         self.prepare()
         state, held = self.look()
         self._mirror(positions.offsets(held))
+        self.keys.other_rows = max((each.other_rows for each in held.values()), default=0)
         if deleted := indices.deleted(self.store, self.flow):
             yield self._read_again(state, held, deleted)
             state, held = self.look()
@@ -143,7 +144,14 @@ class Pipeline:
         self, state: TopicState, held: Mapping[int, Position], moves: Mapping[int, int]
     ) -> None:
         positions.move(
-            self.store, self.flow, state, held, moves, writer=uuid.uuid4().hex, now=utc_now()
+            self.store,
+            self.flow,
+            state,
+            held,
+            moves,
+            other_rows=self.keys.other_rows,
+            writer=uuid.uuid4().hex,
+            now=utc_now(),
         )
         self._mirror(moves)
 

@@ -20,10 +20,12 @@ INDEX = "kp.positions"
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The next offset to index of one partition. `version` is None when none was stored yet."""
+    """The next offset to index of one partition. `version` is None when none was stored yet.
+    `other_rows` is the size of the reference data, see `query.Keys`."""
 
     offset: int
     version: Version | None = None
+    other_rows: int = 0
 
 
 def read(store: DocumentStore, flow: Flow, state: TopicState) -> dict[int, Position]:
@@ -31,7 +33,11 @@ def read(store: DocumentStore, flow: Flow, state: TopicState) -> dict[int, Posit
     keys = {partition: (INDEX, _id(flow, state, partition)) for partition in state.partitions}
     stored = store.get(list(keys.values()))
     return {
-        partition: Position(stored[key].source["position"], stored[key].version)
+        partition: Position(
+            stored[key].source["position"],
+            stored[key].version,
+            stored[key].source.get("other_rows", 0),
+        )
         for partition, key in keys.items()
         if key in stored
     }
@@ -75,6 +81,7 @@ def move(
     before: Mapping[int, Position],
     after: Mapping[int, int],
     *,
+    other_rows: int,
     writer: str,
     now: str,
 ) -> None:
@@ -92,6 +99,7 @@ def move(
                 "topic_id": state.topic_id,
                 "partition": partition,
                 "position": offset,
+                "other_rows": other_rows,
                 "writer": writer,
                 "updated_at": now,
             }

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from kp_platform_tests.benchmarks import dimensions, emitter, report
+from kp_platform_tests.benchmarks import dimensions, emitter, reading, report
 from kp_platform_tests.benchmarks.dimensions import Dimensions
 from kp_platform_tests.benchmarks.latency import (
     LOOK_SECONDS,
@@ -35,7 +35,14 @@ from kp_platform_tests.benchmarks.measure import (
     spent,
 )
 from kp_platform_tests.benchmarks.report import Figure, Result, Table
-from kp_platform_tests.benchmarks.slices import SLICE, Timed, Topics, backlog, write_files
+from kp_platform_tests.benchmarks.slices import (
+    SLICE,
+    Backlog,
+    Timed,
+    Topics,
+    backlog,
+    write_files,
+)
 from kp_platform_tests.benchmarks.throughput import (
     OURS,
     RAW,
@@ -317,15 +324,23 @@ def _dimensions(
 
 
 def _backlog(
-    _folder: Path, options: argparse.Namespace, console: Console, _chosen: Sequence[str]
+    _folder: Path, options: argparse.Namespace, console: Console, chosen: Sequence[str]
 ) -> Iterator[Result]:
     events = 5 * options.events
     with _stack(console) as stack:
         console.print(f"a backlog of {events:,} events")
         found = backlog(stack, events)
+        if "B9" in chosen:
+            yield _endurance(events, found)
+        if "B10" in chosen:
+            console.print("reading /analysis")
+            yield _reading(events, reading.times(stack, 40 * options.rounds))
+
+
+def _endurance(events: int, found: Backlog) -> Result:
     first, last = found.rate(0.0, 0.1), found.rate(0.9, 1.0)
     megabytes = found.peak_bytes / 1e6
-    yield Result(
+    return Result(
         "B9",
         "a long backlog",
         f"{events:,} accesses, indexed by one run.",
@@ -345,6 +360,29 @@ def _backlog(
         ],
         Table(
             ("", "documents/s"), [["first tenth", f"{first:,.0f}"], ["last tenth", f"{last:,.0f}"]]
+        ),
+    )
+
+
+def _reading(events: int, seconds: Mapping[str, Sequence[float]]) -> Result:
+    late = {name: percentile(turns, 0.95) for name, turns in seconds.items()}
+    first = late[reading.FIRST] / late[reading.RAW]
+    deep = late[reading.DEEP] / late[reading.FIRST]
+    return Result(
+        "B10",
+        "reading /analysis",
+        f"{events:,} documents, {len(seconds[reading.RAW])} requests of each kind in turns. Raw: a "
+        "search for the same documents, sent to Elasticsearch.",
+        [
+            Figure("p95, page to raw search", "<= 1.5", f"{first:.2f}", first <= 1.5),
+            Figure("p95, deep page to first", "<= 1.3", f"{deep:.2f}", deep <= 1.3),
+        ],
+        Table(
+            ("", "p50 ms", "p95 ms"),
+            [
+                [name, f"{1000 * percentile(turns, 0.5):.1f}", f"{1000 * late[name]:.1f}"]
+                for name, turns in seconds.items()
+            ],
         ),
     )
 
@@ -427,6 +465,7 @@ GROUPS: dict[str, Callable[..., Iterator[Result]]] = {
     "B7": _flatness,
     "B8": _dimensions,
     "B9": _backlog,
+    "B10": _backlog,
 }
 
 

@@ -88,7 +88,8 @@ class Topics:
             name: Pipeline(flow, KafkaResource(), TrinoResource(), self._store, LIMITS)
             for name, flow in zip(sizes, flows, strict=True)
         }
-        self._other_rows = len(servers.rows()) + len(servers.redis_values())
+        # Trino counts these where it reads them and where it sends them to be joined.
+        self._other_rows = 2 * (len(servers.rows()) + len(servers.redis_values()))
         for pipeline in self._pipelines.values():
             pipeline.prepare()
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 
 from kp_platform.flows import ACCESS_LOG
 from kp_platform.pipeline import query
+from kp_platform.pipeline import store as store_module
 from kp_platform.pipeline.dead_letters import DEAD_INDEX, GAP_INDEX
 from kp_platform.pipeline.drain import MOST_FAILURES
 from kp_platform.pipeline.errors import (
@@ -515,6 +517,27 @@ def test_reports_of_a_partition_read_anew_keep_its_ranges_apart() -> None:
     assert before.followed_by(after).asked == before.asked + after.asked
 
 
+def test_a_slice_is_indexed_by_as_few_requests_as_its_rows_need(world: World) -> None:
+    world.access(40)
+    world.pipeline.prepare()
+    before = world.store.requests
+    world.drain()
+    documents, note, position = math.ceil(40 / world.limits.bulk_rows), 1, 1
+    assert world.store.requests - before == documents + note + position
+
+
+@pytest.mark.parametrize("count", [9, 10, 11, 30])
+def test_operations_are_sent_by_as_few_requests_as_their_bytes_need(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    operations = [create("log.index-x", f"{number:04}", b"{}") for number in range(count)]
+    size = len(operations[0])
+    monkeypatch.setattr(store_module, "MAX_REQUEST_BYTES", 10 * size + 1)
+    store = FakeElasticsearch()
+    send(store, operations)
+    assert store.requests == math.ceil(count * size / (10 * size))
+
+
 def large(world: World) -> None:
     """More reference data than is read for each slice."""
     world.mysql.rows.update({f"unused-{number}": 1_000 + number for number in range(60_000)})
@@ -538,6 +561,16 @@ def test_of_large_reference_data_only_the_keys_of_a_slice_are_read(small_slices:
         known = document.source["name"] in REFERENCE_VALUES
         assert (document.source["test_id"] is not None) is known
         assert document.source["enrichment"]["state"] == ("complete" if known else "none")
+
+
+def test_the_next_run_knows_that_reference_data_are_large(world: World) -> None:
+    large(world)
+    world.access(5)
+    world.drain()
+    world.access(5)
+    world.pipeline = world.pipeline_of(ACCESS_LOG)
+    [report] = world.drain()
+    assert (report.outcome.indexed, report.query.processed_rows) == (5, 7)
 
 
 def test_more_keys_than_can_be_listed_are_not(

@@ -7,10 +7,15 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 
+from kp_platform_tests.web_emitter.fakes import FakeNotes, FakeSink
+from web_emitter.app import Searches, Sinks, create_app
 from web_emitter.events import MAX_URI_LENGTH
+from web_emitter.insights import ElasticsearchInsights
 from web_emitter.logs import ElasticsearchLogs, EnrichedLog, Found, LogQuery
 from web_emitter.search import Cursor, SearchUnavailable, connection
+from web_emitter.settings import Settings
 
 DOCUMENT = {
     "@timestamp": "2026-03-01T10:20:30.456Z",
@@ -159,6 +164,27 @@ def test_a_place_survives_a_link(milliseconds: int, uuid: str) -> None:
 def test_what_is_no_token_is_a_value_error(token: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         Cursor.from_token(token)
+
+
+@pytest.mark.parametrize(
+    ("path", "searches"),
+    [
+        ("/analysis", 3),  # logs, ranking, hours
+        ("/analysis?name=kafka&uri=/", 1),
+        (f"/analysis?after={Cursor(1, 'u').token}", 1),
+    ],
+)
+def test_a_page_costs_few_searches(settings: Settings, path: str, searches: int) -> None:
+    client: Any = FakeClient(*[Answer(DOCUMENT)] * 3)
+    logs, insights = ElasticsearchLogs(client), ElasticsearchInsights(client)
+    app = create_app(
+        settings,
+        sinks=Sinks(FakeSink(), FakeSink()),
+        searches=Searches(logs=logs, notes=FakeNotes(), insights=insights),
+    )
+    with TestClient(app) as reader:
+        reader.get(path).raise_for_status()
+    assert len(client.questions) == searches
 
 
 def test_a_document_of_another_hand_without_fields_is_still_a_log() -> None:

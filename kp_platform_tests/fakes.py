@@ -290,6 +290,13 @@ class FakeElasticsearch:
             for action in parsed
         ]
 
+    def bulk_all(self, lines: bytes) -> bool:
+        """What is refused now is refused again when each is asked for."""
+        refuse = {identity: list(results) for identity, results in self.refuse.items()}
+        results = self.bulk(lines)
+        self.refuse.update(refuse)
+        return all(result.written or result.absent for result in results)
+
     def get(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Stored]:
         return {key: self.documents[key] for key in keys if key in self.documents}
 

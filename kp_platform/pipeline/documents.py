@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
@@ -199,12 +200,13 @@ class _Facts:
         self._flow = flow
         self._names = [name for name in columns if name not in own]
         places = [position for position, name in enumerate(columns) if name not in own]
-        self._places = places
+        # Of one column or none it would be no tuple.
+        self._values = itemgetter(*places) if len(places) > 1 else _each_of(places)
         self._made: dict[tuple[Any, ...], tuple[tuple[str, ...], bytes]] = {}
 
     def of(self, row: Row) -> tuple[tuple[str, ...], bytes]:
         """The sources that have nothing on the event, and the members of its document."""
-        values = tuple([row[place] for place in self._places])
+        values = self._values(row)
         try:
             made = self._made.get(values)
         except TypeError:  # an array of Trino is a list, which has no hash
@@ -223,6 +225,10 @@ class _Facts:
         if flow.references:
             facts["enrichment"] = enrichment(missing, flow.references)
         return missing, orjson.dumps(facts)[1:-1]
+
+
+def _each_of(places: Sequence[int]) -> Callable[[Row], tuple[Any, ...]]:
+    return lambda row: tuple(row[place] for place in places)
 
 
 def milliseconds_between(earlier: str, later: str) -> int:

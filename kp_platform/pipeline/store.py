@@ -130,6 +130,9 @@ class DocumentStore(Protocol):
         size, SliceError for good.
         """
 
+    def bulk_all(self, lines: bytes) -> bool:
+        """Apply NDJSON operations; whether all went well. Cheaper than being told of each."""
+
     def get(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Stored]:
         """The documents that exist of these (index, id), as of now, searchable or not."""
 
@@ -155,6 +158,18 @@ class DocumentStore(Protocol):
     def ensure_index(self, name: str, mappings: Path = MAPPINGS) -> None:
         """Create the index or template that `<mappings>/<name>.json` declares, if it is not there;
         indices that were made before get the fields that it has now."""
+
+
+def send_all(store: DocumentStore, operations: Sequence[bytes]) -> bool:
+    """Whether all went well, by one request. If not, some may have: send them again by `send`, so
+    only such that may be sent twice."""
+    lines = b"".join(operations)
+    if len(lines) > MAX_REQUEST_BYTES:
+        return False
+    try:
+        return store.bulk_all(lines)
+    except (BulkOverloaded, RequestTooLarge):
+        return False
 
 
 def create(index: str, identity: str, body: bytes) -> bytes:

@@ -23,6 +23,7 @@ from kp_platform.resources.errors import ServerDown
 from kp_platform.settings import Settings
 
 if TYPE_CHECKING:  # importing the client takes a second of CPU: only where it is used
+    from elastic_transport import ObjectApiResponse
     from elasticsearch import Elasticsearch
 
 _MOST_HITS = 10_000
@@ -74,13 +75,21 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
 
     def bulk(self, lines: bytes) -> Sequence[ItemResult]:
         """See `DocumentStore.bulk`. Only each item's status and error are asked for."""
+        answer = self._bulk(lines, "items.*.status,items.*.error")
+        return [_item_result(*item.values()) for item in answer["items"]]
+
+    def bulk_all(self, lines: bytes) -> bool:
+        """See `DocumentStore.bulk_all`."""
+        return not self._bulk(lines, "errors")["errors"]
+
+    def _bulk(self, lines: bytes, told: str) -> "ObjectApiResponse[Any]":
         from elastic_transport import ApiError
 
         with self._answers():
             try:
-                answer = self._patient().bulk(
+                return self._patient().bulk(
                     operations=cast(Any, lines),  # bytes pass through, ten times cheaper than dicts
-                    filter_path="items.*.status,items.*.error",
+                    filter_path=told,
                 )
             except ApiError as error:
                 if error.meta.status in (429, 503):
@@ -89,7 +98,6 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
                 raise (RequestTooLarge if too_large else SliceError)(
                     f"bulk request of {len(lines)} bytes refused: {error}"
                 ) from error
-        return [_item_result(*item.values()) for item in answer["items"]]
 
     def get(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Stored]:
         """See `DocumentStore.get`."""

@@ -17,13 +17,16 @@ SELECT
     reference_keys.redis_value,
     tests.test_id,
     tests.test_name,
-    format_datetime(tests.created_at AT TIME ZONE 'UTC', 'yyyy-MM-dd''T''HH:mm:ss''Z''') AS created_at,
+    tests.created_at,
     slice._partition_id AS partition,
     slice._partition_offset AS "offset",
     slice._message AS message
 FROM slice
 LEFT JOIN (
-    SELECT test_id, test_name, created_at
+    SELECT
+        test_id,
+        test_name,
+        format_datetime(created_at AT TIME ZONE 'UTC', 'yyyy-MM-dd''T''HH:mm:ss''Z''') AS created_at
     FROM my_tests.testing.tests
     WHERE test_name IN (SELECT key FROM slice)
 ) AS tests ON tests.test_name = slice.key

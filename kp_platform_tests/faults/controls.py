@@ -29,6 +29,10 @@ LIMITS = Limits(slice_rows=50_000, bulk_rows=500, follow_idle_seconds=0, max_run
 _ID = re.compile(rb'("_index":"log\.index[^"]*","_id":")[^"]*')
 
 
+def _random(lines: bytes) -> bytes:
+    return _ID.sub(lambda found: found[1] + uuid.uuid4().hex.encode(), lines)
+
+
 class Killed(Exception):
     """Where a run is killed between two steps."""
 
@@ -37,7 +41,10 @@ class RandomIds(ElasticsearchResource):
     """Gives each document an id of its own, as Elasticsearch does when none is named."""
 
     def bulk(self, lines: bytes) -> Sequence[ItemResult]:
-        return super().bulk(_ID.sub(lambda found: found[1] + uuid.uuid4().hex.encode(), lines))
+        return super().bulk(_random(lines))
+
+    def bulk_all(self, lines: bytes) -> bool:
+        return super().bulk_all(_random(lines))
 
 
 @dataclass(frozen=True, slots=True)

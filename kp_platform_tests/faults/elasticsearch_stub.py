@@ -126,17 +126,20 @@ class _Handler(BaseHTTPRequestHandler):
         turn = [number % every == 0 for number in range(len(operations))]
         self.stub.spoilt += sum(turn)
         kept = [each for each, is_refused in zip(operations, turn, strict=True) if not is_refused]
-        status, headers, content = 200, _HEADERS, b'{"items": []}'
+        status, headers, content = 200, _HEADERS, b'{"errors": false, "items": []}'
         if kept:
             status, headers, content = self._forward(b"".join(kept))
         if status != 200:
             return status, headers, content
         answer = orjson.loads(content)
-        passed = iter(answer["items"])
-        answer["items"] = [
-            refused(each) if is_refused else next(passed)
-            for each, is_refused in zip(operations, turn, strict=True)
-        ]
+        if "errors" in answer:  # the client asks for what it wants to know
+            answer["errors"] |= any(turn)
+        if "items" in answer:
+            passed = iter(answer["items"])
+            answer["items"] = [
+                refused(each) if is_refused else next(passed)
+                for each, is_refused in zip(operations, turn, strict=True)
+            ]
         return status, headers, orjson.dumps(answer)
 
     def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:

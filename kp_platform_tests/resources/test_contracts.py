@@ -154,6 +154,13 @@ class TestElasticsearch:
         [held] = store.get([("kp.positions", identity)]).values()
         assert held.source == {"flow": "first"}
 
+    def test_whether_all_of_a_request_went_well(self, store: Any) -> None:
+        first, second, third = (("kp.positions", new_id()) for _ in range(3))
+        body = b'{"flow": "first"}'
+        assert store.bulk_all(create(*first, body) + create(*second, body))
+        assert not store.bulk_all(create(*first, body) + create(*third, body))
+        assert store.get([first, second, third]).keys() == {first, second, third}
+
     def test_put_with_a_version_is_compare_and_set(self, store: Any) -> None:
         key = ("kp.positions", new_id())
         store.bulk(put(*key, b'{"position": 1}'))

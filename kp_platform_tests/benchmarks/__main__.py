@@ -240,7 +240,7 @@ def _orchestration(stack: Stack, typical: Steady) -> Result:
     idle = spent(before, cpu_seconds(stack))
     cores = _dagsters(idle) / (time.monotonic() - began)
     each = _dagsters(typical.cpu) * typical.seconds / max(1, typical.slices)
-    grown = typical.database_bytes / typical.seconds * 86_400 / 1e6
+    grown = typical.database_bytes / 1e6
     return Result(
         "B5",
         "orchestration",

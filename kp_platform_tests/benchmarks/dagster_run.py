@@ -1,8 +1,9 @@
 """What Dagster's own interface is asked: to run a job, and what its runs have done.
 
-Belongs here: launching as the UI does it, waiting, slices, the size of its database.
+Belongs here: launching as the UI does it, waiting, the size of its database.
 """
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +15,7 @@ _LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $p
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 _RUN = """query($id: ID!) { runOrError(runId: $id) { ... on Run {
   status stepStats { startTime endTime } } } }"""
-_SLICES = """query($path: [String!]!, $since: String) { assetOrError(assetKey: {path: $path}) {
-  ... on Asset { assetMaterializations(afterTimestampMillis: $since) {
-    metadataEntries { label ... on IntMetadataEntry { intValue } } } } } }"""
+_RUN_FILE = re.compile(r"history/runs/[0-9a-f-]{36}\.db")
 
 
 def step_seconds(stack: Stack, job: str, config: Mapping[str, Any]) -> float:
@@ -46,14 +45,24 @@ def _wait(stack: Stack, run_id: str) -> float:
     raise RuntimeError(f"run {run_id} did not end within {RUN_SECONDS:.0f} s")
 
 
-def slices_since(stack: Stack, asset: str, moment: float) -> int:
-    """How many slices the asset's runs have reported since a moment, in seconds since the epoch."""
-    found = stack.graphql(_SLICES, path=[asset], since=str(int(moment * 1000)))["assetOrError"]
-    entries = [e for each in found["assetMaterializations"] for e in each["metadataEntries"]]
-    return sum(entry["intValue"] for entry in entries if entry["label"] == "slices")
-
-
-def database_bytes(stack: Stack) -> int:
-    """All that Dagster keeps."""
+def database(stack: Stack) -> dict[str, int]:
+    """Bytes of each file that Dagster keeps."""
     folder = stack.settings.home / "dagster"
-    return sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+    return {
+        str(each.relative_to(folder)): each.stat().st_size
+        for each in folder.rglob("*")
+        if each.is_file()
+    }
+
+
+def bytes_a_day(
+    before: Mapping[str, int], after: Mapping[str, int], seconds: float, run_seconds: float
+) -> float:
+    """What the database grows by in a day of what went on between two looks at it: by what was
+    written to files that there were, and by the file of a new run, each time that one of those
+    which were at work ends after `run_seconds`."""
+    grown = {name: size - before.get(name, 0) for name, size in after.items()}
+    written = sum(size for name, size in grown.items() if name in before)
+    runs = {name: size for name, size in after.items() if _RUN_FILE.fullmatch(name)}
+    at_work = sum(grown[name] > 0 for name in runs)
+    return (written / seconds + at_work * min(runs.values()) / run_seconds) * 86_400

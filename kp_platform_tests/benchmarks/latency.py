@@ -46,14 +46,14 @@ class Seen:
 @dataclass(frozen=True, slots=True)
 class Steady:
     """What a steady rate of visits has shown; `cpu` are the cores that each program kept busy,
-    `database_bytes` what Dagster's database has grown by."""
+    `database_bytes` what Dagster's database grows by in a day of it."""
 
     rate: int
     seconds: float
     seen: Sequence[Seen]
     cpu: dict[str, float]
     slices: int
-    database_bytes: int
+    database_bytes: float
 
     def delay(self, share: float) -> float:
         return percentile([each.delay for each in self.seen], share)
@@ -130,7 +130,7 @@ def steady(stack: Stack, rate: int, seconds: float) -> Steady:
     servers = Servers.of(stack.settings)
     marker, every = uuid.uuid4().hex[:8], max(1, rate // SAMPLES_PER_SECOND)
     before, began, moment = cpu_seconds(stack), time.monotonic(), time.time()
-    size = dagster_run.database_bytes(stack)
+    kept = dagster_run.database(stack)
     with Reader(servers) as reader, ThreadPoolExecutor(VISITORS) as pool:
         visitors = [Visitor(servers, Ledger()) for _ in range(VISITORS)]
 
@@ -151,9 +151,23 @@ def steady(stack: Stack, rate: int, seconds: float) -> Steady:
         took,
         reader.seen,
         {name: each / took for name, each in used.items()},
-        dagster_run.slices_since(stack, "enriched_access_log", moment),
-        dagster_run.database_bytes(stack) - size,
+        _slices_since(servers, moment),
+        dagster_run.bytes_a_day(
+            kept, dagster_run.database(stack), took, stack.settings.max_run_seconds
+        ),
     )
+
+
+def _slices_since(servers: Servers, moment: float) -> int:
+    """All documents of a small slice were indexed at one moment."""
+    body = {
+        "size": 0,
+        "query": {"range": {"indexed_at": {"gte": int(moment * 1000)}}},
+        "aggs": {"slices": {"cardinality": {"field": "indexed_at", "precision_threshold": 40_000}}},
+    }
+    with servers.search() as search:
+        answer = search.request("POST", "/log.index/_search?ignore_unavailable=true", body)
+    return int(answer["aggregations"]["slices"]["value"])
 
 
 def first_after(stack: Stack, idle_seconds: float) -> Seen:

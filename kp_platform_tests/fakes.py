@@ -281,6 +281,8 @@ class FakeElasticsearch:
             raise ConnectionError
         if self.largest_request is not None and len(lines) > self.largest_request:
             raise RequestTooLarge(f"{len(lines)} bytes")
+        if not lines:
+            raise SliceError("Validation Failed: 1: no requests added;")
         self.requests += 1
         parsed = iter([json.loads(line) for line in lines.splitlines()])
         return [

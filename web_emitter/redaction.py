@@ -26,7 +26,8 @@ _DENIED_INSIDE = re.compile(
 _DENIED_WORDS = frozenset({"sid", "sig", "otp", "pin", "cvc", "cvv", "ssn", "iban"})
 _WORD = re.compile("[a-z0-9]+")
 
-_PIECE = re.compile("([^&;]*)([&;]?)")
+_SEPARATORS = ("&", ";")
+_SEPARATOR = re.compile("([&;])")
 # Most paths, names and values have nothing to look for.
 _SUSPICIOUS_PATH = re.compile("[@;%]|eyJ|[2-6](?:[ -]?[0-9]){12}")
 _PLAIN = re.compile("[A-Za-z0-9_.,:-]{0,12}")
@@ -50,6 +51,9 @@ class Redaction:
 
     def __init__(self, allowed_keys: Iterable[str] = ()) -> None:
         self._allowed = frozenset(key.strip().lower() for key in allowed_keys if key.strip())
+        plain = "|".join(re.escape(key) for key in self._allowed if _PLAIN.fullmatch(key))
+        # Pieces that are kept as they are, which most of a page's links have.
+        self._kept = re.compile(f"(?:{plain})=[A-Za-z0-9_.,:-]{{0,12}}" if plain else "(?!)")
         if denied := sorted(filter(is_denied, self._allowed)):
             raise ValueError(f"the values of {', '.join(denied)} are never kept")
         self.count = 0
@@ -91,10 +95,11 @@ class Redaction:
     def _query(self, query: str) -> str:
         kept: list[str] = []
         length = 0
-        for match in _PIECE.finditer(query):
-            piece, separator = match.groups()
-            kept.append(self._piece(piece) + separator)
-            length += len(kept[-1])
+        for piece in _SEPARATOR.split(query):
+            if piece not in _SEPARATORS and not self._kept.fullmatch(piece):
+                piece = self._piece(piece)
+            kept.append(piece)
+            length += len(piece)
             if length > MAX_URI_LENGTH:
                 break
         return "".join(kept)

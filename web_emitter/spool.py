@@ -47,7 +47,7 @@ class Record(NamedTuple):
     def encoded(self) -> bytes:
         """JSON, in which each byte of body and headers is one character."""
         headers = [(key, _text(value)) for key, value in self.headers]
-        payload = orjson.dumps((self.timestamp_ms, headers, _text(self.body)))
+        payload = orjson.dumps((self.timestamp_ms, headers, self.body.decode("latin-1")))
         return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
 
     @classmethod
@@ -59,7 +59,9 @@ class Record(NamedTuple):
 
 
 def _text(value: str | bytes | None) -> str | None:
-    return (value.encode() if isinstance(value, str) else value or b"").decode("latin-1")
+    if isinstance(value, str):
+        value = value.encode()
+    return value.decode("latin-1") if value else ""
 
 
 def _value(text: str) -> bytes:
@@ -167,10 +169,14 @@ class Spool:
         """The oldest records that wait, now SENT; None is one that cannot be read any more."""
         taken: list[tuple[Place, Record | None]] = []
         for segment in self._segments:
-            while len(taken) < limit and (index := segment.states.find(WAITING)) >= 0:
+            if len(taken) >= limit:
+                break
+            index = segment.states.find(WAITING)
+            data = _content(segment.path) if index >= 0 else b""
+            while index >= 0 and len(taken) < limit:
                 segment.states[index] = SENT
-                record = _read(segment.path, segment.offsets[index])
-                taken.append((Place(segment, index), record))
+                taken.append((Place(segment, index), _read(data, segment.offsets[index])))
+                index = segment.states.find(WAITING, index)
         self.sent += len(taken)
         return taken
 
@@ -311,14 +317,21 @@ def _records(data: bytes) -> Iterator[tuple[int, int]]:
         offset = end
 
 
-def _read(path: Path, offset: int) -> Record | None:
+def _content(path: Path) -> bytes:
+    """All of a segment; nothing when it cannot be read."""
     try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            length, checksum = _FRAME.unpack(file.read(_FRAME.size))
-            payload = file.read(length)
-    except (OSError, struct.error):
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _read(data: bytes, offset: int) -> Record | None:
+    try:
+        length, checksum = _FRAME.unpack_from(data, offset)
+    except struct.error:
         return None
+    begin = offset + _FRAME.size
+    payload = data[begin : begin + length]
     return Record.decoded(payload) if zlib.crc32(payload) == checksum else None
 
 

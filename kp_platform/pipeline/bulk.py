@@ -58,6 +58,8 @@ class Outcome:
 def index_documents(store: DocumentStore, flow: Flow, documents: Sequence[Document]) -> Outcome:
     """Create the documents; raises what `store.send` raises."""
     operations = [document.operation for document in documents]
+    if not operations:
+        return Outcome()
     if send_all(store, operations):
         return Outcome(indexed=len(documents))
     results = send(store, operations)

@@ -161,6 +161,10 @@ class TestElasticsearch:
         assert not store.bulk_all(create(*first, body) + create(*third, body))
         assert store.get([first, second, third]).keys() == {first, second, third}
 
+    def test_a_request_of_nothing_is_refused(self, store: Any) -> None:
+        with pytest.raises(SliceError, match="no requests added"):
+            store.bulk_all(b"")
+
     def test_put_with_a_version_is_compare_and_set(self, store: Any) -> None:
         key = ("kp.positions", new_id())
         store.bulk(put(*key, b'{"position": 1}'))

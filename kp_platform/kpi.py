@@ -10,7 +10,7 @@ other are computed by one run (a run costs four CPU-seconds, an hour in it some 
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -89,7 +89,10 @@ def kpi_asset() -> dg.AssetsDefinition:
             elasticsearch: ElasticsearchResource,
         ) -> Iterator[dg.AssetMaterialization]:
             hours = [hour_of(partition_key) for partition_key in context.partition_keys]
-            with _lease(elasticsearch, context.run.run_id, config.follow_seconds):
+            stays = config.follow_seconds > 0  # a run beside it must not take its lease away
+            with (
+                lease.kept(elasticsearch, JOB_NAME, context.run.run_id) if stays else nullcontext()
+            ):
                 for report in _reports(elasticsearch, hours, config.follow_seconds):
                     context.log.info("%s", sentence(report))
                     yield dg.AssetMaterialization(
@@ -97,13 +100,6 @@ def kpi_asset() -> dg.AssetsDefinition:
                     )
 
     return access_kpi
-
-
-def _lease(
-    store: DocumentStore, run_id: str, follow_seconds: float
-) -> AbstractContextManager[None]:
-    """Only the run that stays has it: others beside it would take it away."""
-    return lease.kept(store, JOB_NAME, run_id) if follow_seconds else nullcontext()
 
 
 def _reports(

@@ -6,6 +6,7 @@ asset nor job nor sensor of it is of use to another.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -78,7 +79,8 @@ def ranking_asset() -> dg.AssetsDefinition:
         redis: RedisResource,
     ) -> Iterator[dg.AssetMaterialization]:
         ranking, pause = _ranking(kafka, trino, elasticsearch, redis, config), _pause()
-        with lease.kept(elasticsearch, JOB_NAME, context.run.run_id):
+        stays = config.follow_seconds > 0  # a run beside it must not take its lease away
+        with lease.kept(elasticsearch, JOB_NAME, context.run.run_id) if stays else nullcontext():
             for _ in follow.turns(
                 lambda: ranking.is_due(datetime.now(UTC), pause)[0],
                 seconds=config.follow_seconds,

@@ -187,7 +187,8 @@ class FakeTrino:
                 distinct.groups(),
                 [(k,) for k in {row[at] for row in rows} if k is not None],
             )
-        elif listed := {each for each in parameters if isinstance(each, str)}:
+        elif "IS NOT NULL" not in sql:
+            listed = {each for each in parameters if isinstance(each, str)}
             other = len(listed)
             rows = [row if row[3] in listed else (*row[:4], *[None] * 5, *row[9:]) for row in rows]
         if self.most_other_rows is not None and other > self.most_other_rows:

@@ -403,7 +403,7 @@ def _emitter(
         share: max(percentile(each, share) for each in added.values()) for share in (0.99, 0.999)
     }
     served_up = ratios["up"].median
-    served_worst = min(each.median for each in ratios.values())
+    served_dead = min(ratios[name].median for name in emitter.DEAD)
     yield Result(
         "B6",
         "the emitter",
@@ -418,10 +418,10 @@ def _emitter(
                 served_up >= 0.75,
             ),
             Figure(
-                "the same, the broker's worst state",
+                "the same, with the broker down or silent",
                 "as when it is up",
-                f"{served_worst:.2f}",
-                served_worst >= served_up - 0.05,
+                f"{served_dead:.2f}",
+                served_dead >= served_up - 0.05,
             ),
             Figure(
                 "added p99, any state", "<= 0.5 ms", f"{worst[0.99]:.2f} ms", worst[0.99] <= 0.5

@@ -38,6 +38,7 @@ REQUESTS = 2_000
 REQUESTS_PER_SECOND = 500
 SLOW_MILLISECONDS = 1_000
 WITHOUT = "without"
+DEAD = ("down", "silent")
 LOGGER = logging.getLogger("benchmark")
 LOGGER.setLevel(logging.CRITICAL)
 

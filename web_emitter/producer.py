@@ -40,7 +40,7 @@ from web_emitter.throttle import Throttle
 
 _ROUND_SECONDS = 0.02
 # Deferred events made in one go: a millisecond in which no request goes on.
-_MADE_AT_ONCE = 50
+_MADE_AT_ONCE = 100
 # Reports of purged messages are there at once: 100 microseconds, unless the CPU is taken.
 _PURGE_SECONDS = 1.0
 # Events in one write: at most 80 MB of notes, usually 300 kB.

@@ -106,12 +106,12 @@ class Redaction:
 
     def _piece(self, piece: str) -> str:
         key, equals, value = piece.partition("=")
-        name = _decoded(key).lower()
+        is_allowed = _decoded(key).lower() in self._allowed
         if not equals:
-            return piece if not piece or name in self._allowed else self._redacted()
-        if not value or (name in self._allowed and not _is_secret(_decoded(value))):
-            return f"{self._key(key)}={value}"
-        return f"{self._key(key)}={self._redacted()}"
+            return piece if not piece or is_allowed else self._redacted()
+        if value and not (is_allowed and not _is_secret(_decoded(value))):
+            value = self._redacted()
+        return f"{self._key(key)}={value}"
 
     def _key(self, key: str) -> str:
         """A key is a name, unless somebody's address or token stands there."""

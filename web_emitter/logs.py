@@ -119,11 +119,11 @@ class EnrichedLog:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The newest logs of a query, how many there are wherever they stand ("at least", when not
-    exact), and the place behind which there are more."""
+    """Logs of a query, how many it has ("at least", when not exact; None: not counted, which would
+    take longer than to find them), and the cursor behind which there are more."""
 
     logs: tuple[EnrichedLog, ...] = ()
-    total: int = 0
+    total: int | None = 0
     total_is_exact: bool = True
     anything_indexed: bool = False
     more_after: Cursor | None = None
@@ -148,10 +148,11 @@ class ElasticsearchLogs:
         hits = (await self._search(query, size=PAGE_SIZE + 1))["hits"]
         shown = hits["hits"][:PAGE_SIZE]
         anything = bool(shown) or (not query.is_overview and await self._has_any())
+        total = hits.get("total", {"value": None, "relation": "gte"})
         return Found(
             logs=tuple(EnrichedLog.from_document(hit["_source"]) for hit in shown),
-            total=hits["total"]["value"],
-            total_is_exact=hits["total"]["relation"] == "eq",
+            total=total["value"],
+            total_is_exact=total["relation"] == "eq",
             anything_indexed=anything,
             more_after=Cursor.of(shown[-1]) if len(hits["hits"]) > len(shown) else None,
         )
@@ -168,6 +169,7 @@ class ElasticsearchLogs:
         behind: dict[str, Any] = {}
         if query.after is not None:
             behind["search_after"] = [query.after.milliseconds, query.after.uuid]
+            behind["track_total_hits"] = False
         return await ask(
             self._client,
             self._index,

@@ -184,7 +184,7 @@ class FakeLogs(MayFail):
         more = cursors[start + 49] if len(logs) > start + 50 else None
         return Found(
             logs[start : start + 50],
-            len(logs),
+            None if query.after else len(logs),
             anything_indexed=bool(self.logs),
             more_after=more,
         )

@@ -66,7 +66,7 @@ def test_older_logs_are_a_link_away_and_the_newest_too(
         shown += [log.uuid for log in search.logs if log.uuid in page.text]
         link = next((a["href"] or "" for a in page.named("a") if a.get("rel") == "next"), "")
     assert shown == [log.uuid for log in search.logs]
-    assert "20 older ones of 120 logs" in page.text
+    assert "20 older logs" in page.text
     assert "/analysis?name=a%26b" in [a["href"] for a in page.named("a")]
 
 

@@ -28,7 +28,7 @@ from kp_platform.resources.trino import TrinoResource
 KEY = dg.AssetKey("dead_letters")
 CHECK = "none_is_open"
 JOB_NAME = "replay_dead_letters"
-LOOK_SECONDS = 30
+LOOK_SECONDS = 60
 PREVIEW_LETTERS = 10
 _ALL = Selection(with_dropped=True)
 # Under this name a materialization keeps its numbers, for the next one to be compared with.

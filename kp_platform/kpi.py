@@ -41,7 +41,7 @@ KEY = dg.AssetKey("access_kpi")
 JOB_NAME = "compute_access_kpi"
 FIRST_HOUR = datetime(2026, 1, 1, tzinfo=UTC)
 HOURS = dg.HourlyPartitionsDefinition(start_date=FIRST_HOUR, end_offset=1)
-LOOK_SECONDS = 30
+LOOK_SECONDS = 60
 MOST_RUNS = 3
 MOST_HOURS_PER_RUN = 48
 PREVIEW_NAMES = 10

@@ -39,7 +39,7 @@ class Cursor:
 
     @classmethod
     def from_token(cls, token: str) -> Self:
-        """Raises ValueError for what is no token of `token`."""
+        """Raises ValueError for a text that is no `token`."""
         if len(token) > _LONGEST_TOKEN:
             raise ValueError("no token is as long")
         value = orjson.loads(urlsafe_b64decode(token + "=" * (-len(token) % 4)))

@@ -109,16 +109,18 @@ def _check_values(event: Mapping[str, str], flow: Flow) -> None:
 
 class Columns:
     """Where the columns of a flow's query stand, and the check of a row against the contract.
+    `facts` are those that tell nothing of the message, only of what it was joined with.
 
     Raises ValueError when the SQL lacks a column.
     """
 
     def __init__(self, flow: Flow, columns: Sequence[str]) -> None:
         self.at = {name: position for position, name in enumerate(columns)}
-        needed = {"@timestamp", "partition", "offset", "message", *flow.fields}
-        needed.update(flow.references.values())
+        own = {"@timestamp", "partition", "offset", "message", *flow.fields}
+        needed = own.union(flow.references.values())
         if missing := sorted(needed - self.at.keys()):
             raise ValueError(f"{flow.sql_path.name} does not return {', '.join(missing)}")
+        self.facts = {name: at for name, at in self.at.items() if name not in own}
         self._flow = flow
         self._place = self.at["partition"], self.at["offset"], self.at["@timestamp"]
         self._message = self.at["message"]
@@ -160,7 +162,7 @@ def builder(flow: Flow, columns: Sequence[str]) -> Callable[[Row, str], Document
     `indexed_at` is an ISO 8601 time in UTC. Raises ValueError when the SQL lacks a column.
     """
     known = Columns(flow, columns)
-    facts = _Facts(flow, columns)
+    facts = _Facts(flow, known.facts)
     place, checked, identity = known.place, known.event, known.at[flow.id_field]
 
     @functools.lru_cache
@@ -195,11 +197,9 @@ class _Facts:
     """What is the same for all events of a name: their reference data, as a part of JSON that is
     made once for many documents."""
 
-    def __init__(self, flow: Flow, columns: Sequence[str]) -> None:
-        own = {"@timestamp", "partition", "offset", "message", *flow.fields}
+    def __init__(self, flow: Flow, columns: Mapping[str, int]) -> None:
         self._flow = flow
-        self._names = [name for name in columns if name not in own]
-        places = [position for position, name in enumerate(columns) if name not in own]
+        self._names, places = list(columns), list(columns.values())
         # Of one column or none it would be no tuple.
         self._values = itemgetter(*places) if len(places) > 1 else _each_of(places)
         self._made: dict[tuple[Any, ...], tuple[tuple[str, ...], bytes]] = {}

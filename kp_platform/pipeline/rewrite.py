@@ -139,8 +139,6 @@ class Rewriter:
         began = time.monotonic()
         with self.keys.query(self.engine, self.flow, part) as answer:
             known = Columns(self.flow, answer.columns)
-            own = {"@timestamp", "partition", "offset", "message", *self.flow.fields}
-            facts = {name: at for name, at in known.at.items() if name not in own}
             key_at = known.at[self.rewrites.key_field]
             for rows in answer.batches(self.batch_rows):
                 report.rows += len(rows)
@@ -151,7 +149,7 @@ class Rewriter:
                         report.outcome.dead.append(dead)
                         continue
                     report.outcome.applied += 1
-                    keys[row[key_at]].facts = {name: row[at] for name, at in facts.items()}
+                    keys[row[key_at]].facts = {name: row[at] for name, at in known.facts.items()}
                     keys[row[key_at]].messages.append(place)
             report.query = answer.stats
         report.empty = coverage.check(self.log, self.flow.topic)

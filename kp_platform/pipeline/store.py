@@ -174,8 +174,8 @@ def send_all(store: DocumentStore, operations: Sequence[bytes]) -> bool:
 
 def create(index: str, identity: str, body: bytes) -> bytes:
     """An operation that writes a document only if its id is free."""
-    target = orjson.dumps(index), orjson.dumps(identity)
-    return b'{"create":{"_index":%b,"_id":%b}}\n%b\n' % (*target, body)
+    action = orjson.dumps({"create": {"_index": index, "_id": identity}})
+    return b"%b\n%b\n" % (action, body)
 
 
 def put(index: str, identity: str, body: bytes, expected: Version | None = None) -> bytes:

@@ -62,8 +62,9 @@ class LogQuery:
         given = urlencode({name: value for name, value in fields.items() if value})
         return f"/analysis?{given}" if given else "/analysis"
 
-    def as_elasticsearch(self) -> dict[str, Any]:
-        filters: list[dict[str, Any]] = []
+    def as_elasticsearch(self, *more: dict[str, Any]) -> dict[str, Any]:
+        """The query of Elasticsearch, with more filters."""
+        filters = list(more)
         if self.name:
             filters.append(_equal("name", self.name))
         if self.uri:
@@ -145,7 +146,7 @@ class ElasticsearchLogs:
         self._index = index
 
     async def newest(self, query: LogQuery) -> Found:
-        hits = (await self._search(query, size=PAGE_SIZE + 1))["hits"]
+        hits = await self._page(query)
         shown = hits["hits"][:PAGE_SIZE]
         anything = bool(shown) or (not query.is_overview and await self._has_any())
         total = hits.get("total", {"value": None, "relation": "gte"})
@@ -154,28 +155,39 @@ class ElasticsearchLogs:
             total=total["value"],
             total_is_exact=total["relation"] == "eq",
             anything_indexed=anything,
-            more_after=Cursor.of(shown[-1]) if len(hits["hits"]) > len(shown) else None,
+            more_after=Cursor.behind(shown) if len(hits["hits"]) > len(shown) else None,
         )
+
+    async def _page(self, query: LogQuery) -> Mapping[str, Any]:
+        """The hits of a page, and one more if there is one. An older page is first looked for near
+        its cursor: else all events of its day would be sorted for it."""
+        if query.after is not None:
+            first = max(0, query.after.milliseconds - query.after.reach)
+            near = {"range": {"@timestamp": {"gte": first, "format": "epoch_millis"}}}
+            hits = await self._search(query, PAGE_SIZE + 1, near)
+            if len(hits["hits"]) > PAGE_SIZE:
+                return hits
+        return await self._search(query, PAGE_SIZE + 1)
 
     async def ping(self) -> None:
         # Not es.info(): a minimal build does not answer it.
-        await self._search(LogQuery(), size=0)
+        await self._search(LogQuery(), 0)
 
     async def _has_any(self) -> bool:
-        answer = await self._search(LogQuery(), size=1)
-        return bool(answer["hits"]["hits"])
+        return bool((await self._search(LogQuery(), 1))["hits"])
 
-    async def _search(self, query: LogQuery, *, size: int) -> Mapping[str, Any]:
+    async def _search(self, query: LogQuery, size: int, *filters: Any) -> Mapping[str, Any]:
         behind: dict[str, Any] = {}
         if query.after is not None:
-            behind["search_after"] = [query.after.milliseconds, query.after.uuid]
-            behind["track_total_hits"] = False
-        return await ask(
+            behind = {"search_after": query.after.place, "track_total_hits": False}
+        answer = await ask(
             self._client,
             self._index,
-            query=query.as_elasticsearch(),
+            query=query.as_elasticsearch(*filters),
             sort=NEWEST_FIRST,
             size=size,
             source={"includes": _FIELDS},
             **behind,
         )
+        hits: Mapping[str, Any] = answer["hits"]
+        return hits

@@ -6,7 +6,7 @@ here: a question and its answer as values (`logs.py`, `notes.py`, `insights.py`)
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -18,24 +18,42 @@ if TYPE_CHECKING:
 
 Sort = list[Mapping[str, Any]]
 _LONGEST_TOKEN = 200
+_LONGEST_REACH = 30 * 86_400_000  # milliseconds
+_LONG = range(-(2**63), 2**63)
 
 # Before the first document the fields are mapped nowhere, and sorting by them would be an error.
+# A place in the topic tells events of one millisecond apart. The uuid would as well, but events lie
+# in the order they came in, so each of a large segment is the newest for a moment, and its text
+# would be looked up: 0.2 s for a million events, a fifth of that with numbers.
 NEWEST_FIRST: Sort = [
     {"@timestamp": {"order": "desc", "unmapped_type": "date"}},
-    {"uuid": {"order": "asc", "unmapped_type": "keyword"}},
+    {"partition": {"order": "asc", "unmapped_type": "integer"}},
+    {"offset": {"order": "desc", "unmapped_type": "long"}},
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a document stands in the order NEWEST_FIRST: milliseconds since the epoch, and uuid."""
+    """Where a document stands in the order NEWEST_FIRST, its time in milliseconds since the epoch.
+    The page behind it is likely to lie within `reach` milliseconds before it."""
 
     milliseconds: int
-    uuid: str
+    partition: int
+    offset: int
+    reach: int
 
     @classmethod
-    def of(cls, hit: Mapping[str, Any]) -> Self:
-        return cls(*hit["sort"])
+    def behind(cls, hits: Sequence[Mapping[str, Any]]) -> Self:
+        """The place of the last hit of a page. The next page may span ten times as much."""
+        first, *_ = hits[0]["sort"]
+        milliseconds, partition, offset = hits[-1]["sort"]
+        reach = min(10 * (first - milliseconds) + 1_000, _LONGEST_REACH)
+        return cls(milliseconds, partition, offset, reach)
+
+    @property
+    def place(self) -> list[int]:
+        """What `search_after` takes."""
+        return [self.milliseconds, self.partition, self.offset]
 
     @classmethod
     def from_token(cls, token: str) -> Self:
@@ -43,15 +61,19 @@ class Cursor:
         if len(token) > _LONGEST_TOKEN:
             raise ValueError("no token is as long")
         value = orjson.loads(urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-        match value:
-            case [int(milliseconds), str(uuid)] if abs(milliseconds) < 2**63:
-                return cls(milliseconds, uuid)
-        raise ValueError("not a cursor")
+        if (
+            not isinstance(value, list)
+            or len(value) != 4
+            or any(type(each) is not int or each not in _LONG for each in value)
+            or value[-1] < 0
+        ):
+            raise ValueError("not a cursor")
+        return cls(*value)
 
     @property
     def token(self) -> str:
         """The place as it stands in a link; what is in it is nobody's business."""
-        return urlsafe_b64encode(orjson.dumps([self.milliseconds, self.uuid])).rstrip(b"=").decode()
+        return urlsafe_b64encode(orjson.dumps([*self.place, self.reach])).rstrip(b"=").decode()
 
 
 class SearchUnavailable(Exception):

@@ -4,6 +4,7 @@ Belongs here: the three ways to the documents, taken in turns by one reader. Doe
 how a figure is shown (`report.py`).
 """
 
+import re
 import time
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from web_emitter.search import NEWEST_FIRST, Cursor
 
 RAW, FIRST, DEEP = "raw search", "first page", "deep page"
 WARM = 20
+_OLDER = re.compile(r'href="([^"]+)" rel="next"')
 
 
 def times(stack: Stack, count: int) -> dict[str, list[float]]:
@@ -28,12 +30,13 @@ def times(stack: Stack, count: int) -> dict[str, list[float]]:
         httpx.Client(base_url=stack.settings.emitter_url, trust_env=False) as reader,
     ):
         wait_for(lambda: _is_up(reader), "the emitter is up")
-        after = Cursor(_middle(search), "").token
+        middle = Cursor(_middle(search), partition=0, offset=0, reach=0)
+        [deep] = _OLDER.findall(reader.get(f"/analysis?after={middle.token}").text)
         plain = {"query": {"match_all": {}}, "sort": NEWEST_FIRST, "size": PAGE_SIZE}
         ways: dict[str, Callable[[], object]] = {
             RAW: lambda: search.request("POST", "/log.index/_search", plain),
             FIRST: lambda: reader.get("/analysis").raise_for_status(),
-            DEEP: lambda: reader.get(f"/analysis?after={after}").raise_for_status(),
+            DEEP: lambda: reader.get(deep).raise_for_status(),
         }
         found: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(WARM + count):

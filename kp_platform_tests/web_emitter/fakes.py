@@ -179,7 +179,7 @@ class FakeLogs(MayFail):
             for log in self.logs
             if query.name in {"", log.name} and log.uri.startswith(query.uri)
         )
-        cursors = [Cursor(number, log.uuid) for number, log in enumerate(logs)]
+        cursors = [Cursor(0, 0, number, reach=0) for number in range(len(logs))]
         start = cursors.index(query.after) + 1 if query.after else 0
         more = cursors[start + 49] if len(logs) > start + 50 else None
         return Found(

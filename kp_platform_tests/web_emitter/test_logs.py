@@ -1,22 +1,30 @@
 """Questions for logs to Elasticsearch, and documents as values."""
 
+import json
 from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import pytest
+from elasticsearch import Elasticsearch
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from kp_platform_tests.stack import ROOT, Stack
 from kp_platform_tests.web_emitter.fakes import FakeNotes, FakeSink
 from web_emitter.app import Searches, Sinks, create_app
 from web_emitter.events import MAX_URI_LENGTH
 from web_emitter.insights import ElasticsearchInsights
 from web_emitter.logs import ElasticsearchLogs, EnrichedLog, Found, LogQuery
 from web_emitter.search import Cursor, SearchUnavailable, connection
-from web_emitter.settings import Settings
+from web_emitter.settings import ACCESS_LOG_INDEX, Settings
 
+MAPPING = ROOT / "kp_platform" / "mappings" / f"{ACCESS_LOG_INDEX}.json"
+NOON = 1_772_366_400_000  # 2026-03-01, in milliseconds since the epoch
 DOCUMENT = {
     "@timestamp": "2026-03-01T10:20:30.456Z",
     "uuid": "0b1c6b1e-6f0f-4d3b-9a57-0d6f4d1f2a01",
@@ -38,7 +46,7 @@ class Answer:
             "hits": {
                 "total": {"value": len(documents), "relation": relation},
                 "hits": [
-                    {"_source": document, "sort": [1_000 + number, document.get("uuid")]}
+                    {"_source": document, "sort": [9_000 - number, 3, 7]}
                     for number, document in enumerate(documents)
                 ],
             }
@@ -103,7 +111,11 @@ def test_the_newest_fifty_are_asked_for_in_a_total_order() -> None:
     (question,) = client.questions
     assert (question["index"], question["size"]) == ("log.index", 51)  # one tells of more
     assert "search_after" not in question
-    assert [list(field) for field in question["sort"]] == [["@timestamp"], ["uuid"]]
+    assert [list(field) for field in question["sort"]] == [
+        ["@timestamp"],
+        ["partition"],
+        ["offset"],
+    ]
     assert question["ignore_unavailable"]
     assert not question["allow_partial_search_results"]
 
@@ -135,30 +147,88 @@ def test_a_full_page_tells_where_the_next_one_begins() -> None:
     assert newest(FakeClient(Answer(*[DOCUMENT] * 50)), LogQuery()).more_after is None
     found = newest(FakeClient(Answer(*[DOCUMENT] * 51)), LogQuery())
     assert len(found.logs) == 50
-    assert found.more_after == Cursor(1_049, str(DOCUMENT["uuid"]))
+    assert found.more_after == Cursor(9_000 - 49, 3, 7, reach=10 * 49 + 1_000)
 
 
-def test_a_later_page_is_asked_for_by_its_place() -> None:
-    client = FakeClient(Answer(DOCUMENT))
-    newest(client, LogQuery(name="kafka", after=Cursor(1_049, "u")))
-    (question,) = client.questions
-    assert question["search_after"] == [1_049, "u"]
-    assert question["track_total_hits"] is False
-    assert "from" not in question
-    assert question["query"] == LogQuery(name="kafka").as_elasticsearch()
+def test_an_older_page_is_looked_for_near_its_place_and_then_everywhere() -> None:
+    client = FakeClient(Answer(*[DOCUMENT] * 50), Answer(DOCUMENT))
+    found = newest(client, LogQuery(name="kafka", after=Cursor(9_000, 3, 7, reach=2_000)))
+    near, everywhere = client.questions
+    for question in (near, everywhere):
+        assert question["search_after"] == [9_000, 3, 7]
+        assert question["track_total_hits"] is False
+        assert "from" not in question
+    name = {"term": {"name": "kafka"}}
+    span = {"range": {"@timestamp": {"gte": 7_000, "format": "epoch_millis"}}}
+    assert near["query"] == {"bool": {"filter": [span, name]}}
+    assert everywhere["query"] == {"bool": {"filter": [name]}}
+    assert len(found.logs) == 1
 
 
 def test_a_link_keeps_the_filters() -> None:
-    query = LogQuery(name="a&b=c", uri="/x?y=%20", after=Cursor(1, "u"))
+    place = Cursor(2, 3, 4, reach=5)
+    query = LogQuery(name="a&b=c", uri="/x?y=%20", after=Cursor(1, 2, 3, reach=4))
     assert query.link() == "/analysis?name=a%26b%3Dc&uri=%2Fx%3Fy%3D%2520"
-    assert query.link(Cursor(2, "v")) == f"{query.link()}&after={Cursor(2, 'v').token}"
+    assert query.link(place) == f"{query.link()}&after={place.token}"
     assert LogQuery().link() == "/analysis"
 
 
-@given(st.integers(-(2**63) + 1, 2**63 - 1), st.text(st.characters(codec="utf-8"), max_size=36))
-def test_a_place_survives_a_link(milliseconds: int, uuid: str) -> None:
-    place = Cursor(milliseconds, uuid)
+@given(st.builds(Cursor, *[st.integers(-(2**63), 2**63 - 1)] * 3, st.integers(0, 2**63 - 1)))
+def test_a_place_survives_a_link(place: Cursor) -> None:
     assert Cursor.from_token(place.token) == place
+
+
+@pytest.fixture
+def real(stack: Stack) -> Iterator[Callable[[LogQuery], Found]]:
+    """The search in an index with the mapping of the platform: sixty events of one millisecond,
+    ten a minute apart, sixty an hour apart."""
+    url, index = stack.settings.elasticsearch_url, f"test-logs-{uuid4()}"
+    moments = [0] * 60 + [60_000 * n for n in range(1, 11)] + [3_600_000 * n for n in range(1, 61)]
+    with closing(Elasticsearch(url, request_timeout=60)) as client:
+        client.indices.create(
+            index=index, mappings=json.loads(MAPPING.read_bytes())["template"]["mappings"]
+        )
+        for number, moment in enumerate(moments):
+            place = {"@timestamp": NOON - moment, "partition": number % 4, "offset": number}
+            client.index(index=index, document=place | {"uuid": f"{number}"})
+        client.indices.refresh(index=index)
+
+        def find(query: LogQuery) -> Found:
+            async def ask() -> Found:
+                async with connection(url, 60) as reader:
+                    return await ElasticsearchLogs(reader, index).newest(query)
+
+            return anyio.run(ask)
+
+        yield find
+        client.indices.delete(index=index)
+
+
+def test_pages_show_each_log_once_and_the_newest_first(
+    real: Callable[[LogQuery], Found],
+) -> None:
+    shown: list[EnrichedLog] = []
+    pages, after = 0, None
+    while pages == 0 or after:
+        found = real(LogQuery(after=after))
+        pages, after = pages + 1, found.more_after
+        shown += found.logs
+    assert pages == 3
+    assert sorted(int(log.uuid) for log in shown) == list(range(130))
+    assert [log.accessed_at for log in shown] == sorted(
+        (log.accessed_at for log in shown), reverse=True
+    )
+
+
+@pytest.mark.parametrize("number", [-(2**63), -1, 0, 2**31 - 1, 2**63 - 1])
+def test_no_place_is_an_error(real: Callable[[LogQuery], Found], number: int) -> None:
+    for place in (
+        Cursor(number, 0, 0, reach=0),
+        Cursor(NOON, number, 0, reach=0),
+        Cursor(NOON, 0, number, reach=0),
+        Cursor(NOON, 0, 0, reach=max(0, number)),
+    ):
+        assert real(LogQuery(after=place)).anything_indexed
 
 
 @given(st.text() | st.binary().map(lambda raw: urlsafe_b64encode(raw).decode()))
@@ -172,11 +242,11 @@ def test_what_is_no_token_is_a_value_error(token: str) -> None:
     [
         ("/analysis", 3),  # logs, ranking, hours
         ("/analysis?name=kafka&uri=/", 1),
-        (f"/analysis?after={Cursor(1, 'u').token}", 1),
+        (f"/analysis?after={Cursor(1, 2, 3, reach=4).token}", 1),
     ],
 )
 def test_a_page_costs_few_searches(settings: Settings, path: str, searches: int) -> None:
-    client: Any = FakeClient(*[Answer(DOCUMENT)] * 3)
+    client: Any = FakeClient(*[Answer(*[DOCUMENT] * 51)] * 3)
     logs, insights = ElasticsearchLogs(client), ElasticsearchInsights(client)
     app = create_app(
         settings,

@@ -22,18 +22,6 @@ PAGE_SIZE = 50
 _MAX_PREFIX = 1_000
 _MAX_KEYWORD_BYTES = 32_766
 
-_FIELDS = [
-    "@timestamp",
-    "uuid",
-    "uri",
-    "name",
-    "redis_key",
-    "redis_value",
-    "test_id",
-    "test_name",
-    "enrichment",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogQuery:
@@ -186,7 +174,6 @@ class ElasticsearchLogs:
             query=query.as_elasticsearch(*filters),
             sort=NEWEST_FIRST,
             size=size,
-            source={"includes": _FIELDS},
             **behind,
         )
         hits: Mapping[str, Any] = answer["hits"]

@@ -66,6 +66,7 @@ def environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_FOLDER / "templates"),
         autoescape=True,
+        auto_reload=False,  # else each page looks at the files of its templates
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

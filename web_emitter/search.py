@@ -83,9 +83,12 @@ class SearchUnavailable(Exception):
 @asynccontextmanager
 async def connection(url: str, timeout_seconds: float) -> AsyncIterator["AsyncElasticsearch"]:
     """A client that is closed at the end. It connects on its first question, not here."""
-    from elasticsearch import AsyncElasticsearch  # one CPU-second: only where it is needed
+    # One CPU-second: only where it is needed.
+    from elasticsearch import AsyncElasticsearch, OrjsonSerializer
 
-    client = AsyncElasticsearch(url, request_timeout=timeout_seconds, max_retries=0)
+    client = AsyncElasticsearch(
+        url, request_timeout=timeout_seconds, max_retries=0, serializer=OrjsonSerializer()
+    )
     try:
         yield client
     finally:

@@ -24,6 +24,27 @@ over; times and rates do not. `make bench BENCH=B1` measures one again on a stac
 writes this page; the newest measurement of each counts. Spread: median (quartiles).
 """
 
+_LIMITS = """
+## What sets the limits
+
+B1 and B3: all cores are busy, so documents/s follow from the CPU that a document takes, as the
+tables show. Elasticsearch takes as much of our documents as of raw bulk's. What comes on top is
+the join in Trino, and Python: decoding Trino's JSON, checking each message and making its
+document, sending it, and the start of a run, which the others do not have. A straight-line
+consumer makes documents of messages it has at hand; here each row passes Trino, is written as
+JSON and read again. `py-spy` on a run shows six tenths of Python's time in making documents, two
+in Trino's client, one in Elasticsearch's. Nine tenths of what the servers' CPU allows would leave
+Python a third of what it takes.
+
+B8: where reference data are large, one more query finds the keys of a slice, so that Trino need
+not read all of MySQL and Redis. It reads the slice a second time. Reading all instead would take
+half as long again.
+
+B4: at 1,000 accesses/s the visitors, the emitter and the servers share the cores with the query,
+which takes 0.26 s when it has one to itself; an event waits for the slice that is at work, and
+then for its own.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -77,7 +98,7 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
         page += f"\n## {each['key']} {each['title']}\n\n{each['how']}\n\n"
         page += _table(details["head"], details["rows"])
         page += f"\n{_measured(each['provenance'])}\n"
-    return page
+    return page + _LIMITS
 
 
 def _met(figure: Mapping[str, Any]) -> str:

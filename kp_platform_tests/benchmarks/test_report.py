@@ -9,6 +9,7 @@ from kp_platform_tests.benchmarks import report
 from kp_platform_tests.benchmarks.measure import Spread, percentile
 from kp_platform_tests.benchmarks.report import Figure, Result, Table
 from kp_platform_tests.benchmarks.slices import Backlog
+from kp_platform_tests.stack import ROOT
 
 RESULT = Result(
     "B2",
@@ -55,6 +56,16 @@ def test_the_page_shows_the_newest_of_each_benchmark(tmp_path: Path) -> None:
     ]
     assert "| something | 1.5 |" in page
     assert "Measured on 2026-01-31 at abc: m; x 1." in page
+
+
+def test_the_page_in_docs_is_what_the_results_beside_it_give() -> None:
+    assert report.PAGE.read_text() == report.render(report.newest(report.RESULTS))
+
+
+def test_the_readme_shows_figures_of_the_page() -> None:
+    shown = [line for line in (ROOT / "README.md").read_text().splitlines() if line[:3] == "| B"]
+    assert len(shown) > 5
+    assert set(shown) <= set(report.PAGE.read_text().splitlines())
 
 
 def test_the_rate_of_a_part_of_a_backlog_is_that_of_its_own_time() -> None:

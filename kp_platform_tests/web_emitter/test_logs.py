@@ -188,10 +188,11 @@ def real(stack: Stack) -> Iterator[Callable[[LogQuery], Found]]:
         client.indices.create(
             index=index, mappings=json.loads(MAPPING.read_bytes())["template"]["mappings"]
         )
+        operations: list[dict[str, Any]] = []
         for number, moment in enumerate(moments):
             place = {"@timestamp": NOON - moment, "partition": number % 4, "offset": number}
-            client.index(index=index, document=place | {"uuid": f"{number}"})
-        client.indices.refresh(index=index)
+            operations += [{"index": {}}, place | {"uuid": f"{number}"}]
+        assert not client.bulk(index=index, operations=operations, refresh=True)["errors"]
 
         def find(query: LogQuery) -> Found:
             async def ask() -> Found:

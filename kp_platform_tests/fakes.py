@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 from kp_platform.pipeline.counting import Extent, Group, Where, iso
-from kp_platform.pipeline.documents import Row
 from kp_platform.pipeline.errors import (
     MessageSuspected,
     MessageUnreadable,
@@ -26,7 +26,7 @@ from kp_platform.pipeline.errors import (
 )
 from kp_platform.pipeline.log import RawMessage
 from kp_platform.pipeline.offsets import OffsetRange, TopicState, Watermarks
-from kp_platform.pipeline.query import QueryStats
+from kp_platform.pipeline.query import QueryStats, Row
 from kp_platform.pipeline.store import MAPPINGS, Hit, ItemResult, Stored, Version
 from kp_platform.resources.errors import TopicMissing
 
@@ -194,6 +194,10 @@ class FakeTrino:
         if self.most_other_rows is not None and other > self.most_other_rows:
             raise QueryTooLarge("EXCEEDED_LOCAL_MEMORY_LIMIT")
         stats = QueryStats(f"query-{len(self.queries)}", "", len(read) + 2 * other)
+        if not distinct:  # of the message's fields come those that the query names
+            members = {"uuid", "uri", "name", "source", "key"}
+            kept = [name not in members or f"slice.{name}," in sql for name in columns]
+            columns, rows = list(compress(columns, kept)), [tuple(compress(r, kept)) for r in rows]
         answer = FakeAnswer(columns, rows, stats)
         if call := self.after_answer:
             self.after_answer = None

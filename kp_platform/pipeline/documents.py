@@ -5,7 +5,8 @@ Does not belong here: sending documents (`bulk.py`) and keeping dead letters (`d
 
 The columns of a flow's SQL carry the names of the document's fields, and one more, `message`: the
 message's text. Trino's JSON decoder is lenient (a number becomes a string, trailing garbage is
-ignored, a lone surrogate becomes `?`), so the message itself is parsed and held to the contract.
+ignored, a lone surrogate becomes `?`), so the message itself is held to the contract, and what it
+says goes into the document. What Trino read of it is only compared.
 """
 
 import functools
@@ -19,14 +20,15 @@ from typing import Any, NamedTuple
 import orjson
 
 from kp_platform.flows import Flow
+from kp_platform.pipeline.query import Row, left_out
 
-Row = Sequence[Any]
-
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _NIL_UUID = "00000000-0000-0000-0000-000000000000"
+_UUID = rf"(?!{_NIL_UUID})[0-9a-f]{{8}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}"
 # One index a day: a wild clock must not open an index for each day of its imagination.
 _FIRST_DAY, _LAST_DAY = "2000-01-01", "2100-01-01"
 _MILLISECOND = timedelta(milliseconds=1)
+# The inside of a JSON string that is written as it is read; a lone surrogate is no character.
+_TEXT = r'[^"\\\x00-\x1f\ud800-\udfff]*'
 _MOST_FACTS = 10_000
 # JSON by hand, for there is one for each event: an index name and a UUID need no escaping, and the
 # other parts are JSON already.
@@ -92,19 +94,24 @@ def parse_message(message: str | bytes | None, flow: Flow) -> dict[str, str]:
             kind = type(value[name]).__name__
             raise BadMessage("wrong_type", f"{name} is a {kind}, not a string")
     event = {name: value[name] for name in flow.fields}
-    _check_values(event, flow)
-    return event
-
-
-def _check_values(event: Mapping[str, str], flow: Flow) -> None:
-    """Raises BadMessage for a value that the flow does not allow."""
     for name, values in flow.allowed.items():
         if event[name] not in values:
             raise BadMessage("bad_value", f"{name} is none of {', '.join(values)}")
+    if flow.rewrites is None and not re.fullmatch(_UUID, event[flow.id_field]):
+        raise BadMessage("bad_uuid", f"{flow.id_field} is not a lower-case, non-nil UUID")
+    return event
+
+
+def _plain(flow: Flow) -> re.Pattern[str]:
+    """Matches messages that keep the contract and are written as most are: the flow's fields in
+    order, without blanks and escapes. Its groups are their values."""
+    forms = dict.fromkeys(flow.fields, _TEXT)
     if flow.rewrites is None:
-        identity = event[flow.id_field]
-        if not _UUID.fullmatch(identity) or identity == _NIL_UUID:
-            raise BadMessage("bad_uuid", f"{flow.id_field} is not a lower-case, non-nil UUID")
+        forms[flow.id_field] = _UUID
+    members = (
+        re.escape(orjson.dumps(name).decode()) + f':"({form})"' for name, form in forms.items()
+    )
+    return re.compile(r"\{" + ",".join(members) + r"\}")
 
 
 class Columns:
@@ -117,35 +124,40 @@ class Columns:
     def __init__(self, flow: Flow, columns: Sequence[str]) -> None:
         self.at = {name: position for position, name in enumerate(columns)}
         own = {"@timestamp", "partition", "offset", "message", *flow.fields}
-        needed = own.union(flow.references.values())
+        needed = own.union(flow.references.values()) - left_out(flow.sql_path)
         if missing := sorted(needed - self.at.keys()):
             raise ValueError(f"{flow.sql_path.name} does not return {', '.join(missing)}")
         self.facts = {name: at for name, at in self.at.items() if name not in own}
         self._flow = flow
-        self._place = self.at["partition"], self.at["offset"], self.at["@timestamp"]
-        self._message = self.at["message"]
-        self._fields = [(name, self.at[name]) for name in flow.fields]
+        self._timestamp, self._message = self.at["@timestamp"], self.at["message"]
+        # Partition, offset and timestamp of a row's message.
+        self.place: Callable[[Row], tuple[int, int, str]] = itemgetter(
+            self.at["partition"], self.at["offset"], self._timestamp
+        )
+        self._compared = [
+            (field, self.at[name]) for field, name in enumerate(flow.fields) if name in self.at
+        ]
+        self._plain = None if flow.allowed else _plain(flow)
 
-    def place(self, row: Row) -> tuple[int, int, str]:
-        """Partition, offset and timestamp of the row's message."""
-        partition, offset, timestamp = self._place
-        return row[partition], row[offset], row[timestamp]
+    def event(self, row: Row) -> tuple[Sequence[str], bytes]:
+        """The flow's fields of the row's message: their values, and the inside of a JSON object.
 
-    def event(self, row: Row) -> bytes:
-        """The JSON of the flow's fields of the row's message. Raises BadMessage."""
-        timestamp = row[self._place[2]]
+        Raises BadMessage.
+        """
+        timestamp = row[self._timestamp]
         if not _FIRST_DAY <= timestamp < _LAST_DAY:
             raise BadMessage("bad_timestamp", f"{timestamp} is not a day of this century")
-        event = {name: row[position] for name, position in self._fields}
-        written, message = orjson.dumps(event), row[self._message]
-        # Most messages are written just like that, which is sooner seen than they are parsed.
-        if message and written == message.encode():
-            _check_values(event, self._flow)
-            return written
-        for name, value in parse_message(message, self._flow).items():
-            if value != event[name]:
+        message = row[self._message]
+        if self._plain and message and (plain := self._plain.fullmatch(message)):
+            values, members = plain.groups(), message[1:-1].encode()
+        else:
+            event = parse_message(message, self._flow)
+            values, members = tuple(event.values()), orjson.dumps(event)[1:-1]
+        for field, column in self._compared:
+            if values[field] != row[column]:
+                name = self._flow.fields[field]
                 raise BadMessage("altered", f"Trino read another {name} than the message has")
-        return written
+        return values, members
 
     def defect(self, row: Row) -> DeadLetter | None:
         """The dead letter that the row's message is, if it breaks its contract."""
@@ -156,39 +168,45 @@ class Columns:
         return None
 
 
-def builder(flow: Flow, columns: Sequence[str]) -> Callable[[Row, str], Document | DeadLetter]:
-    """A function from (row, indexed_at) to a document or a dead letter, for rows of `columns`.
+def builder(
+    flow: Flow, columns: Sequence[str]
+) -> Callable[[Sequence[Row], str], list[Document | DeadLetter]]:
+    """A function from (rows, indexed_at) to a document or a dead letter of each, for `columns`.
 
     `indexed_at` is an ISO 8601 time in UTC. Raises ValueError when the SQL lacks a column.
     """
     known = Columns(flow, columns)
     facts = _Facts(flow, known.facts)
-    place, checked, identity = known.place, known.event, known.at[flow.id_field]
+    identity = flow.fields.index(flow.id_field)
 
     @functools.lru_cache
     def index_of(day: str) -> str:
         return f"{flow.index}-{day.replace('-', '.')}"
 
-    def build(row: Row, indexed_at: str) -> Document | DeadLetter:
-        partition, offset, timestamp = place(row)
+    def made(row: Row, indexed_at: bytes, now: datetime) -> Document | DeadLetter:
+        partition, offset, timestamp = known.place(row)
         try:
-            event = checked(row)
+            values, members = known.event(row)
         except BadMessage as bad:
             return DeadLetter(partition, offset, timestamp, bad.reason, bad.detail)
         missing, known_facts = facts.of(row)
-        index = index_of(timestamp[:10])
+        index, id_ = index_of(timestamp[:10]), values[identity]
         operation = _OPERATION % (
             index.encode(),
-            row[identity].encode(),
+            id_.encode(),
             timestamp.encode(),
-            event[1:-1],
+            members,
             known_facts,
             partition,
             offset,
-            indexed_at.encode(),
-            milliseconds_between(timestamp, indexed_at),
+            indexed_at,
+            (now - datetime.fromisoformat(timestamp)) // _MILLISECOND,
         )
-        return Document(index, row[identity], partition, offset, timestamp, missing, operation)
+        return Document(index, id_, partition, offset, timestamp, missing, operation)
+
+    def build(rows: Sequence[Row], indexed_at: str) -> list[Document | DeadLetter]:
+        now, written = datetime.fromisoformat(indexed_at), indexed_at.encode()
+        return [made(row, written, now) for row in rows]
 
     return build
 
@@ -229,11 +247,6 @@ class _Facts:
 
 def _each_of(places: Sequence[int]) -> Callable[[Row], tuple[Any, ...]]:
     return lambda row: tuple(row[place] for place in places)
-
-
-def milliseconds_between(earlier: str, later: str) -> int:
-    """From one ISO 8601 time to another; negative when the clocks disagree."""
-    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)) // _MILLISECOND
 
 
 def enrichment(missing: Sequence[str], references: Mapping[str, str]) -> dict[str, Any]:

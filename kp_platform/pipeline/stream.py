@@ -16,10 +16,10 @@ import orjson
 
 from kp_platform.flows import Flow
 from kp_platform.pipeline.bulk import Outcome, index_documents
-from kp_platform.pipeline.documents import Document, Row, builder
+from kp_platform.pipeline.documents import Document, builder
 from kp_platform.pipeline.log import Log
 from kp_platform.pipeline.offsets import OffsetRange, Slice
-from kp_platform.pipeline.query import Coverage, Keys, QueryEngine, QueryStats
+from kp_platform.pipeline.query import Coverage, Keys, QueryEngine, QueryStats, Row
 from kp_platform.pipeline.store import DocumentStore
 
 PREVIEW_ROWS = 3
@@ -133,9 +133,7 @@ def _documents(
         for rows in answer.batches(batch_rows):
             report.trino_seconds += time.monotonic() - asked
             documents: list[Document] = []
-            indexed_at = utc_now()
-            for row in rows:
-                made = build(row, indexed_at)
+            for made in build(rows, utc_now()):
                 coverage.tick(made.partition, made.offset)
                 if isinstance(made, Document):
                     documents.append(made)

@@ -16,14 +16,13 @@ import requests
 import trino
 from pydantic import Field
 
-from kp_platform.pipeline.documents import Row
 from kp_platform.pipeline.errors import (
     MessageSuspected,
     MessageUnreadable,
     QueryFailed,
     QueryTooLarge,
 )
-from kp_platform.pipeline.query import QueryStats
+from kp_platform.pipeline.query import QueryStats, Row
 from kp_platform.resources.errors import ServerDown
 from kp_platform.settings import LOOPBACK_HOSTS, Settings
 

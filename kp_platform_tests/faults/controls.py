@@ -67,7 +67,7 @@ class InnerJoin(Pipeline):
         with self.engine.query(sql.replace("LEFT JOIN", "JOIN"), parameters) as answer:
             build = builder(self.flow, answer.columns)
             for rows in answer.batches(500):
-                made = [build(row, utc_now()) for row in rows]
+                made = build(rows, utc_now())
                 documents = [each for each in made if isinstance(each, Document)]
                 report.outcome.add(index_documents(self.store, self.flow, documents))
                 report.rows += len(rows)

@@ -1,6 +1,7 @@
 """What becomes a document, and what a dead letter, of a message and its row."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -45,7 +46,8 @@ def row(text: str | None, **changes: Any) -> list[Any]:
 
 def build(text: str | None, **changes: Any) -> Document | DeadLetter:
     now = "2026-03-02T00:00:00.500Z"
-    return builder(ACCESS_LOG, FakeTrino.columns)(row(text, **changes), now)
+    [made] = builder(ACCESS_LOG, FakeTrino.columns)([row(text, **changes)], now)
+    return made
 
 
 def test_a_document_carries_the_event_its_enrichment_and_its_place() -> None:
@@ -156,12 +158,16 @@ def test_an_sql_that_lacks_a_column_is_named() -> None:
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 
+@pytest.mark.parametrize("write", [json.dumps, lambda event: orjson.dumps(event).decode()])
 @given(uri=texts, name=texts)
-def test_any_text_reaches_the_document_unchanged(uri: str, name: str) -> None:
-    document = build(message(uri=uri, name=name), uri=uri, name=name)
+def test_any_text_reaches_the_document_unchanged(
+    write: Callable[[dict[str, str]], str], uri: str, name: str
+) -> None:
+    event = {**GOOD, "uri": uri, "name": name}
+    document = build(write(event), uri=uri, name=name)
     assert isinstance(document, Document)
     body = json.loads(document.body)
-    assert (body["uri"], body["name"]) == (uri, name)
+    assert {name: body[name] for name in GOOD} == event
 
 
 @pytest.mark.parametrize(
@@ -177,6 +183,14 @@ def test_a_message_may_be_written_in_any_way(text: str) -> None:
     assert build(text) == build(message())
 
 
+def test_what_the_query_does_not_return_comes_from_the_message() -> None:
+    columns = [name for name in FakeTrino.columns if name not in ("uuid", "uri")]
+    values = dict(zip(FakeTrino.columns, row(message()), strict=True))
+    answer = [values[name] for name in columns]
+    [made] = builder(ACCESS_LOG, columns)([answer], "2026-03-02T00:00:00.500Z")
+    assert made == build(message())
+
+
 def test_a_column_may_be_an_array() -> None:
     document = build(message(), redis_value=["a", "b"])
     assert isinstance(document, Document)
@@ -185,8 +199,9 @@ def test_a_column_may_be_an_array() -> None:
 
 def test_facts_are_those_of_the_row_and_not_of_one_before() -> None:
     make = builder(ACCESS_LOG, FakeTrino.columns)
-    for test_id in (1, 2, None, 1):
-        made = make(row(message(), test_id=test_id), "2026-03-02T00:00:00.500Z")
+    ids = (1, 2, None, 1)
+    rows = [row(message(), test_id=test_id) for test_id in ids]
+    for made, test_id in zip(make(rows, "2026-03-02T00:00:00.500Z"), ids, strict=True):
         assert isinstance(made, Document)
         assert json.loads(made.body)["test_id"] == test_id
         assert made.missing == (() if test_id else ("mysql",))

@@ -8,12 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import orjson
-
 from kp_platform.flows import Flow
 from kp_platform.pipeline.documents import DeadLetter, Document
 from kp_platform.pipeline.errors import SliceError
-from kp_platform.pipeline.store import DocumentStore, ItemResult, send, send_all
+from kp_platform.pipeline.store import DocumentStore, send, send_all
 
 _PLACE = ("topic", "partition", "offset")
 _WRITE = (*_PLACE, "indexed_at")
@@ -55,23 +53,21 @@ class Outcome:
         self.buried += other.buried
 
 
-def index_documents(store: DocumentStore, flow: Flow, documents: Sequence[Document]) -> Outcome:
+def index_documents(store: DocumentStore, flow: Flow, operations: Sequence[bytes]) -> Outcome:
     """Create the documents; raises what `store.send` raises."""
-    operations = [document.operation for document in documents]
     if not operations:
         return Outcome()
     if send_all(store, operations):
-        return Outcome(indexed=len(documents))
-    results = send(store, operations)
+        return Outcome(indexed=len(operations))
     outcome = Outcome()
     taken: list[Document] = []
-    for document, result in zip(documents, results, strict=True):
+    for operation, result in zip(operations, send(store, operations), strict=True):
         if result.written:
             outcome.indexed += 1
         elif result.conflict:
-            taken.append(document)
+            taken.append(Document(operation))
         else:
-            outcome.dead.append(_rejected(document, result))
+            outcome.dead.append(Document(operation).dead(result.error, result.reason))
     if taken:
         outcome.add(_compare_with_stored(store, flow, taken))
     return outcome
@@ -81,15 +77,15 @@ def _compare_with_stored(
     store: DocumentStore, flow: Flow, documents: Sequence[Document]
 ) -> Outcome:
     """The first message with an id wins; another with other content is a dead letter."""
-    stored = store.get([(document.index_name, document.id) for document in documents])
+    stored = store.get([(document.index, document.id) for document in documents])
     outcome = Outcome()
     for document in documents:
-        ours = orjson.loads(document.body)
-        if (document.index_name, document.id) not in stored:
+        ours = document.body
+        if (document.index, document.id) not in stored:
             raise SliceError(
-                f"{document.index_name}/{document.id} was taken and is gone: deleted just now"
+                f"{document.index}/{document.id} was taken and is gone: deleted just now"
             )
-        theirs = stored[document.index_name, document.id].source
+        theirs = stored[document.index, document.id].source
         if all(ours[name] == theirs[name] for name in _WRITE):
             outcome.indexed += 1  # by a request that was sent before this one
         elif all(ours[name] == theirs[name] for name in _PLACE):
@@ -98,13 +94,5 @@ def _compare_with_stored(
             outcome.duplicates += 1
         else:
             place = f"{theirs['topic']} {theirs['partition']}:{theirs['offset']}"
-            outcome.dead.append(_dead(document, "conflict", f"the id has other content at {place}"))
+            outcome.dead.append(document.dead("conflict", f"the id has other content at {place}"))
     return outcome
-
-
-def _rejected(document: Document, result: ItemResult) -> DeadLetter:
-    return _dead(document, result.error, result.reason)
-
-
-def _dead(document: Document, reason: str, detail: str) -> DeadLetter:
-    return DeadLetter(document.partition, document.offset, document.timestamp, reason, detail)

@@ -9,13 +9,13 @@ ignored, a lone surrogate becomes `?`), so the message itself is held to the con
 says goes into the document. What Trino read of it is only compared.
 """
 
-import functools
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
@@ -44,23 +44,6 @@ class BadMessage(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
-
-
-class Document(NamedTuple):
-    """A document ready for a bulk request, with where it came from. A tuple, for there is one for
-    each event."""
-
-    index_name: str
-    id: str
-    partition: int
-    offset: int
-    timestamp: str
-    missing: tuple[str, ...]
-    operation: bytes
-
-    @property
-    def body(self) -> bytes:
-        return self.operation.split(b"\n")[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +118,9 @@ class Columns:
             self.at["partition"], self.at["offset"], self._timestamp
         )
         self._compared = [
-            (field, self.at[name]) for field, name in enumerate(flow.fields) if name in self.at
+            (place, self.at[name], name)
+            for place, name in enumerate(flow.fields)
+            if name in self.at
         ]
         self._plain = None if flow.allowed else _plain(flow)
 
@@ -153,9 +138,8 @@ class Columns:
         else:
             event = parse_message(message, self._flow)
             values, members = tuple(event.values()), orjson.dumps(event)[1:-1]
-        for field, column in self._compared:
-            if values[field] != row[column]:
-                name = self._flow.fields[field]
+        for place, column, name in self._compared:
+            if values[place] != row[column]:
                 raise BadMessage("altered", f"Trino read another {name} than the message has")
         return values, members
 
@@ -168,47 +152,71 @@ class Columns:
         return None
 
 
-def builder(
-    flow: Flow, columns: Sequence[str]
-) -> Callable[[Sequence[Row], str], list[Document | DeadLetter]]:
-    """A function from (rows, indexed_at) to a document or a dead letter of each, for `columns`.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What rows have become: an operation of a bulk request for each document, and dead letters.
 
-    `indexed_at` is an ISO 8601 time in UTC. Raises ValueError when the SQL lacks a column.
+    `missing` counts the documents that lack a reference source, `indices` are written to.
     """
-    known = Columns(flow, columns)
-    facts = _Facts(flow, known.facts)
+
+    operations: list[bytes] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    missing: Counter[str] = field(default_factory=Counter)
+    indices: set[str] = field(default_factory=set)
+
+
+def builder(flow: Flow, columns: Columns) -> Callable[[Sequence[Row], str], Batch]:
+    """A function from (rows, indexed_at) to documents; `indexed_at` is an ISO 8601 time in UTC."""
+    facts = _Facts(flow, columns.facts)
     identity = flow.fields.index(flow.id_field)
 
-    @functools.lru_cache
-    def index_of(day: str) -> str:
-        return f"{flow.index}-{day.replace('-', '.')}"
-
-    def made(row: Row, indexed_at: bytes, now: datetime) -> Document | DeadLetter:
-        partition, offset, timestamp = known.place(row)
-        try:
-            values, members = known.event(row)
-        except BadMessage as bad:
-            return DeadLetter(partition, offset, timestamp, bad.reason, bad.detail)
-        missing, known_facts = facts.of(row)
-        index, id_ = index_of(timestamp[:10]), values[identity]
-        operation = _OPERATION % (
-            index.encode(),
-            id_.encode(),
-            timestamp.encode(),
-            members,
-            known_facts,
-            partition,
-            offset,
-            indexed_at,
-            (now - datetime.fromisoformat(timestamp)) // _MILLISECOND,
-        )
-        return Document(index, id_, partition, offset, timestamp, missing, operation)
-
-    def build(rows: Sequence[Row], indexed_at: str) -> list[Document | DeadLetter]:
+    def build(rows: Sequence[Row], indexed_at: str) -> Batch:
+        batch = Batch()
+        indices: dict[str, bytes] = {}
         now, written = datetime.fromisoformat(indexed_at), indexed_at.encode()
-        return [made(row, written, now) for row in rows]
+        for row in rows:
+            partition, offset, timestamp = columns.place(row)
+            try:
+                values, members = columns.event(row)
+            except BadMessage as bad:
+                batch.dead.append(DeadLetter(partition, offset, timestamp, bad.reason, bad.detail))
+                continue
+            missing, known = facts.of(row)
+            if missing:
+                batch.missing.update(missing)
+            day = timestamp[:10]
+            if day not in indices:
+                indices[day] = f"{flow.index}-{day.replace('-', '.')}".encode()
+            operation = _OPERATION % (
+                indices[day],
+                values[identity].encode(),
+                timestamp.encode(),
+                members,
+                known,
+                partition,
+                offset,
+                written,
+                (now - datetime.fromisoformat(timestamp)) // _MILLISECOND,
+            )
+            batch.operations.append(operation)
+        batch.indices.update(name.decode() for name in indices.values())
+        return batch
 
     return build
+
+
+class Document:
+    """What an operation says, read again for the few of which more must be known."""
+
+    def __init__(self, operation: bytes) -> None:
+        action, body = map(orjson.loads, operation.splitlines())
+        self.body: dict[str, Any] = body
+        self.index: str = action["create"]["_index"]
+        self.id: str = action["create"]["_id"]
+
+    def dead(self, reason: str, detail: str) -> DeadLetter:
+        body = self.body
+        return DeadLetter(body["partition"], body["offset"], body["@timestamp"], reason, detail)
 
 
 class _Facts:

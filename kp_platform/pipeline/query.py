@@ -16,7 +16,7 @@ always comes. Of a message that is no UTF-8 it is NULL, while its text has repla
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,15 +184,17 @@ class Coverage:
         self._seen = {each.partition: bytearray(len(each)) for each in part.ranges}
         self._start = {each.partition: each.start for each in part.ranges}
 
-    def tick(self, partition: int, offset: int) -> None:
-        """Raises ShortAnswer for an offset that the slice has not, or that came before."""
-        seen = self._seen.get(partition)
-        place = offset - self._start.get(partition, 0)
-        if seen is None or not 0 <= place < len(seen):
-            raise ShortAnswer(f"offset {partition}:{offset} was not asked for in {self._slice}")
-        if seen[place]:
-            raise ShortAnswer(f"offset {partition}:{offset} came twice in {self._slice}")
-        seen[place] = 1
+    def tick(self, places: Iterable[tuple[int, int, str]]) -> None:
+        """`places` are partition, offset and timestamp of rows. Raises ShortAnswer for an offset
+        that the slice has not, or that came before."""
+        for partition, offset, _ in places:
+            seen = self._seen.get(partition)
+            place = offset - self._start.get(partition, 0)
+            if seen is None or not 0 <= place < len(seen):
+                raise ShortAnswer(f"offset {partition}:{offset} was not asked for in {self._slice}")
+            if seen[place]:
+                raise ShortAnswer(f"offset {partition}:{offset} came twice in {self._slice}")
+            seen[place] = 1
 
     def check(self, log: Log, topic: str) -> int:
         """How many offsets hold no message, having asked the log about each that did not come.

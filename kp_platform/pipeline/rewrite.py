@@ -142,15 +142,14 @@ class Rewriter:
             key_at = known.at[self.rewrites.key_field]
             for rows in answer.batches(self.batch_rows):
                 report.rows += len(rows)
+                coverage.tick(map(known.place, rows))
                 for row in rows:
-                    place = known.place(row)
-                    coverage.tick(place[0], place[1])
                     if dead := known.defect(row):
                         report.outcome.dead.append(dead)
                         continue
                     report.outcome.applied += 1
                     keys[row[key_at]].facts = {name: row[at] for name, at in known.facts.items()}
-                    keys[row[key_at]].messages.append(place)
+                    keys[row[key_at]].messages.append(known.place(row))
             report.query = answer.stats
         report.empty = coverage.check(self.log, self.flow.topic)
         report.trino_seconds = time.monotonic() - began

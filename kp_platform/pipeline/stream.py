@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
-
 from kp_platform.flows import Flow
 from kp_platform.pipeline.bulk import Outcome, index_documents
-from kp_platform.pipeline.documents import Document, builder
+from kp_platform.pipeline.documents import Batch, Columns, Document, builder
 from kp_platform.pipeline.log import Log
 from kp_platform.pipeline.offsets import OffsetRange, Slice
-from kp_platform.pipeline.query import Coverage, Keys, QueryEngine, QueryStats, Row
+from kp_platform.pipeline.query import Coverage, Keys, QueryEngine, QueryStats
 from kp_platform.pipeline.store import DocumentStore
 
 PREVIEW_ROWS = 3
@@ -108,8 +106,8 @@ def stream(
     coverage = Coverage(part)
     sending: deque[Future[tuple[Outcome, float]]] = deque()
     with ThreadPoolExecutor(BULK_THREADS) as threads:
-        for documents in _documents(flow, engine, part, batch_rows, keys, coverage, report):
-            sending.append(threads.submit(_timed_index, store, flow, documents))
+        for operations in _documents(flow, engine, part, batch_rows, keys, coverage, report):
+            sending.append(threads.submit(_timed_index, store, flow, operations))
             if len(sending) > BATCHES_IN_FLIGHT:
                 _collect(sending.popleft(), report)
         while sending:
@@ -126,41 +124,37 @@ def _documents(
     keys: Keys,
     coverage: Coverage,
     report: SliceReport,
-) -> Iterator[list[Document]]:
+) -> Iterator[list[bytes]]:
+    """An operation of a bulk request for each document, in batches."""
     asked = time.monotonic()
     with keys.query(engine, flow, part) as answer:
-        build = builder(flow, answer.columns)
+        columns = Columns(flow, answer.columns)
+        build = builder(flow, columns)
         for rows in answer.batches(batch_rows):
             report.trino_seconds += time.monotonic() - asked
-            documents: list[Document] = []
-            for made in build(rows, utc_now()):
-                coverage.tick(made.partition, made.offset)
-                if isinstance(made, Document):
-                    documents.append(made)
-                else:
-                    report.outcome.dead.append(made)
-            _count(documents, rows, report)
-            yield documents
+            coverage.tick(map(columns.place, rows))
+            batch = build(rows, utc_now())
+            _count(batch, len(rows), report)
+            yield batch.operations
             asked = time.monotonic()
         report.trino_seconds += time.monotonic() - asked
         report.query = answer.stats
 
 
-def _count(documents: Sequence[Document], rows: Sequence[Row], report: SliceReport) -> None:
-    report.rows += len(rows)
-    report.indices.update({document.index_name for document in documents})
-    for document in documents:
-        if document.missing:
-            report.missing.update(document.missing)
-    for document in documents[: PREVIEW_ROWS - len(report.preview)]:
-        report.preview.append(orjson.loads(document.body))
+def _count(batch: Batch, rows: int, report: SliceReport) -> None:
+    report.rows += rows
+    report.outcome.dead += batch.dead
+    report.missing.update(batch.missing)
+    report.indices |= batch.indices
+    for operation in batch.operations[: PREVIEW_ROWS - len(report.preview)]:
+        report.preview.append(Document(operation).body)
 
 
 def _timed_index(
-    store: DocumentStore, flow: Flow, documents: Sequence[Document]
+    store: DocumentStore, flow: Flow, operations: Sequence[bytes]
 ) -> tuple[Outcome, float]:
     began = time.monotonic()
-    return index_documents(store, flow, documents), time.monotonic() - began
+    return index_documents(store, flow, operations), time.monotonic() - began
 
 
 def _collect(sent: Future[tuple[Outcome, float]], report: SliceReport) -> None:

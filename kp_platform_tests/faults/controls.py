@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from kp_platform.flows import ACCESS_LOG
 from kp_platform.pipeline.bulk import index_documents
-from kp_platform.pipeline.documents import Document, builder
+from kp_platform.pipeline.documents import Columns, builder
 from kp_platform.pipeline.drain import Limits, Pipeline
 from kp_platform.pipeline.offsets import Plan, Slice, TopicState
 from kp_platform.pipeline.positions import Position
@@ -65,11 +65,10 @@ class InnerJoin(Pipeline):
         sql, parameters = slice_query(self.flow, part)
         report = SliceReport(asked=part.ranges, slices=1)
         with self.engine.query(sql.replace("LEFT JOIN", "JOIN"), parameters) as answer:
-            build = builder(self.flow, answer.columns)
+            build = builder(self.flow, Columns(self.flow, answer.columns))
             for rows in answer.batches(500):
-                made = build(rows, utc_now())
-                documents = [each for each in made if isinstance(each, Document)]
-                report.outcome.add(index_documents(self.store, self.flow, documents))
+                operations = build(rows, utc_now()).operations
+                report.outcome.add(index_documents(self.store, self.flow, operations))
                 report.rows += len(rows)
         return report
 

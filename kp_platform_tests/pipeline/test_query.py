@@ -84,7 +84,7 @@ def log() -> FakeKafka:
 def covered(*ticks: tuple[int, int]) -> Coverage:
     coverage = Coverage(TWO)
     for partition, offset in ticks:
-        coverage.tick(partition, offset)
+        coverage.tick([(partition, offset, "")])
     return coverage
 
 

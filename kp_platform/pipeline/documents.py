@@ -6,7 +6,8 @@ Does not belong here: sending documents (`bulk.py`) and keeping dead letters (`d
 The columns of a flow's SQL carry the names of the document's fields, and one more, `message`: the
 message's text. Trino's JSON decoder is lenient (a number becomes a string, trailing garbage is
 ignored, a lone surrogate becomes `?`), so the message itself is held to the contract, and what it
-says goes into the document. What Trino read of it is only compared.
+says goes into the document. What Trino read of it is compared: of a message that is no UTF-8 it
+lacks a field, while the text has replacement characters.
 """
 
 import re
@@ -20,7 +21,7 @@ from typing import Any
 import orjson
 
 from kp_platform.flows import Flow
-from kp_platform.pipeline.query import Row, left_out
+from kp_platform.pipeline.query import Row
 
 _NIL_UUID = "00000000-0000-0000-0000-000000000000"
 _UUID = rf"(?!{_NIL_UUID})[0-9a-f]{{8}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}"
@@ -107,7 +108,7 @@ class Columns:
     def __init__(self, flow: Flow, columns: Sequence[str]) -> None:
         self.at = {name: position for position, name in enumerate(columns)}
         own = {"@timestamp", "partition", "offset", "message", *flow.fields}
-        needed = own.union(flow.references.values()) - left_out(flow.sql_path)
+        needed = own.union(flow.references.values())
         if missing := sorted(needed - self.at.keys()):
             raise ValueError(f"{flow.sql_path.name} does not return {', '.join(missing)}")
         self.facts = {name: at for name, at in self.at.items() if name not in own}
@@ -117,11 +118,7 @@ class Columns:
         self.place: Callable[[Row], tuple[int, int, str]] = itemgetter(
             self.at["partition"], self.at["offset"], self._timestamp
         )
-        self._compared = [
-            (place, self.at[name], name)
-            for place, name in enumerate(flow.fields)
-            if name in self.at
-        ]
+        self._compared = [(place, self.at[name], name) for place, name in enumerate(flow.fields)]
         self._plain = None if flow.allowed else _plain(flow)
 
     def event(self, row: Row) -> tuple[Sequence[str], bytes]:

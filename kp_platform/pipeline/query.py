@@ -8,10 +8,6 @@ Trino pushes offsets down as one span over all partitions, hence a branch for ea
 No join narrows what Trino reads of MySQL and Redis: it reads all of it, or the keys that a
 predicate lists. So a file may say `WHERE column IN (SELECT key FROM slice)`. Where all is little,
 nothing takes the place of that; else the keys of the slice, which one more query finds (`Keys`).
-
-The message comes with each row, so a line `slice.field,` of the answer that repeats a member of it
-is left out, unless the field is named in another place: what a join used is compared. One field
-always comes. Of a message that is no UTF-8 it is NULL, while its text has replacement characters.
 """
 
 import functools
@@ -36,7 +32,6 @@ _BRANCH = re.compile(
 )
 # What a join may read, as the file says it: of which column of the slice the keys are.
 _KEYS_ONLY = re.compile(r"\bIN \(SELECT (\w+) FROM slice\)")
-_REPEATED = re.compile(r"^ *slice\.(\w+),\n", re.MULTILINE)
 # A query's text may have a million characters, and each key stands in it twice.
 _MOST_KEYS, _MOST_CHARACTERS = 10_000, 400_000
 # Reading a row of MySQL or a key of Redis costs Trino about as much as finding the key of an event
@@ -149,31 +144,13 @@ def _key(path: Path) -> str | None:
 
 
 @functools.cache
-def left_out(path: Path) -> frozenset[str]:
-    """The fields of the message that a file returns and its query does not."""
-    text = path.read_text()
-    after = text[_branch(path, text).end() :]
-    fields = frozenset(_REPEATED.findall(after))
-    unused = frozenset(each for each in fields if len(re.findall(rf"\b{each}\b", after)) == 1)
-    return unused if unused < fields else frozenset()
-
-
-@functools.cache
 def _parts(path: Path) -> tuple[str, str, str]:
     """The text before the branch of one partition, that branch with `?`, and the text after it."""
     text = path.read_text()
-    found = _branch(path, text)
-    after = _REPEATED.sub(
-        lambda line: "" if line[1] in left_out(path) else line[0], text[found.end() :]
-    )
-    return text[: found.start()], found["select"] + _PREDICATE, after
-
-
-def _branch(path: Path, text: str) -> re.Match[str]:
     found = _BRANCH.search(text)
     if found is None:
         raise ValueError(f"{path}: no branch that ends in the predicate of partition 0")
-    return found
+    return text[: found.start()], found["select"] + _PREDICATE, text[found.end() :]
 
 
 class Coverage:

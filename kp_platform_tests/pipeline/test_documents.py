@@ -189,15 +189,6 @@ def test_a_message_may_be_written_in_any_way(text: str) -> None:
     assert document.body == same.body
 
 
-def test_what_the_query_does_not_return_comes_from_the_message() -> None:
-    columns = [name for name in FakeTrino.columns if name not in ("uuid", "uri")]
-    values = dict(zip(FakeTrino.columns, row(message()), strict=True))
-    answer = [values[name] for name in columns]
-    build = builder(ACCESS_LOG, Columns(ACCESS_LOG, columns))
-    full = builder(ACCESS_LOG, Columns(ACCESS_LOG, FakeTrino.columns))
-    assert build([answer], NOW) == full([row(message())], NOW)
-
-
 def test_a_column_may_be_an_array() -> None:
     document = build(message(), redis_value=["a", "b"])
     assert isinstance(document, Document)

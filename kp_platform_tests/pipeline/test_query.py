@@ -1,14 +1,11 @@
 """The slice's SQL, and the check that its answer is exactly the slice."""
 
-import re
-from pathlib import Path
-
 import pytest
 
-from kp_platform.flows import ACCESS_LOG, FULL_TEXT
+from kp_platform.flows import ACCESS_LOG
 from kp_platform.pipeline.errors import ShortAnswer
 from kp_platform.pipeline.offsets import OffsetRange, Slice
-from kp_platform.pipeline.query import Coverage, keys_query, left_out, slice_query
+from kp_platform.pipeline.query import Coverage, keys_query, slice_query
 from kp_platform_tests.fakes import FakeKafka
 
 TWO = Slice((OffsetRange(0, 5, 7), OffsetRange(3, 0, 1)))
@@ -45,21 +42,6 @@ def test_joins_read_all_or_the_keys_that_are_listed() -> None:
     assert more == [*parameters, "a", "it's", "a", "it's"]
     nothing, none = slice_query(ACCESS_LOG, TWO, [])
     assert (nothing.count("IS NULL"), none) == (2, parameters)
-
-
-def test_a_member_of_the_message_is_returned_where_a_join_uses_it() -> None:
-    text = ACCESS_LOG.sql_path.read_text()
-    sql, _ = slice_query(ACCESS_LOG, TWO)
-    returned = re.compile(r"^    slice\.(\w+),$", re.MULTILINE)
-    assert returned.findall(text) == ["uuid", "uri", "name"]
-    assert returned.findall(sql) == ["name"]
-    assert left_out(ACCESS_LOG.sql_path) == {"uuid", "uri"}
-
-
-def test_a_field_comes_always(tmp_path: Path) -> None:
-    copy = tmp_path / "plain.sql"
-    copy.write_text(FULL_TEXT.sql_path.read_text().replace("length(trim(slice.text))", "1"))
-    assert left_out(copy) == frozenset()
 
 
 def test_keys_are_found_in_the_very_offsets_of_the_slice() -> None:

@@ -41,7 +41,7 @@ not read all of MySQL and Redis. It reads the slice a second time. Reading all i
 half as long again.
 
 B4: at 1,000 accesses/s the visitors, the emitter and the servers share the cores with the query,
-which takes 0.26 s when it has one to itself; an event waits for the slice that is at work, and
+which takes 0.2 s when it has them to itself; an event waits for the slice that is at work, and
 then for its own.
 """
 

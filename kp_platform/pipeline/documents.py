@@ -119,17 +119,16 @@ class Columns:
             self.at["partition"], self.at["offset"], self._timestamp
         )
         self._compared = [(place, self.at[name], name) for place, name in enumerate(flow.fields)]
+        # Which values are allowed, the pattern does not know: such messages are all parsed.
         self._plain = None if flow.allowed else _plain(flow)
 
-    def event(self, row: Row) -> tuple[Sequence[str], bytes]:
-        """The flow's fields of the row's message: their values, and the inside of a JSON object.
-
-        Raises BadMessage.
-        """
+    def event(self, row: Row) -> bytes:
+        """The flow's fields of the row's message, as the inside of a JSON object; the row's columns
+        of the same names have the same values. Raises BadMessage."""
         timestamp = row[self._timestamp]
         if not _FIRST_DAY <= timestamp < _LAST_DAY:
             raise BadMessage("bad_timestamp", f"{timestamp} is not a day of this century")
-        message = row[self._message]
+        message: str | None = row[self._message]
         if self._plain and message and (plain := self._plain.fullmatch(message)):
             values, members = plain.groups(), message[1:-1].encode()
         else:
@@ -138,7 +137,7 @@ class Columns:
         for place, column, name in self._compared:
             if values[place] != row[column]:
                 raise BadMessage("altered", f"Trino read another {name} than the message has")
-        return values, members
+        return members
 
     def defect(self, row: Row) -> DeadLetter | None:
         """The dead letter that the row's message is, if it breaks its contract."""
@@ -165,7 +164,7 @@ class Batch:
 def builder(flow: Flow, columns: Columns) -> Callable[[Sequence[Row], str], Batch]:
     """A function from (rows, indexed_at) to documents; `indexed_at` is an ISO 8601 time in UTC."""
     facts = _Facts(flow, columns.facts)
-    identity = flow.fields.index(flow.id_field)
+    identity = columns.at[flow.id_field]
 
     def build(rows: Sequence[Row], indexed_at: str) -> Batch:
         batch = Batch()
@@ -174,7 +173,7 @@ def builder(flow: Flow, columns: Columns) -> Callable[[Sequence[Row], str], Batc
         for row in rows:
             partition, offset, timestamp = columns.place(row)
             try:
-                values, members = columns.event(row)
+                members = columns.event(row)
             except BadMessage as bad:
                 batch.dead.append(DeadLetter(partition, offset, timestamp, bad.reason, bad.detail))
                 continue
@@ -186,7 +185,7 @@ def builder(flow: Flow, columns: Columns) -> Callable[[Sequence[Row], str], Batc
                 indices[day] = f"{flow.index}-{day.replace('-', '.')}".encode()
             operation = _OPERATION % (
                 indices[day],
-                values[identity].encode(),
+                row[identity].encode(),
                 timestamp.encode(),
                 members,
                 known,

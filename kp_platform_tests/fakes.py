@@ -217,7 +217,9 @@ class FakeTrino:
             test_id, value = self.mysql.rows.get(name), self.redis.held.get(name)
             facts = test_id, test_id and name, test_id and f"{_EPOCH_DAY}T00:00:00Z", value
             at, uri, uuid = latest.get((kind, key), (None, None, None))
-            rows.append((kind, int(rank), key, int(accesses), *facts, uri, uuid, at, computed_at))
+            moment = at and f"{at.replace(' ', 'T')}Z"
+            places = kind, int(rank), key, int(accesses)
+            rows.append((*places, *facts, uri, uuid, moment, computed_at))
         return rows
 
     def _present(self, name: str, partition: int, start: int, end: int) -> Iterator[int]:
@@ -234,7 +236,7 @@ class FakeTrino:
         name = event.get("name") or event.get("key") or ""
         test_id, url = self.mysql.rows.get(name), self.redis.held.get(name)
         return (
-            f"{_EPOCH_DAY}T00:00:00.{offset % 1000:03}Z",
+            f"{_EPOCH_DAY} 00:00:00.{offset % 1000:03}",
             *(event.get(field) for field in columns[1 : columns.index("redis_key")]),
             None if url is None else name,
             url,

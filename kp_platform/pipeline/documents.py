@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from operator import itemgetter
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
@@ -27,6 +27,7 @@ _NIL_UUID = "00000000-0000-0000-0000-000000000000"
 _UUID = rf"(?!{_NIL_UUID})[0-9a-f]{{8}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}"
 # One index a day: a wild clock must not open an index for each day of its imagination.
 _FIRST_DAY, _LAST_DAY = "2000-01-01", "2100-01-01"
+_TIMESTAMP_LENGTH = len("2000-01-01 00:00:00.000")
 _MILLISECOND = timedelta(milliseconds=1)
 # The inside of a JSON string that is written as it is read; a lone surrogate is no character.
 _TEXT = r'[^"\\\x00-\x1f\ud800-\udfff]*'
@@ -34,8 +35,12 @@ _MOST_FACTS = 10_000
 # JSON by hand, for there is one for each event: an index name and a UUID need no escaping, and the
 # other parts are JSON already.
 _OPERATION = b"""{"create":{"_index":"%b","_id":"%b"}}
-{"@timestamp":"%b",%b,%b,"partition":%d,"offset":%d,"indexed_at":"%b","delay_ms":%d}
+{"@timestamp":"%bT%bZ",%b,%b,"partition":%d,"offset":%d,"indexed_at":"%b","delay_ms":%d}
 """
+
+
+# Partition, offset and timestamp of a message, this as Trino writes it.
+Place = tuple[int, int, str]
 
 
 class BadMessage(Exception):
@@ -56,6 +61,11 @@ class DeadLetter:
     timestamp: str
     reason: str
     detail: str
+
+    @classmethod
+    def of(cls, place: Place, reason: str, detail: str) -> Self:
+        partition, offset, timestamp = place
+        return cls(partition, offset, f"{timestamp.replace(' ', 'T')}Z", reason, detail)
 
 
 def parse_message(message: str | bytes | None, flow: Flow) -> dict[str, str]:
@@ -114,8 +124,7 @@ class Columns:
         self.facts = {name: at for name, at in self.at.items() if name not in own}
         self._flow = flow
         self._timestamp, self._message = self.at["@timestamp"], self.at["message"]
-        # Partition, offset and timestamp of a row's message.
-        self.place: Callable[[Row], tuple[int, int, str]] = itemgetter(
+        self.place: Callable[[Row], Place] = itemgetter(
             self.at["partition"], self.at["offset"], self._timestamp
         )
         self._compared = [(place, self.at[name], name) for place, name in enumerate(flow.fields)]
@@ -126,7 +135,7 @@ class Columns:
         """The flow's fields of the row's message, as the inside of a JSON object; the row's columns
         of the same names have the same values. Raises BadMessage."""
         timestamp = row[self._timestamp]
-        if not _FIRST_DAY <= timestamp < _LAST_DAY:
+        if len(timestamp) != _TIMESTAMP_LENGTH or not _FIRST_DAY <= timestamp < _LAST_DAY:
             raise BadMessage("bad_timestamp", f"{timestamp} is not a day of this century")
         message: str | None = row[self._message]
         if self._plain and message and (plain := self._plain.fullmatch(message)):
@@ -144,7 +153,7 @@ class Columns:
         try:
             self.event(row)
         except BadMessage as bad:
-            return DeadLetter(*self.place(row), bad.reason, bad.detail)
+            return DeadLetter.of(self.place(row), bad.reason, bad.detail)
         return None
 
 
@@ -168,25 +177,32 @@ def builder(flow: Flow, columns: Columns) -> Callable[[Sequence[Row], str], Batc
 
     def build(rows: Sequence[Row], indexed_at: str) -> Batch:
         batch = Batch()
-        indices: dict[str, bytes] = {}
-        now, written = datetime.fromisoformat(indexed_at), indexed_at.encode()
+        days: dict[str, tuple[bytes, bytes]] = {}
+        now = datetime.fromisoformat(indexed_at).replace(tzinfo=None)
+        written = indexed_at.encode()
         for row in rows:
             partition, offset, timestamp = columns.place(row)
             try:
                 members = columns.event(row)
             except BadMessage as bad:
-                batch.dead.append(DeadLetter(partition, offset, timestamp, bad.reason, bad.detail))
+                batch.dead.append(
+                    DeadLetter.of((partition, offset, timestamp), bad.reason, bad.detail)
+                )
                 continue
             missing, known = facts.of(row)
             if missing:
                 batch.missing.update(missing)
             day = timestamp[:10]
-            if day not in indices:
-                indices[day] = f"{flow.index}-{day.replace('-', '.')}".encode()
+            if day not in days:
+                index = f"{flow.index}-{day.replace('-', '.')}"
+                batch.indices.add(index)
+                days[day] = index.encode(), day.encode()
+            index_name, date = days[day]
             operation = _OPERATION % (
-                indices[day],
+                index_name,
                 row[identity].encode(),
-                timestamp.encode(),
+                date,
+                timestamp[11:].encode(),
                 members,
                 known,
                 partition,
@@ -195,7 +211,6 @@ def builder(flow: Flow, columns: Columns) -> Callable[[Sequence[Row], str], Batc
                 (now - datetime.fromisoformat(timestamp)) // _MILLISECOND,
             )
             batch.operations.append(operation)
-        batch.indices.update(name.decode() for name in indices.values())
         return batch
 
     return build

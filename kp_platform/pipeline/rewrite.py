@@ -25,7 +25,7 @@ import orjson
 
 from kp_platform.flows import Flow, Rewrite
 from kp_platform.pipeline import positions
-from kp_platform.pipeline.documents import Columns, DeadLetter, enrichment
+from kp_platform.pipeline.documents import Columns, DeadLetter, Place, enrichment
 from kp_platform.pipeline.errors import SliceError
 from kp_platform.pipeline.log import Log
 from kp_platform.pipeline.offsets import Slice, TopicState
@@ -43,7 +43,7 @@ class _Key:
     """What is known of one key: its columns of now, and the messages that named it."""
 
     facts: dict[str, Any] = field(default_factory=dict)
-    messages: list[tuple[int, int, str]] = field(default_factory=list)
+    messages: list[Place] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def _collect(known: _Key, sending: Future[_Sent], report: SliceReport) -> int:
     if refused := [result for result in sent.results if result.rejected]:
         reason = refused[0].error, refused[0].reason
         report.outcome.applied -= len(known.messages)
-        report.outcome.dead += [DeadLetter(*place, *reason) for place in known.messages]
+        report.outcome.dead += [DeadLetter.of(place, *reason) for place in known.messages]
         known.messages.clear()
     report.outcome.rewritten += len(written)
     report.preview += written[: PREVIEW_ROWS - len(report.preview)]

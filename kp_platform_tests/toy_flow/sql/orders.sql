@@ -5,7 +5,7 @@ WITH slice AS (
     WHERE _partition_id = 0 AND _partition_offset >= 0 AND _partition_offset < 100
 )
 SELECT
-    replace(CAST(slice._timestamp AS varchar), ' ', 'T') || 'Z' AS "@timestamp",
+    slice._timestamp AS "@timestamp",
     slice.uuid,
     slice.customer,
     slice.euros,

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from kp_platform import reference
 from kp_platform.changes import announce
-from kp_platform.flows import Flow
+from kp_platform.flows import ACCESS_LOG, Flow
 from kp_platform.pipeline import lease
 from kp_platform.pipeline.bulk import Outcome
 from kp_platform.pipeline.drain import Limits, Pipeline
@@ -133,8 +133,9 @@ def flow_asset(flow: Flow) -> dg.AssetsDefinition:
         trino: TrinoResource,
         elasticsearch: ElasticsearchResource,
     ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
+        run_id, limits = context.run.run_id, config.limits()
         yield from _drained(
-            context, key, Pipeline(flow, kafka, trino, elasticsearch, config.limits())
+            context, key, Pipeline(flow, kafka, trino, elasticsearch, limits, run_id)
         )
 
     return take_slices
@@ -167,7 +168,8 @@ def _drained(
         with lease.kept(pipeline.store, pipeline.flow.name, context.run.run_id):
             for report in gathered(pipeline.drain()):
                 context.log.info("%s", sentence(report))
-                yield dg.AssetMaterialization(key, metadata=report_metadata(pipeline.flow, report))
+                metadata = report_metadata(pipeline.flow, report, pipeline.run_id)
+                yield dg.AssetMaterialization(key, metadata=metadata)
                 total = total.followed_by(report)
     except Exception as error:
         yield from check_results(key, total, failure=error)
@@ -224,9 +226,14 @@ def _counts(outcome: Outcome) -> dict[str, int]:
     }
 
 
-def report_metadata(flow: Flow, report: SliceReport) -> dict[str, dg.MetadataValue[Any]]:
+def report_metadata(
+    flow: Flow, report: SliceReport, run_id: str
+) -> dict[str, dg.MetadataValue[Any]]:
     """A report for the Dagster UI; numbers are plotted over time."""
-    value, outcome, settings = dg.MetadataValue, report.outcome, Settings()
+    value, outcome = dg.MetadataValue, report.outcome
+    page = f"{Settings().emitter_url}/analysis"
+    if flow is ACCESS_LOG:
+        page += f"?run={run_id}"
     return {
         "dagster/row_count": value.int(outcome.indexed + outcome.rewritten),
         "slices": value.int(report.slices),
@@ -243,7 +250,7 @@ def report_metadata(flow: Flow, report: SliceReport) -> dict[str, dg.MetadataVal
         "processed rows": value.int(report.query.processed_rows),
         "query id": value.text(report.query.query_id),
         "query": value.url(report.query.info_url),
-        "page": value.url(f"{settings.emitter_url}/analysis"),
+        "page": value.url(page),
         "preview": preview(report.preview, ("@timestamp", *flow.fields, *flow.references.values())),
     }
 

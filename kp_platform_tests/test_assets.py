@@ -51,9 +51,10 @@ def test_a_waiting_report_goes_out_after_a_while_though_nothing_follows() -> Non
 
 
 def test_numbers_are_metadata_that_dagster_plots() -> None:
-    metadata = report_metadata(ACCESS_LOG, report(0, 5))
+    metadata = report_metadata(ACCESS_LOG, report(0, 5), "a-run")
     assert metadata["rows"] == dg.MetadataValue.int(5)
     assert metadata["offsets"] == dg.MetadataValue.text("0:[0,5)")
+    assert str(metadata["page"].value).endswith("/analysis?run=a-run")
     assert metadata["missing enrichment"] == dg.MetadataValue.json({"mysql": 0, "redis": 0})
 
 

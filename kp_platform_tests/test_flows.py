@@ -13,7 +13,7 @@ from web_emitter.events import AccessEvent
 
 FLOW_IDS = [flow.name for flow in FLOWS]
 # What the pipeline adds to the columns of the SQL; `message` is for its eyes only.
-ADDED = {"topic", "indexed_at", "delay_ms"}
+ADDED = {"topic", "indexed_at", "run_id", "delay_ms"}
 
 
 def sql(flow: Flow) -> expressions.Select:

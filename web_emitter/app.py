@@ -7,10 +7,10 @@ nothing: `app` is made when it is first asked for, so wrong settings end the ser
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from functools import cache
-from typing import NamedTuple, TypedDict, TypeVar
+from functools import cache, partial
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
@@ -20,21 +20,28 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from web_emitter import health, pages
+from web_emitter.export import FORMATS, export
+from web_emitter.freshness import ElasticsearchFreshness, Freshness, FreshnessSearch, KafkaTopic
 from web_emitter.health import Readiness
 from web_emitter.identity import IdentifyHook, Identity, load_hook
 from web_emitter.insights import ElasticsearchInsights, Insights
+from web_emitter.live import Followers
 from web_emitter.logs import ElasticsearchLogs, LogSearch
 from web_emitter.metrics import metrics, registry_of
 from web_emitter.middleware import AccessEventMiddleware, Announcer
 from web_emitter.notes import ElasticsearchNotes, NoteSearch
 from web_emitter.producer import EventProducer, Sink
 from web_emitter.redaction import Redaction
+from web_emitter.remembered import Remembered
 from web_emitter.rendering import STATIC_FOLDER
 from web_emitter.search import connection
 from web_emitter.security import SecurityHeadersMiddleware
 from web_emitter.settings import ACCESS_LOG_TOPIC, FULL_TEXT_TOPIC, Settings
 
 T = TypeVar("T")
+
+# The same for every reader.
+KEPT_SECONDS = 1.0
 
 logger = logging.getLogger("web_emitter")
 
@@ -52,6 +59,7 @@ class Searches(NamedTuple):
     logs: LogSearch
     notes: NoteSearch
     insights: Insights
+    freshness: FreshnessSearch
 
 
 class State(TypedDict):
@@ -61,7 +69,9 @@ class State(TypedDict):
     note_sink: Sink
     logs: LogSearch
     notes: NoteSearch
-    insights: Insights
+    overview: Callable[[], Awaitable[Any]]
+    freshness: Callable[[], Awaitable[Freshness]]
+    followers: Followers
     readiness: Readiness
     announcer: Announcer
     registry: CollectorRegistry
@@ -91,7 +101,9 @@ def create_app(
                     "note_sink": to.notes,
                     "logs": read.logs,
                     "notes": read.notes,
-                    "insights": read.insights,
+                    "overview": Remembered(partial(pages.overview, read.insights), KEPT_SECONDS),
+                    "freshness": Remembered(read.freshness.now, KEPT_SECONDS),
+                    "followers": Followers(),
                     "readiness": Readiness(to.accesses, read.logs),
                     "announcer": announcer,
                     "registry": registry_of(topics, announcer),
@@ -101,6 +113,9 @@ def create_app(
         routes=[
             Route("/", pages.home),
             Route("/analysis", pages.analysis),
+            *(Route(f"/analysis.{kind}", export) for kind in FORMATS),
+            Route("/analysis/live", pages.live),
+            Route("/analysis/{uuid}", pages.document),
             Route("/fulltext", pages.notes),
             Route("/fulltext/form", pages.note_form),
             Route("/fulltext/register", pages.register_note, methods=["POST"]),
@@ -137,7 +152,10 @@ async def _elasticsearch(settings: Settings) -> AsyncIterator[Searches]:
     url, seconds = settings.elasticsearch_url, settings.emitter_search_timeout_seconds
     async with connection(url, seconds) as client:
         yield Searches(
-            ElasticsearchLogs(client), ElasticsearchNotes(client), ElasticsearchInsights(client)
+            ElasticsearchLogs(client),
+            ElasticsearchNotes(client),
+            ElasticsearchInsights(client),
+            ElasticsearchFreshness(client, KafkaTopic(settings.kafka_bootstrap_servers)),
         )
 
 

@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from web_emitter.events import MAX_TEXT_LENGTH
-from web_emitter.search import NEWEST_FIRST, Sort, ask
+from web_emitter.search import NEWEST_FIRST, Sort, ask, with_all_words
 from web_emitter.settings import FULL_TEXT_INDEX
 
 if TYPE_CHECKING:
     from elasticsearch import AsyncElasticsearch
 
 PAGE_SIZE = 50
-# Characters of a search; more is cut. 20,000 words joined by `|` end Elasticsearch with a
-# StackOverflowError of the whole server [ran].
-MAX_SEARCH_LENGTH = 300
 # Characters that are shown of a note at once.
 BEGINNING = 500
 
@@ -30,8 +27,6 @@ _FRAGMENT_PARTS = 20
 # Characters that are looked at for hits to mark, those that a page shows at most. Elasticsearch
 # calls a text over index.highlight.max_analyzed_offset an error, unless told to look no further.
 _MAX_ANALYZED_OFFSET = MAX_TEXT_LENGTH
-# FUZZY, NEAR and SLOP are left out: what they cost depends on what somebody types.
-_OPERATORS = "AND|ESCAPE|NOT|OR|PHRASE|PRECEDENCE|PREFIX|WHITESPACE"
 _MOST_RELEVANT_FIRST: Sort = [{"_score": {"order": "desc"}}, *NEWEST_FIRST]
 # A document without letters is empty; it is kept, but nobody wants to read it.
 _NOT_EMPTY = {"range": {"length": {"gt": 0}}}
@@ -50,17 +45,7 @@ class NoteQuery:
     def as_elasticsearch(self) -> dict[str, Any]:
         query: dict[str, Any] = {"bool": {"filter": [_NOT_EMPTY]}}
         if self.is_search:
-            query["bool"]["must"] = [
-                {
-                    "simple_query_string": {
-                        "query": self.words[:MAX_SEARCH_LENGTH],
-                        "fields": ["text"],
-                        "default_operator": "and",
-                        "flags": _OPERATORS,
-                        "lenient": True,
-                    }
-                }
-            ]
+            query["bool"]["must"] = [with_all_words(self.words, ["text"])]
         return query
 
 

@@ -8,21 +8,28 @@ a Host header, which anyone can forge.
 import asyncio
 import logging
 from collections.abc import Awaitable
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+from urllib.parse import quote
 
+import orjson
+from sse_starlette import EventSourceResponse
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.templating import Jinja2Templates
 
 from web_emitter.chart import Chart
 from web_emitter.events import MAX_TEXT_LENGTH, FullTextEvent
+from web_emitter.export import EXPORT_CAP
 from web_emitter.forms import FormRefused, InvalidNote, submitted_note
-from web_emitter.logs import LogQuery
-from web_emitter.notes import MAX_SEARCH_LENGTH, NoteQuery
-from web_emitter.rendering import environment
-from web_emitter.search import Cursor, SearchUnavailable
+from web_emitter.insights import HourOfAccess, Insights, Popular, Ranking
+from web_emitter.live import PING_SECONDS
+from web_emitter.log_query import PRESETS_IN_WORDS, BadQuery, LogQuery
+from web_emitter.logs import Found, Summary, fields_of
+from web_emitter.notes import NoteQuery
+from web_emitter.rendering import environment, number, span
+from web_emitter.search import MAX_WORDS_LENGTH, SearchUnavailable
 from web_emitter.security import FORM_HEADERS, SECURITY_HEADERS, is_cross_site
 from web_emitter.settings import Settings
 from web_emitter.throttle import Throttle
@@ -47,31 +54,63 @@ async def home(request: Request) -> Response:
 
 async def analysis(request: Request) -> Response:
     """The newest enriched logs of a query, or what to do when there are none."""
-    asked = request.query_params
-    query = LogQuery(name=asked.get("name", ""), uri=asked.get("uri", ""))
-    if token := asked.get("after"):
-        try:
-            query = replace(query, after=Cursor.from_token(token))
-        except ValueError:
-            return _message(request, 400, "No such page", "The link to it was cut or changed.")
     try:
-        found, insights = await asyncio.gather(
-            request.state.logs.newest(query), _insights(request, query)
+        query = LogQuery.of(request.query_params)
+    except BadQuery as error:
+        return _message(request, 400, "No such page", str(error))
+    now = datetime.now(UTC)
+    try:
+        found, insights, freshness = await asyncio.gather(
+            request.state.logs.newest(query),
+            _insights(request, query, now),
+            _or_absent(request.state.freshness()),
         )
     except SearchUnavailable as error:
-        return _unavailable(request, "analysis_unavailable.html", {"query": query}, error)
-    return _page(request, "analysis.html", {"query": query, "found": found} | insights)
+        return _unavailable(request, "analysis_unavailable.html", _narrowing(query), error)
+    context = _narrowing(query) | {
+        "found": found,
+        "freshness": freshness,
+        "is_live": bool(request.query_params.get("live")) and query.is_first_page,
+        "export_cap": EXPORT_CAP,
+    }
+    return _page(request, "analysis.html", context | insights)
 
 
-async def _insights(request: Request, query: LogQuery) -> dict[str, Any]:
-    """What stands above all logs; above those of a filter it would say something else than they."""
-    now = datetime.now(UTC)
-    if not query.is_overview:
-        return {"ranking": None, "chart": None, "now": now}
-    ranking, hours = await asyncio.gather(
-        _or_absent(request.state.insights.ranking()), _or_absent(request.state.insights.hours(now))
+def _narrowing(query: LogQuery) -> dict[str, Any]:
+    return {
+        "query": query,
+        "presets": PRESETS_IN_WORDS,
+        "max_words_length": MAX_WORDS_LENGTH,
+    }
+
+
+async def _insights(request: Request, query: LogQuery, now: datetime) -> dict[str, Any]:
+    """What stands above the newest logs: of all of them what the platform computes, of a filter
+    what Elasticsearch counts."""
+    if not query.is_first_page:
+        return {"top": None, "chart": None}
+    if query.is_filtered:
+        summary = await _or_absent(request.state.logs.summary(query, now))
+        return {
+            "top": _top_of(summary) if summary and summary.total else None,
+            "chart": Chart.of_counts(summary.counts, summary.start, summary.end, summary.step)
+            if summary and summary.total
+            else None,
+        }
+    ranking, hours = await request.state.overview()
+    return {
+        "top": _popular_now(ranking, now) if ranking else None,
+        "chart": Chart.of_hours(hours, now) if hours else None,
+    }
+
+
+async def overview(
+    insights: Insights,
+) -> tuple[Ranking | None, tuple[HourOfAccess, ...] | None]:
+    """What the platform has computed of all logs, as far as it can be had."""
+    return await asyncio.gather(
+        _or_absent(insights.ranking()), _or_absent(insights.hours(datetime.now(UTC)))
     )
-    return {"ranking": ranking, "chart": Chart.of(hours, now) if hours else None, "now": now}
 
 
 async def _or_absent(insight: Awaitable[T]) -> T | None:
@@ -83,12 +122,80 @@ async def _or_absent(insight: Awaitable[T]) -> T | None:
         return None
 
 
+async def live(request: Request) -> Response:
+    """The newest logs of a query as server-sent events, each the table as it is now."""
+    if request.state.followers.is_full:
+        return PlainTextResponse("Too many follow already.\n", 503)
+    try:
+        query = LogQuery.of(request.query_params)
+    except BadQuery as error:
+        return PlainTextResponse(f"{error}\n", 400)
+
+    def table(found: Found) -> str:
+        return templates.get_template("logs.html").render(query=query, found=found)
+
+    def failure(error: SearchUnavailable) -> str:
+        address = request.app.state.settings.elasticsearch_address
+        down = templates.get_template("elasticsearch_down.html")
+        return down.render(address=address, reason=str(error))
+
+    events = request.state.followers.stream(request.state.logs, query, table, failure)
+    return EventSourceResponse(events, ping=PING_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """The most popular names and URIs, with a heading and among what they are."""
+
+    heading: str
+    among: str
+    names: tuple[Popular, ...]
+    uris: tuple[Popular, ...]
+
+
+def _popular_now(ranking: Ranking, now: datetime) -> Top:
+    among = (
+        f"{number(ranking.events)} accesses in {span(ranking.window)}, "
+        f"counted {span(now - ranking.computed_at)} ago"
+    )
+    return Top("Popular now", among, ranking.names, ranking.uris)
+
+
+def _top_of(summary: Summary) -> Top:
+    among = f"{number(summary.total)} logs"
+    if summary.sampled:
+        among += f", estimated from {number(summary.sampled)} of them"
+    return Top("Most frequent", among, summary.names, summary.uris)
+
+
+async def document(request: Request) -> Response:
+    """One document: its fields, and where each came from."""
+    uuid = request.path_params["uuid"]
+    try:
+        found = await request.state.logs.one(uuid)
+    except SearchUnavailable as error:
+        return _unavailable(request, "analysis_unavailable.html", _narrowing(LogQuery()), error)
+    if found is None:
+        text = "No log has this UUID. A new one takes some seconds to arrive."
+        return _message(request, 404, "No such log", text)
+    settings: Settings = request.app.state.settings
+    run_id = found.source.get("run_id")
+    context = {
+        "uuid": uuid,
+        "document": found,
+        "fields": fields_of(found.source),
+        "run_url": f"{settings.dagster_url}/runs/{quote(run_id)}" if run_id else None,
+        "json": orjson.dumps(found.source, option=orjson.OPT_INDENT_2).decode(),
+    }
+    return _page(request, "document.html", context)
+
+
 async def notes(request: Request) -> Response:
     """The newest notes, or those that a search finds, or what to do when there are none."""
     query = NoteQuery(request.query_params.get("q", ""))
     context = {
         "query": query,
-        "max_search_length": MAX_SEARCH_LENGTH,
+        "max_search_length": MAX_WORDS_LENGTH,
         "max_shown": MAX_TEXT_LENGTH,  # other producers may write a megabyte
     }
     try:

@@ -53,6 +53,22 @@ def span(length: timedelta) -> str:
     return f"{seconds} s"
 
 
+def bar_name(step: timedelta) -> str:
+    """What a bar of a chart stands for: a minute, 5 minutes, 3 hours."""
+    seconds = round(step.total_seconds())
+    for unit, name in ((604_800, "week"), (86_400, "day"), (3_600, "hour"), (60, "minute")):
+        if seconds % unit == 0:
+            return name if seconds == unit else f"{seconds // unit} {name}s"
+    return "second" if seconds == 1 else f"{seconds} seconds"
+
+
+def bar_time(start: datetime, step: timedelta) -> str:
+    """When a bar of this length starts, no more exactly than it needs."""
+    if step >= timedelta(days=1):
+        return f"{start:%b %d}"
+    return f"{start:%b %d, %H:%M:%S}" if step < timedelta(minutes=1) else f"{start:%b %d, %H:%M}"
+
+
 def number(value: int) -> str:
     return f"{value:,}"
 
@@ -71,7 +87,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for each in (number, span, utc_time, visible):
+    for each in (bar_name, bar_time, number, span, utc_time, visible):
         environment.filters[each.__name__] = each
     environment.tests["web_address"] = is_web_address
     return environment

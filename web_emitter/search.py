@@ -17,9 +17,15 @@ if TYPE_CHECKING:
     from elasticsearch import AsyncElasticsearch
 
 Sort = list[Mapping[str, Any]]
+# Characters of the words of a search; more is cut. 20,000 words joined by `|` end Elasticsearch
+# with a StackOverflowError of the whole server [ran].
+MAX_WORDS_LENGTH = 300
+# FUZZY, NEAR and SLOP are left out: what they cost depends on what somebody types.
+_OPERATORS = "AND|ESCAPE|NOT|OR|PHRASE|PRECEDENCE|PREFIX|WHITESPACE"
 _LONGEST_TOKEN = 200
 _LONGEST_REACH = 30 * 86_400_000  # milliseconds
 _LONG = range(-(2**63), 2**63)
+LATEST = _LONG[-1]  # milliseconds
 
 # Before the first document the fields are mapped nowhere, and sorting by them would be an error.
 # A place in the topic tells events of one millisecond apart. The uuid would as well, but events lie
@@ -32,10 +38,33 @@ NEWEST_FIRST: Sort = [
 ]
 
 
+OLDEST_FIRST: Sort = [
+    {
+        field: options | {"order": "asc" if options["order"] == "desc" else "desc"}
+        for field, options in each.items()
+    }
+    for each in NEWEST_FIRST
+]
+
+
+def with_all_words(words: str, fields: Sequence[str]) -> dict[str, Any]:
+    """The query for documents with all of these words in one of the fields, in the syntax of
+    simple_query_string."""
+    return {
+        "simple_query_string": {
+            "query": words[:MAX_WORDS_LENGTH],
+            "fields": list(fields),
+            "default_operator": "and",
+            "flags": _OPERATORS,
+            "lenient": True,
+        }
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """Where a document stands in the order NEWEST_FIRST, its time in milliseconds since the epoch.
-    The page behind it is likely to lie within `reach` milliseconds before it."""
+    The page next to it is likely to lie within `reach` milliseconds of it."""
 
     milliseconds: int
     partition: int
@@ -43,12 +72,12 @@ class Cursor:
     reach: int
 
     @classmethod
-    def behind(cls, hits: Sequence[Mapping[str, Any]]) -> Self:
-        """The place of the last hit of a page. The next page may span ten times as much."""
-        first, *_ = hits[0]["sort"]
-        milliseconds, partition, offset = hits[-1]["sort"]
-        reach = min(10 * (first - milliseconds) + 1_000, _LONGEST_REACH)
-        return cls(milliseconds, partition, offset, reach)
+    def at_the_ends(cls, hits: Sequence[Mapping[str, Any]]) -> tuple[Self, Self]:
+        """The places of the first and the last hit of a page. A page next to it may span ten times
+        as much."""
+        (newest, *first), (oldest, *last) = hits[0]["sort"], hits[-1]["sort"]
+        reach = min(10 * (newest - oldest) + 1_000, _LONGEST_REACH)
+        return cls(newest, first[0], first[1], reach), cls(oldest, last[0], last[1], reach)
 
     @property
     def place(self) -> list[int]:

@@ -170,9 +170,12 @@ class Batch:
     indices: set[str] = field(default_factory=set)
 
 
-def builder(flow: Flow, columns: Columns) -> Callable[[Sequence[Row], str], Batch]:
-    """A function from (rows, indexed_at) to documents; `indexed_at` is an ISO 8601 time in UTC."""
-    facts = _Facts(flow, columns.facts)
+def builder(
+    flow: Flow, columns: Columns, run_id: str = ""
+) -> Callable[[Sequence[Row], str], Batch]:
+    """A function from (rows, indexed_at) to documents; `indexed_at` is an ISO 8601 time in UTC,
+    `run_id` the Dagster run that indexes them."""
+    facts = _Facts(flow, columns.facts, run_id)
     identity = columns.at[flow.id_field]
 
     def build(rows: Sequence[Row], indexed_at: str) -> Batch:
@@ -234,8 +237,9 @@ class _Facts:
     """What is the same for all events of a name: their reference data, as a part of JSON that is
     made once for many documents."""
 
-    def __init__(self, flow: Flow, columns: Mapping[str, int]) -> None:
+    def __init__(self, flow: Flow, columns: Mapping[str, int], run_id: str) -> None:
         self._flow = flow
+        self._run_id = run_id
         self._names, places = list(columns), list(columns.values())
         # Of one column or none it would be no tuple.
         self._values = itemgetter(*places) if len(places) > 1 else _each_of(places)
@@ -259,6 +263,7 @@ class _Facts:
         facts: dict[str, Any] = dict(zip(self._names, values, strict=True))
         missing = tuple(s for s, column in flow.references.items() if facts[column] is None)
         facts["topic"] = flow.topic
+        facts["run_id"] = self._run_id or None
         if flow.references:
             facts["enrichment"] = enrichment(missing, flow.references)
         return missing, orjson.dumps(facts)[1:-1]

@@ -53,13 +53,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """A flow with the three servers that its slices pass through."""
+    """A flow with the three servers that its slices pass through. `run_id` is the Dagster run that
+    takes them; its documents carry it."""
 
     flow: Flow
     log: Log
     engine: QueryEngine
     store: DocumentStore
     limits: Limits
+    run_id: str = ""
     keys: Keys = field(default_factory=Keys, init=False)
 
     def drain(self) -> Iterator[SliceReport | None]:
@@ -254,7 +256,14 @@ class Pipeline:
     def _take(self, part: Slice) -> SliceReport:
         if self.flow.rewrites is None:
             return stream(
-                self.flow, self.log, self.engine, self.store, part, self.limits.bulk_rows, self.keys
+                self.flow,
+                self.log,
+                self.engine,
+                self.store,
+                part,
+                self.limits.bulk_rows,
+                self.keys,
+                self.run_id,
             )
         return Rewriter(
             flow=self.flow,

@@ -97,6 +97,7 @@ def stream(
     part: Slice,
     batch_rows: int,
     keys: Keys,
+    run_id: str,
 ) -> SliceReport:
     """Index every event of the slice; dead letters are only collected.
 
@@ -106,7 +107,9 @@ def stream(
     coverage = Coverage(part)
     sending: deque[Future[tuple[Outcome, float]]] = deque()
     with ThreadPoolExecutor(BULK_THREADS) as threads:
-        for operations in _documents(flow, engine, part, batch_rows, keys, coverage, report):
+        for operations in _documents(
+            flow, engine, part, batch_rows, keys, run_id, coverage, report
+        ):
             sending.append(threads.submit(_timed_index, store, flow, operations))
             if len(sending) > BATCHES_IN_FLIGHT:
                 _collect(sending.popleft(), report)
@@ -122,6 +125,7 @@ def _documents(
     part: Slice,
     batch_rows: int,
     keys: Keys,
+    run_id: str,
     coverage: Coverage,
     report: SliceReport,
 ) -> Iterator[list[bytes]]:
@@ -129,7 +133,7 @@ def _documents(
     asked = time.monotonic()
     with keys.query(engine, flow, part) as answer:
         columns = Columns(flow, answer.columns)
-        build = builder(flow, columns)
+        build = builder(flow, columns, run_id)
         for rows in answer.batches(batch_rows):
             report.trino_seconds += time.monotonic() - asked
             coverage.tick(map(columns.place, rows))

@@ -25,6 +25,7 @@ from kp_platform_tests.faults.servers import Servers
 
 MESSAGES_AT_ONCE = 5_000
 IN_FLIGHT = 4
+_RUN_ID = "00000000-0000-4000-8000-000000000000"
 
 
 def main(settings: str, index: str) -> None:
@@ -109,6 +110,7 @@ def document(
         "offset": message.offset(),
         "topic": message.topic(),
         "indexed_at": indexed_at,
+        "run_id": _RUN_ID,
         "delay_ms": now_ms - timestamp,
         "enrichment": {
             "state": ("complete", "partial", "none")[len(missing)],

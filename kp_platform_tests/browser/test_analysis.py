@@ -1,7 +1,15 @@
-"""A visit in a real browser is on the analysis page moments later, and hostile text is inert."""
+"""A visit in a real browser is on the analysis page moments later; there it is found, followed and
+taken away, and hostile text is inert."""
 
+import csv
+import functools
+import re
 import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from kp_platform_tests.bad_input.cases import markup
@@ -50,6 +58,155 @@ def test_nasty_strings_are_text_on_the_page_letter_by_letter(
     assert sorted(names) == sorted(texts)
     assert page.locator("td :is(script, img, svg, h1, style, iframe, [onmouseover])").count() == 0
     assert dialogs == []
+
+
+@functools.cache
+def marker() -> str:
+    """The beginning of the URIs of 120 logs, a minute apart until now; four names in turn."""
+    marker, now = f"/m{uuid.uuid4().hex}", datetime.now(UTC)
+    for number in range(120):
+        event = Event(uri=f"{marker}/{number}", name=("kafka", "presto", "a b", "<i>")[number % 4])
+        publish(event.value, at=now - timedelta(minutes=number))
+    return marker
+
+
+@pytest.fixture
+def logs(whole_stack: Stack, page: Page) -> str:
+    """The page of these logs, open."""
+    url = f"{whole_stack.settings.emitter_url}/analysis?uri={marker()}"
+    page.goto(url)
+    reload_until_shown(page, "The newest 50 of 120 logs")
+    return url
+
+
+def shown(page: Page) -> list[int]:
+    """The numbers of the logs in the table."""
+    uris = page.locator("td[data-label=URI]").all_text_contents()
+    return [int(uri.rpartition("/")[2]) for uri in uris]
+
+
+def test_pages_lead_there_and_back(page: Page, logs: str) -> None:
+    assert shown(page) == list(range(50))
+    page.get_by_role("link", name="Older").click()
+    expect(page.get_by_role("table")).to_contain_text("/50")
+    assert shown(page) == list(range(50, 100))
+    page.get_by_role("link", name="Older").click()
+    expect(page.get_by_role("table")).to_contain_text("20 older logs")
+    page.get_by_role("link", name="Newer").click()
+    expect(page.get_by_role("table")).to_contain_text("/99")
+    assert shown(page) == list(range(50, 100))
+    page.get_by_role("link", name="Newest").click()
+    expect(page.get_by_role("table")).to_contain_text("The newest 50 of 120 logs")
+    page.go_back()
+    expect(page.get_by_role("table")).to_contain_text("/99")
+
+
+def test_filters_are_chips_that_can_be_taken_away(page: Page, logs: str) -> None:
+    page.get_by_label("Words in URI or name").fill("presto")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.get_by_role("table").last).to_contain_text("The newest 30 of 30 logs")
+    page.get_by_role("link", name="1 hour").click()
+    expect(page.get_by_role("table").last).to_contain_text("The newest 15 of 15 logs")
+    page.get_by_role("link", name="Remove Words").click()
+    expect(page.get_by_role("table").last).to_contain_text("of 60 logs")
+    page.get_by_role("link", name="Remove Time").click()
+    expect(page.get_by_role("table").last).to_contain_text("of 120 logs")
+    expect(page).to_have_url(re.compile(re.escape(marker().replace("/", "%2F"))))
+
+
+def test_a_bar_zooms_in_and_a_name_filters(page: Page, logs: str) -> None:
+    bars = page.locator("svg a:not([tabindex])")
+    before = int(str(bars.last.locator("title").text_content()).split(": ")[1].split(" ")[0])
+    bars.last.click()
+    expect(page.get_by_role("list", name="Filters")).to_contain_text("Time: from")
+    expect(page.get_by_role("table").last).to_contain_text(f"of {before} logs")
+    page.goto(logs)
+    page.locator(".ranking").get_by_role("link", name="<i>").click()
+    expect(page.get_by_role("table").last).to_contain_text("of 30 logs")
+
+
+def test_a_log_has_a_page_of_its_own(page: Page, logs: str) -> None:
+    page.locator("td[data-label=UUID] a").first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("One access")
+    row = page.get_by_role("row").filter(has_text="test_id")
+    expect(row).to_contain_text("MySQL, my_tests.testing.tests")
+    expect(page.get_by_role("link", name="The run that indexed it")).to_have_count(1)
+
+
+def test_new_logs_come_by_themselves_until_paused(whole_stack: Stack, page: Page) -> None:
+    start = f"/l{uuid.uuid4().hex}"
+    publish(Event(uri=f"{start}/1").value)
+    page.goto(f"{whole_stack.settings.emitter_url}/analysis?uri={start}")
+    reload_until_shown(page, f"{start}/1")
+    page.evaluate("window.still = true")  # a page that is loaded again forgets it
+    page.get_by_role("button", name="Follow live").click()
+    expect(page.get_by_text("new logs come by themselves")).to_be_visible()
+    publish(Event(uri=f"{start}/2").value)
+    row = page.get_by_role("row")
+    expect(row.filter(has_text=f"{start}/2")).to_be_visible()
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Follow live")).to_be_visible()
+    publish(Event(uri=f"{start}/3").value)
+    page.wait_for_timeout(5_000)
+    expect(row.filter(has_text=f"{start}/3")).to_have_count(0)
+    page.get_by_role("button", name="Follow live").click()
+    expect(row.filter(has_text=f"{start}/3")).to_be_visible()
+    assert page.evaluate("window.still")
+
+
+def test_logs_can_be_taken_away_as_a_file(page: Page, logs: str, tmp_path: Path) -> None:
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV", exact=True).click()
+    file = tmp_path / "logs.csv"
+    download.value.save_as(file)
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) >= 120
+    assert {row["name"] for row in rows} >= {"kafka", "presto", "a b", "<i>"}
+
+
+def test_without_javascript_everything_is_there(page: Page, logs: str) -> None:
+    browser = page.context.browser
+    assert browser is not None
+    context = browser.new_context(java_script_enabled=False)
+    plain = context.new_page()
+    plain.goto(logs)
+    plain.get_by_label("Words in URI or name").fill("kafka")
+    plain.get_by_role("button", name="Filter").click()
+    expect(plain.get_by_role("table").last).to_contain_text("of 30 logs")
+    plain.get_by_role("link", name="Remove Words").click()
+    plain.get_by_role("link", name="Older").click()
+    assert shown(plain) == list(range(50, 100))
+    context.close()
+
+
+AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_use_the_pages(
+    whole_stack: Stack, page: Page, logs: str, scheme: Any
+) -> None:
+    """By axe-core's rules, those of WCAG 2 AA among them."""
+    page.emulate_media(color_scheme=scheme)
+    one = page.locator("td[data-label=UUID] a").first.get_attribute("href")
+    base = whole_stack.settings.emitter_url
+    for path in (
+        "/",
+        "/analysis",
+        logs.removeprefix(base),
+        f"{logs.removeprefix(base)}&live=on",
+        "/analysis?name=nobody",
+        str(one),
+        "/fulltext",
+        "/fulltext/form",
+        "/nothing-here",
+    ):
+        page.goto(f"{base}{path}")
+        page.evaluate(AXE)
+        found = page.evaluate("axe.run().then(found => found.violations)")
+        assert [(each["id"], each["nodes"][0]["html"]) for each in found] == [], path
+    page.emulate_media(color_scheme="light")
 
 
 def test_an_empty_search_says_how_to_go_on(whole_stack: Stack, page: Page) -> None:

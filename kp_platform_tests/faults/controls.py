@@ -65,7 +65,7 @@ class InnerJoin(Pipeline):
         sql, parameters = slice_query(self.flow, part)
         report = SliceReport(asked=part.ranges, slices=1)
         with self.engine.query(sql.replace("LEFT JOIN", "JOIN"), parameters) as answer:
-            build = builder(self.flow, Columns(self.flow, answer.columns))
+            build = builder(self.flow, Columns(self.flow, answer.columns), self.run_id)
             for rows in answer.batches(500):
                 operations = build(rows, utc_now()).operations
                 report.outcome.add(index_documents(self.store, self.flow, operations))
@@ -123,7 +123,12 @@ def sound() -> None:
 
 def _pipeline(kind: type[Pipeline], store: ElasticsearchResource | None = None) -> Pipeline:
     return kind(
-        ACCESS_LOG, KafkaResource(), TrinoResource(), store or ElasticsearchResource(), LIMITS
+        ACCESS_LOG,
+        KafkaResource(),
+        TrinoResource(),
+        store or ElasticsearchResource(),
+        LIMITS,
+        "control",
     )
 
 

@@ -471,6 +471,7 @@ class _FlowCheck:
     def _compare(self, where: str, hit: Mapping[str, Any], expected: dict[str, Any]) -> None:
         source = dict(hit["_source"])
         indexed_at, delay = source.pop("indexed_at", ""), source.pop("delay_ms", None)
+        run_id = source.pop("run_id", None)
         wrong = {
             name: (source.get(name), expected.get(name))
             for name in source.keys() | expected.keys()
@@ -484,6 +485,8 @@ class _FlowCheck:
         took = datetime.fromisoformat(indexed_at) - datetime.fromisoformat(expected["@timestamp"])
         if took != timedelta(milliseconds=delay):
             wrong["delay_ms"] = (delay, took)
+        if not run_id:
+            wrong["run_id"] = (run_id, "the run that indexed it")
         if wrong:
             self._verdict.add("wrong", f"{where}: {wrong}")
 

@@ -47,7 +47,8 @@ def row(text: str | None, **changes: Any) -> list[Any]:
 
 
 def build(text: str | None, **changes: Any) -> Document | DeadLetter:
-    made = builder(ACCESS_LOG, Columns(ACCESS_LOG, FakeTrino.columns))([row(text, **changes)], NOW)
+    columns = Columns(ACCESS_LOG, FakeTrino.columns)
+    made = builder(ACCESS_LOG, columns, "a-run")([row(text, **changes)], NOW)
     documents = [Document(operation) for operation in made.operations]
     [one] = documents + made.dead
     return one
@@ -71,6 +72,7 @@ def test_a_document_carries_the_event_its_enrichment_and_its_place() -> None:
         "offset": 41,
         "topic": "analyze.action",
         "indexed_at": "2026-03-02T00:00:00.500Z",
+        "run_id": "a-run",
         "delay_ms": 501,
         "enrichment": {"state": "complete", "missing": []},
     }

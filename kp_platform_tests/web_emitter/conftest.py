@@ -5,7 +5,13 @@ from collections.abc import Iterator
 import pytest
 from starlette.testclient import TestClient
 
-from kp_platform_tests.web_emitter.fakes import FakeInsights, FakeLogs, FakeNotes, FakeSink
+from kp_platform_tests.web_emitter.fakes import (
+    FakeFreshness,
+    FakeInsights,
+    FakeLogs,
+    FakeNotes,
+    FakeSink,
+)
 from web_emitter.app import Searches, Sinks, create_app
 from web_emitter.settings import Settings
 
@@ -45,6 +51,11 @@ def insights() -> FakeInsights:
 
 
 @pytest.fixture
+def freshness() -> FakeFreshness:
+    return FakeFreshness()
+
+
+@pytest.fixture
 def client(
     settings: Settings,
     sink: FakeSink,
@@ -52,8 +63,9 @@ def client(
     search: FakeLogs,
     notes: FakeNotes,
     insights: FakeInsights,
+    freshness: FakeFreshness,
 ) -> Iterator[TestClient]:
-    sinks, searches = Sinks(sink, note_sink), Searches(search, notes, insights)
+    sinks, searches = Sinks(sink, note_sink), Searches(search, notes, insights, freshness)
     app = create_app(settings, sinks, searches, identify=lambda scope: "kafka")
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client

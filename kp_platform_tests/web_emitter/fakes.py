@@ -6,17 +6,21 @@ requests and assertions.
 
 import errno
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError
 
+from web_emitter.chart import EPOCH, step_of
 from web_emitter.events import AccessEvent, Event, FullTextEvent
-from web_emitter.insights import HOUR, HOURS, HourOfAccess, Ranking
+from web_emitter.freshness import Freshness
+from web_emitter.insights import HOUR, HOURS, HourOfAccess, Popular, Ranking
 from web_emitter.ledger import Counts
-from web_emitter.logs import EnrichedLog, Found, LogQuery
+from web_emitter.log_query import LogQuery
+from web_emitter.logs import Document, EnrichedLog, Found, Summary
 from web_emitter.notes import FoundNotes, Note, NoteQuery, Part
 from web_emitter.producer import BrokersUnreachable
 from web_emitter.search import Cursor, SearchUnavailable
@@ -167,27 +171,80 @@ class MayFail:
 
 
 class FakeLogs(MayFail):
-    """Finds among `logs`, newest first as they stand."""
+    """Finds among `logs`, newest first as they stand; `documents` are whole ones, by uuid."""
 
     def __init__(self, logs: tuple[EnrichedLog, ...] = ()) -> None:
         self.logs = logs
+        self.documents: dict[str, Document] = {}
 
     async def newest(self, query: LogQuery) -> Found:
         await self.ping()
-        logs = tuple(
-            log
-            for log in self.logs
-            if query.name in {"", log.name} and log.uri.startswith(query.uri)
-        )
+        logs = self._matching(query)
         cursors = [Cursor(0, 0, number, reach=0) for number in range(len(logs))]
         start = cursors.index(query.after) + 1 if query.after else 0
-        more = cursors[start + 49] if len(logs) > start + 50 else None
+        if query.before:
+            start = max(0, cursors.index(query.before) - 50)
+        shown = logs[start : start + 50]
         return Found(
-            logs[start : start + 50],
-            None if query.after else len(logs),
+            shown,
+            None if query.after or query.before else len(logs),
             anything_indexed=bool(self.logs),
-            more_after=more,
+            newer=cursors[start] if start and shown else None,
+            older=cursors[start + 49] if len(logs) > start + 50 else None,
         )
+
+    async def summary(self, query: LogQuery, now: datetime) -> Summary:
+        await self.ping()
+        start, end = query.period.bounds(now)
+        step, logs = step_of(start, end), self._matching(query)
+        times = (datetime.fromisoformat(log.accessed_at) for log in logs)
+        counts = Counter(at - (at - EPOCH) % step for at in times)
+        return Summary(
+            start=start,
+            end=end,
+            step=step,
+            total=len(logs),
+            counts=counts,
+            names=_most(log.name for log in logs),
+            uris=_most(log.uri for log in logs),
+        )
+
+    async def one(self, uuid: str) -> Document | None:
+        await self.ping()
+        return self.documents.get(uuid)
+
+    async def all(self, query: LogQuery, most: int) -> AsyncIterator[list[dict[str, Any]]]:
+        await self.ping()
+        for log in self._matching(query)[:most]:
+            yield [{"uuid": log.uuid, "uri": log.uri, "name": log.name}]
+
+    def _matching(self, query: LogQuery) -> tuple[EnrichedLog, ...]:
+        words = _words(query.words)
+        return tuple(
+            log
+            for log in self.logs
+            if query.name in {"", log.name}
+            and log.uri.startswith(query.uri)
+            and words <= _words(f"{log.uri} {log.name}")
+        )
+
+
+def _most(texts: Iterable[str]) -> tuple[Popular, ...]:
+    return tuple(
+        Popular(rank=rank, key=text, accesses=count)
+        for rank, (text, count) in enumerate(Counter(texts).most_common(5), 1)
+    )
+
+
+class FakeFreshness(MayFail):
+    """What a test says, or nothing."""
+
+    def __init__(self) -> None:
+        self.answer: Freshness | None = None
+
+    async def now(self) -> Freshness:
+        await self.ping()
+        return self.answer or Freshness(now=datetime.now(UTC))
 
 
 class FakeNotes(MayFail):

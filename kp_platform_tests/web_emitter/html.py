@@ -5,9 +5,14 @@ Belongs here: markup as a list of tags and the text between. Does not belong her
 
 from html.parser import HTMLParser
 
+OUR_SCRIPTS: list[list[tuple[str, str | None]]] = [
+    [("src", f"/static/vendor/{name}.min.js"), ("defer", None)] for name in ("htmx", "hx-sse")
+]
+
 
 class Tags(HTMLParser):
-    """The tags of a page with their attributes, the text between them, and each text of a tag."""
+    """The tags of a page with their attributes, the text between them, and each text of a tag. The
+    two files of ours that every page runs are not among them."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -18,6 +23,8 @@ class Tags(HTMLParser):
         self.feed(html)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag == "script" and attributes in OUR_SCRIPTS:
+            return
         self.tags.append((tag, dict(attributes)))
         self._open.append(tag)
 

@@ -7,6 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from kp_platform_tests.web_emitter.fakes import (
+    FakeFreshness,
     FakeInsights,
     FakeLogs,
     FakeNotes,
@@ -17,6 +18,7 @@ from kp_platform_tests.web_emitter.fakes import (
 from kp_platform_tests.web_emitter.html import Tags
 from web_emitter.app import Searches, Sinks, create_app
 from web_emitter.insights import HOUR, Popular, Ranking
+from web_emitter.search import Cursor
 from web_emitter.settings import Settings
 
 
@@ -56,7 +58,7 @@ def test_the_ranking_links_to_the_logs_of_each_entry_and_says_how_old_it_is(
     assert links == [
         "/analysis?name=kafka",
         "/analysis?name=p",
-        "/analysis?uri=/hello%3Ffrom%3Dhome",
+        "/analysis?uri=%2Fhello%3Ffrom%3Dhome",
     ]
 
 
@@ -65,22 +67,39 @@ def test_the_hours_are_bars_that_can_be_heard_and_a_table(
 ) -> None:
     page = Tags(client.get("/analysis").text)
     (picture,) = page.named("svg")
-    assert picture["role"] == "img"
-    assert picture["aria-labelledby"] == "hours-title hours-description"
-    assert [each["id"] for each in page.named("desc")] == ["hours-description"]
+    assert picture["role"] == "group"
+    assert picture["aria-labelledby"] == "chart-title chart-description"
+    assert [each["id"] for each in page.named("desc")] == ["chart-description"]
     bars = [each for each in page.named("rect") if each["class"] == "bar"]
     assert [bar["height"] for bar in bars] == ["0"] * 22 + ["60.0", "1.2"]
     cells = [text for text in page.texts("td") if text.strip()]
     assert cells[:6] == ["30", "4", "17", "75.0%", "0", "1,500"]
-    assert "1,530 in 24 hours, at most 1,500 in one" in page.text
+    assert "1,530 in 24 h, at most 1,500 in one bar" in page.text
 
 
-def test_above_the_logs_of_a_filter_there_is_nothing(
-    client: TestClient, shown: FakeInsights
+def test_above_the_logs_of_a_filter_are_their_own_numbers(
+    client: TestClient, search: FakeLogs
 ) -> None:
-    page = Tags(client.get("/analysis?name=kafka").text)
+    search.logs = (
+        enriched_log(accessed_at="2026-03-01T10:20:30.456Z"),
+        enriched_log(accessed_at="2026-03-01T10:20:31Z", uri="/b"),
+        enriched_log(name="presto"),
+    )
+    path = "/analysis?name=kafka&from=2026-03-01T10:20&to=2026-03-01T10:21"
+    page = Tags(client.get(path).text)
+    assert "Most frequent" in page.text
+    assert "2 logs" in page.text
+    assert "Accesses per second" in page.text
+    bars = [each for each in page.named("rect") if each["class"] == "bar"]
+    assert [bar["height"] for bar in bars] == ["0"] * 30 + ["60.0"] * 2 + ["0"] * 28
+    zoomed = "/analysis?name=kafka&from=2026-03-01T10%3A20%3A30&to=2026-03-01T10%3A20%3A31"
+    assert zoomed in [link["href"] for link in page.named("a")]
+
+
+def test_above_older_logs_there_is_nothing(client: TestClient, shown: FakeInsights) -> None:
+    place = Cursor(0, 0, 0, reach=0).token
+    page = Tags(client.get(f"/analysis?after={place}").text)
     assert page.named("svg") == page.named("details") == []
-    assert "Popular now" not in page.text
 
 
 @pytest.mark.parametrize("part", ["ranking", "hours"])
@@ -157,7 +176,7 @@ class MeetingInsights(FakeInsights):
 
 def test_the_three_searches_run_side_by_side(settings: Settings) -> None:
     logs, sink = MeetingLogs(), FakeSink()
-    searches = Searches(logs, FakeNotes(), MeetingInsights(logs))
+    searches = Searches(logs, FakeNotes(), MeetingInsights(logs), FakeFreshness())
     with TestClient(create_app(settings, Sinks(sink, sink), searches)) as client:
         text = client.get("/analysis").text
     assert "The newest 1 of 1 logs" in text

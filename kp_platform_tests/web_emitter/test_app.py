@@ -9,7 +9,13 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 import web_emitter.app
-from kp_platform_tests.web_emitter.fakes import FakeInsights, FakeLogs, FakeNotes, FakeSink
+from kp_platform_tests.web_emitter.fakes import (
+    FakeFreshness,
+    FakeInsights,
+    FakeLogs,
+    FakeNotes,
+    FakeSink,
+)
 from web_emitter.app import Searches, Sinks, create_app
 from web_emitter.producer import EventProducer
 from web_emitter.settings import Settings
@@ -48,7 +54,7 @@ def test_a_hook_that_does_not_exist_ends_the_start(settings: Settings) -> None:
 
 def test_what_is_given_is_left_open(settings: Settings) -> None:
     sink, note_sink = FakeSink(), FakeSink()
-    searches = Searches(FakeLogs(), FakeNotes(), FakeInsights())
+    searches = Searches(FakeLogs(), FakeNotes(), FakeInsights(), FakeFreshness())
     with TestClient(create_app(settings, Sinks(sink, note_sink), searches)) as client:
         client.get("/")
     assert not sink.closed

@@ -4,6 +4,7 @@ import json
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -15,11 +16,12 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from kp_platform_tests.stack import ROOT, Stack
-from kp_platform_tests.web_emitter.fakes import FakeNotes, FakeSink
+from kp_platform_tests.web_emitter.fakes import FakeFreshness, FakeNotes, FakeSink
 from web_emitter.app import Searches, Sinks, create_app
 from web_emitter.events import MAX_URI_LENGTH
 from web_emitter.insights import ElasticsearchInsights
-from web_emitter.logs import ElasticsearchLogs, EnrichedLog, Found, LogQuery
+from web_emitter.log_query import LogQuery, Period
+from web_emitter.logs import SAMPLE, ElasticsearchLogs, EnrichedLog, Found, Summary
 from web_emitter.search import Cursor, SearchUnavailable, connection
 from web_emitter.settings import ACCESS_LOG_INDEX, Settings
 
@@ -42,14 +44,15 @@ class Answer:
     """What the client returns: an object with a body."""
 
     def __init__(self, *documents: dict[str, Any], relation: str = "eq") -> None:
-        self.body = {
+        self.body: dict[str, Any] = {
             "hits": {
                 "total": {"value": len(documents), "relation": relation},
                 "hits": [
                     {"_source": document, "sort": [9_000 - number, 3, 7]}
                     for number, document in enumerate(documents)
                 ],
-            }
+            },
+            "aggregations": {"times": {"buckets": []}},
         }
 
     def __getitem__(self, key: str) -> Any:
@@ -144,10 +147,10 @@ def test_documents_become_logs() -> None:
 
 
 def test_a_full_page_tells_where_the_next_one_begins() -> None:
-    assert newest(FakeClient(Answer(*[DOCUMENT] * 50)), LogQuery()).more_after is None
+    assert newest(FakeClient(Answer(*[DOCUMENT] * 50)), LogQuery()).older is None
     found = newest(FakeClient(Answer(*[DOCUMENT] * 51)), LogQuery())
     assert len(found.logs) == 50
-    assert found.more_after == Cursor(9_000 - 49, 3, 7, reach=10 * 49 + 1_000)
+    assert found.older == Cursor(9_000 - 49, 3, 7, reach=10 * 49 + 1_000)
 
 
 def test_an_older_page_is_looked_for_near_its_place_and_then_everywhere() -> None:
@@ -169,7 +172,8 @@ def test_a_link_keeps_the_filters() -> None:
     place = Cursor(2, 3, 4, reach=5)
     query = LogQuery(name="a&b=c", uri="/x?y=%20", after=Cursor(1, 2, 3, reach=4))
     assert query.link() == "/analysis?name=a%26b%3Dc&uri=%2Fx%3Fy%3D%2520"
-    assert query.link(place) == f"{query.link()}&after={place.token}"
+    assert query.link(after=place) == f"{query.link()}&after={place.token}"
+    assert query.link(before=place) == f"{query.link()}&before={place.token}"
     assert LogQuery().link() == "/analysis"
 
 
@@ -212,7 +216,7 @@ def test_pages_show_each_log_once_and_the_newest_first(
     pages, after = 0, None
     while pages == 0 or after:
         found = real(LogQuery(after=after))
-        pages, after = pages + 1, found.more_after
+        pages, after = pages + 1, found.older
         shown += found.logs
     assert pages == 3
     assert sorted(int(log.uuid) for log in shown) == list(range(130))
@@ -242,7 +246,7 @@ def test_what_is_no_token_is_a_value_error(token: str) -> None:
     ("path", "searches"),
     [
         ("/analysis", 3),  # logs, ranking, hours
-        ("/analysis?name=kafka&uri=/", 1),
+        ("/analysis?name=kafka&uri=/", 3),  # logs, times, names and URIs
         (f"/analysis?after={Cursor(1, 2, 3, reach=4).token}", 1),
     ],
 )
@@ -252,7 +256,7 @@ def test_a_page_costs_few_searches(settings: Settings, path: str, searches: int)
     app = create_app(
         settings,
         sinks=Sinks(FakeSink(), FakeSink()),
-        searches=Searches(logs=logs, notes=FakeNotes(), insights=insights),
+        searches=Searches(logs, FakeNotes(), insights, FakeFreshness()),
     )
     with TestClient(app) as reader:
         reader.get(path).raise_for_status()
@@ -285,3 +289,112 @@ def test_an_elasticsearch_that_is_not_there_is_unavailable() -> None:
                 await logs.ping()
 
     anyio.run(ask)
+
+
+@pytest.fixture
+def written(stack: Stack) -> Iterator[Callable[..., Any]]:
+    """Asks a verb of the search in an index of these few logs."""
+    url, index = stack.settings.elasticsearch_url, f"test-logs-{uuid4()}"
+    template = json.loads(MAPPING.read_bytes())["template"]
+    logs = [
+        ("/articles/12?page=3", "kafka", 0),
+        ("/articles/13", "kafka", 1),
+        ("/hello", "presto", 1),
+        ("/caf%C3%A9", "two words", 90),
+    ]
+    with closing(Elasticsearch(url, request_timeout=60)) as client:
+        client.indices.create(index=index, mappings=template["mappings"])
+        for number, (uri, name, minutes) in enumerate(logs):
+            place = {"@timestamp": NOON + 60_000 * minutes, "partition": 0, "offset": number}
+            document = place | {"uuid": f"{number}", "uri": uri, "name": name}
+            client.index(index=index, document=document)
+        client.indices.refresh(index=index)
+
+        def run(verb: str, *arguments: Any) -> Any:
+            async def ask() -> Any:
+                async with connection(url, 60) as reader:
+                    answer = getattr(ElasticsearchLogs(reader, index), verb)(*arguments)
+                    if verb == "all":
+                        return [each async for batch in answer for each in batch]
+                    return await answer
+
+            return anyio.run(ask)
+
+        yield run
+        client.indices.delete(index=index)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("articles", {"0", "1"}),
+        ("articles 12", {"0"}),
+        ("ARTICLES -12", {"1"}),
+        ("kafka articles", {"0", "1"}),  # one word in the URI, one in the name
+        ("art*", {"0", "1"}),
+        ("two", {"3"}),
+        ("page 3", {"0"}),
+        ("kaf", set()),
+        ('"', set()),
+        ("(((", set()),
+    ],
+)
+def test_words_are_found_in_uri_and_name(
+    written: Callable[..., Any], words: str, found: set[str]
+) -> None:
+    answer: Found = written("newest", LogQuery(words=words))
+    assert {log.uuid for log in answer.logs} == found
+
+
+def test_a_summary_counts_times_names_and_uris(written: Callable[..., Any]) -> None:
+    start = datetime.fromtimestamp(NOON / 1_000, UTC)
+    period = Period(start=start, end=start + timedelta(minutes=60))
+    summary: Summary = written("summary", LogQuery(period=period), start)
+    minute = timedelta(minutes=1)
+    assert (summary.total, summary.step, summary.sampled) == (3, minute, None)
+    assert summary.counts == {start: 1, start + minute: 2}
+    assert [(each.key, each.accesses) for each in summary.names] == [("kafka", 2), ("presto", 1)]
+    assert {each.key for each in summary.uris} == {"/articles/12?page=3", "/articles/13", "/hello"}
+
+
+def test_a_summary_of_nothing_is_empty(written: Callable[..., Any]) -> None:
+    summary: Summary = written("summary", LogQuery(name="nobody"), datetime.now(UTC))
+    assert (summary.total, summary.counts, summary.names) == (0, {}, ())
+
+
+def test_names_of_many_logs_are_counted_in_a_sample() -> None:
+    many, some = Answer(), Answer()
+    many.body["hits"]["total"]["value"] = 10 * SAMPLE
+    buckets = {"buckets": [{"key": "kafka", "doc_count": 7}]}
+    some.body["aggregations"] = {"sample": {"name": buckets, "uri": buckets}}
+    client = FakeClient(many, some)
+    summary = anyio.run(
+        ElasticsearchLogs(client).summary,  # type: ignore[arg-type]  # only its one verb
+        LogQuery(),
+        datetime.now(UTC),
+    )
+    assert summary.sampled == SAMPLE
+    assert client.questions[1]["aggs"]["sample"]["random_sampler"]["probability"] == 0.1
+
+
+def test_one_document_is_found_by_its_uuid(written: Callable[..., Any]) -> None:
+    assert written("one", "2").source["uri"] == "/hello"
+    assert written("one", "9") is None
+
+
+def test_all_documents_come_in_order_and_no_more_than_asked_for(
+    written: Callable[..., Any],
+) -> None:
+    assert [each["uuid"] for each in written("all", LogQuery(), 100)] == ["3", "2", "1", "0"]
+    assert [each["uuid"] for each in written("all", LogQuery(name="kafka"), 1)] == ["1"]
+
+
+def test_pages_lead_back_the_way_they_came(real: Callable[[LogQuery], Found]) -> None:
+    pages: list[Found] = [real(LogQuery())]
+    while after := pages[-1].older:
+        pages.append(real(LogQuery(after=after)))
+    assert [len(page.logs) for page in pages] == [50, 50, 30]
+    back = real(LogQuery(before=pages[2].newer))
+    assert back.logs == pages[1].logs
+    assert real(LogQuery(before=back.newer)).logs == pages[0].logs
+    assert real(LogQuery(before=back.newer)).newer is None

@@ -13,7 +13,6 @@ from kp_platform_tests.stack import ROOT, Stack
 from kp_platform_tests.web_emitter.fakes import FakeNotes
 from web_emitter.notes import (
     BEGINNING,
-    MAX_SEARCH_LENGTH,
     ElasticsearchNotes,
     FoundNotes,
     Marker,
@@ -21,7 +20,7 @@ from web_emitter.notes import (
     NoteQuery,
     Part,
 )
-from web_emitter.search import connection
+from web_emitter.search import MAX_WORDS_LENGTH, connection
 from web_emitter.settings import FULL_TEXT_INDEX
 
 MAPPING = ROOT / "kp_platform" / "mappings" / f"{FULL_TEXT_INDEX}.json"
@@ -249,7 +248,7 @@ def test_an_excerpt_knows_whether_it_is_the_whole_note(
 
 def test_a_search_is_cut_where_the_field_of_the_page_ends() -> None:
     (must,) = NoteQuery("k" * 5_000).as_elasticsearch()["bool"]["must"]
-    assert must["simple_query_string"]["query"] == "k" * MAX_SEARCH_LENGTH
+    assert must["simple_query_string"]["query"] == "k" * MAX_WORDS_LENGTH
 
 
 @pytest.mark.parametrize("words", ["", " ", "\t\r\n", "\u3000"])

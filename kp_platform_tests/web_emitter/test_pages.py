@@ -8,13 +8,14 @@ from starlette.testclient import TestClient
 
 from kp_platform_tests.stack import ROOT
 from kp_platform_tests.web_emitter.fakes import (
+    FakeFreshness,
     FakeInsights,
     FakeLogs,
     FakeNotes,
     FakeSink,
     enriched_log,
 )
-from kp_platform_tests.web_emitter.html import Tags
+from kp_platform_tests.web_emitter.html import OUR_SCRIPTS, Tags
 from web_emitter.app import Searches, Sinks, create_app
 from web_emitter.ledger import Counts
 from web_emitter.search import Cursor
@@ -102,7 +103,7 @@ def test_filters_narrow_and_stay_in_the_form(client: TestClient, search: FakeLog
     search.logs = (enriched_log(name="kafka"), enriched_log(name="presto", uri="/other"))
     page = Tags(client.get("/analysis?name=presto&uri=/oth").text)
     assert len(page.named("time")) == 1
-    assert [field["value"] for field in page.named("input")] == ["presto", "/oth"]
+    assert [field["value"] for field in page.named("input")] == ["", "presto", "/oth", "", ""]
     assert "/analysis" in [link["href"] for link in page.named("a")]
 
 
@@ -129,7 +130,8 @@ def test_elasticsearch_down_is_a_503_that_names_the_address(
     assert answer.status_code == 503
     assert "http://127.0.0.1:18020" in answer.text
     assert "kp status" in answer.text
-    assert [field["value"] for field in Tags(answer.text).named("input")] == ["kafka", ""]
+    fields = {field["name"]: field["value"] for field in Tags(answer.text).named("input")}
+    assert fields == {"q": "", "name": "kafka", "uri": "", "from": "", "to": ""}
 
 
 def test_the_password_of_elasticsearch_is_on_no_page(
@@ -138,7 +140,9 @@ def test_the_password_of_elasticsearch_is_on_no_page(
     secret = settings.model_copy(
         update={"elasticsearch_url": "http://elastic:hunter2@127.0.0.1:18020"}
     )
-    app = create_app(secret, Sinks(sink, sink), Searches(search, notes, FakeInsights()))
+    app = create_app(
+        secret, Sinks(sink, sink), Searches(search, notes, FakeInsights(), FakeFreshness())
+    )
     search.go_down()
     notes.go_down()
     with TestClient(app) as client:
@@ -172,19 +176,21 @@ def test_a_hostile_filter_is_inert(client: TestClient, search: FakeLogs) -> None
     search.logs = (enriched_log(),)
     page = Tags(client.get("/analysis", params={"name": HOSTILE, "uri": HOSTILE}).text)
     assert page.named("script") == []
-    assert [field["value"] for field in page.named("input")] == [HOSTILE, HOSTILE]
+    assert [field["value"] for field in page.named("input")] == ["", HOSTILE, HOSTILE, "", ""]
 
 
-def test_no_page_has_a_script_a_style_or_a_foreign_asset(
+def test_no_page_has_an_inline_script_a_style_or_a_foreign_asset(
     client: TestClient, search: FakeLogs
 ) -> None:
     search.logs = (enriched_log(),)
     for path in (*PAGES, "/missing"):
         page = Tags(client.get(path).text)
-        assert page.named("script") == page.named("style") == []
+        assert page.named("script") == page.named("style") == []  # but those of ours
         assert [tag for tag, attributes in page.tags if "style" in attributes] == []
         for link in page.named("link"):
             assert client.get(str(link["href"])).status_code == 200
+    for script in OUR_SCRIPTS:
+        assert client.get(str(dict(script)["src"])).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,116 @@
+"""How fresh the logs are, on the page and as numbers."""
+
+from datetime import UTC, datetime, timedelta
+
+import anyio
+import pytest
+from starlette.testclient import TestClient
+
+from kp_platform.flows import ACCESS_LOG
+from kp_platform.pipeline import lag as platform
+from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform.resources.kafka import KafkaResource
+from kp_platform_tests.integration.events import Event, drain, publish
+from kp_platform_tests.stack import Stack
+from kp_platform_tests.web_emitter.fakes import FakeFreshness, FakeLogs, enriched_log
+from kp_platform_tests.web_emitter.html import Tags
+from web_emitter.freshness import (
+    ElasticsearchFreshness,
+    Ends,
+    Freshness,
+    KafkaTopic,
+    lag,
+)
+from web_emitter.search import connection
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+RUN = "0b1c6b1e-6f0f-4d3b-9a57-0d6f4d1f2a01"
+
+
+@pytest.mark.parametrize(
+    ("positions", "waiting"),
+    [({}, 12), ({0: 10}, 7), ({0: 10, 1: 12}, 5), ({0: 10, 1: 17}, 0), ({0: 2, 1: 99}, 5)],
+)
+def test_lag_counts_what_the_topic_still_has(positions: dict[int, int], waiting: int) -> None:
+    assert lag(Ends("id", {0: (5, 10), 1: (10, 17)}), positions) == waiting
+
+
+def strip(client: TestClient, freshness: FakeFreshness, answer: Freshness) -> str:
+    freshness.answer = answer
+    text = Tags(client.get("/analysis").text).text
+    return " ".join(text[text.index("Data as of") : text.index("Words in")].split())
+
+
+@pytest.mark.parametrize(
+    ("lag", "beat_seconds_ago", "said"),
+    [
+        (0, 2, "Data as of 4 s ago · no access waits · run 0b1c6b1e is at work"),
+        (1, 2, "Data as of 4 s ago · 1 access waits · run 0b1c6b1e is at work"),
+        (1_234, 180, "Data as of 4 s ago · 1,234 accesses wait · last run 0b1c6b1e 3 min ago"),
+        (None, 2, "Data as of 4 s ago · Kafka does not answer · run 0b1c6b1e is at work"),
+    ],
+)
+def test_the_page_says_how_fresh_it_is(
+    client: TestClient,
+    search: FakeLogs,
+    freshness: FakeFreshness,
+    lag: int | None,
+    beat_seconds_ago: int,
+    said: str,
+) -> None:
+    search.logs = (enriched_log(),)
+    answer = Freshness(
+        now=NOW,
+        newest=NOW - timedelta(seconds=4),
+        lag=lag,
+        run_id=RUN,
+        beat_at=NOW - timedelta(seconds=beat_seconds_ago),
+    )
+    assert strip(client, freshness, answer) == said
+    links = [link["href"] for link in Tags(client.get("/analysis").text).named("a")]
+    assert f"http://127.0.0.1:18030/runs/{RUN}" in links
+
+
+def test_without_it_the_logs_are_shown(
+    client: TestClient, search: FakeLogs, freshness: FakeFreshness
+) -> None:
+    search.logs = (enriched_log(),)
+    freshness.go_down()
+    assert "The newest 1 of 1 logs" in client.get("/analysis").text
+
+
+def test_it_is_asked_for_once_a_moment(client: TestClient, freshness: FakeFreshness) -> None:
+    asked: list[None] = []
+    freshness.ping = lambda: _noted(asked)  # type: ignore[method-assign]
+    for _ in range(5):
+        client.get("/analysis")
+    assert len(asked) == 1
+
+
+async def _noted(asked: list[None]) -> None:
+    asked.append(None)
+
+
+def test_it_is_what_kp_lag_says(quiet_stack: Stack) -> None:
+    publish(Event().value)
+    drain()
+    publish(*(Event().value for _ in range(7)))
+    settings = quiet_stack.settings
+
+    async def ask() -> Freshness:
+        async with connection(settings.elasticsearch_url, 60) as client:
+            topic = KafkaTopic(settings.kafka_bootstrap_servers)
+            return await ElasticsearchFreshness(client, topic).now()
+
+    found = anyio.run(ask)
+    lags = platform.partition_lags(ACCESS_LOG, KafkaResource(), ElasticsearchResource())
+    assert found.lag == sum(each.lag for each in lags) == 7
+    assert found.newest is not None
+
+
+def test_a_kafka_that_is_not_there_costs_a_page_little() -> None:
+    topic = KafkaTopic("127.0.0.1:1")
+    assert topic.ends() is None
+    began = datetime.now(UTC)
+    assert topic.ends() is None
+    assert datetime.now(UTC) - began < timedelta(milliseconds=100)

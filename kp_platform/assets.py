@@ -17,7 +17,8 @@ from pydantic import Field
 
 from kp_platform import reference
 from kp_platform.changes import announce
-from kp_platform.flows import ACCESS_LOG, Flow
+from kp_platform.flows import ACCESS_LOG, FULL_TEXT, Flow
+from kp_platform.lineage import column_metadata
 from kp_platform.pipeline import lease
 from kp_platform.pipeline.bulk import Outcome
 from kp_platform.pipeline.drain import Limits, Pipeline
@@ -107,6 +108,7 @@ def flow_asset(flow: Flow) -> dg.AssetsDefinition:
             "index": flow.index,
             "topic": flow.topic,
             "sql": dg.MetadataValue.md(f"```sql\n{flow.sql_path.read_text()}\n```"),
+            **column_metadata(flow, _tables(flow)),
         },
         check_specs=[
             dg.AssetCheckSpec(
@@ -151,6 +153,15 @@ def _upstream(flow: Flow) -> list[dg.AssetKey]:
     references = [REFERENCE_KEYS[source] for source in flow.references]
     rewritten = [flow_asset_key(flow.rewrites.target)] if flow.rewrites else []
     return [topic_asset(flow).key, *references, *rewritten]
+
+
+def _tables(flow: Flow) -> dict[str, dg.AssetKey]:
+    """The assets behind the catalogs of Trino that a flow's query reads."""
+    return {
+        "kafka_tests": topic_asset(flow).key,
+        "my_tests": REFERENCE_ROWS,
+        "red_tests": REFERENCE_VALUES,
+    }
 
 
 def _documents(flow: Flow) -> str:
@@ -231,9 +242,6 @@ def report_metadata(
 ) -> dict[str, dg.MetadataValue[Any]]:
     """A report for the Dagster UI; numbers are plotted over time."""
     value, outcome = dg.MetadataValue, report.outcome
-    page = f"{Settings().emitter_url}/analysis"
-    if flow is ACCESS_LOG:
-        page += f"?run={run_id}"
     return {
         "dagster/row_count": value.int(outcome.indexed + outcome.rewritten),
         "slices": value.int(report.slices),
@@ -250,9 +258,22 @@ def report_metadata(
         "processed rows": value.int(report.query.processed_rows),
         "query id": value.text(report.query.query_id),
         "query": value.url(report.query.info_url),
-        "page": value.url(page),
+        **{name: value.url(url) for name, url in _pages(flow, report, run_id).items()},
         "preview": preview(report.preview, ("@timestamp", *flow.fields, *flow.references.values())),
     }
+
+
+def _pages(flow: Flow, report: SliceReport, run_id: str) -> dict[str, str]:
+    """Where people read what was written, on the pages of the emitter."""
+    address = Settings().emitter_url
+    if flow is FULL_TEXT:
+        return {"page": f"{address}/fulltext"}
+    if flow is not ACCESS_LOG:
+        return {}
+    pages = {"page": f"{address}/analysis?run={run_id}"}
+    if report.preview:
+        pages["document"] = f"{address}/analysis/{report.preview[0]['uuid']}"
+    return pages
 
 
 def preview(documents: Sequence[dict[str, Any]], columns: Sequence[str]) -> dg.TableMetadataValue:

@@ -4,15 +4,19 @@ Belongs here: putting flows, assets, jobs, sensors and resources together. Loadi
 and no environment: resources read their settings when a connection is opened.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
+from kp_platform.alerts import failure_sensor
 from kp_platform.assets import flow_asset, reference_assets, topic_asset
 from kp_platform.dead_letters import dead_letters_asset, dead_letters_sensor, replay_job
 from kp_platform.flows import FLOWS, Flow
 from kp_platform.jobs import indexing_job, reference_job
 from kp_platform.kpi import kpi_asset, kpi_job, kpi_sensor
+from kp_platform.pages import page_assets
 from kp_platform.ranking import ranking_asset, ranking_job, ranking_sensor
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
@@ -29,20 +33,24 @@ def build_definitions(
     jobs = {flow.name: indexing_job(flow) for flow in flows}
     ranking, kpi = ranking_job(), kpi_job()
     return dg.Definitions(
-        assets=[
-            *(topic_asset(flow) for flow in flows),
-            *(flow_asset(flow) for flow in flows),
-            *reference_assets(),
-            ranking_asset(),
-            kpi_asset(),
-            dead_letters_asset(flows),
-        ],
+        assets=_with_code_references(
+            [
+                *(topic_asset(flow) for flow in flows),
+                *(flow_asset(flow) for flow in flows),
+                *reference_assets(),
+                ranking_asset(),
+                kpi_asset(),
+                dead_letters_asset(flows),
+                *page_assets(),
+            ]
+        ),
         jobs=[*jobs.values(), reference_job(), ranking, kpi, replay_job(flows)],
         sensors=[
             *(offset_sensor(flow, jobs[flow.name]) for flow in flows),
             ranking_sensor(ranking),
             kpi_sensor(kpi),
             dead_letters_sensor(),
+            failure_sensor(),
         ],
         resources={
             "kafka": KafkaResource(),
@@ -54,6 +62,13 @@ def build_definitions(
         },
         executor=dg.in_process_executor,
     )
+
+
+def _with_code_references(assets: Sequence[Any]) -> Sequence[Any]:
+    """The same, each with the file and line of its function for the Dagster UI."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return dg.with_source_code_references(assets)
 
 
 defs = build_definitions()

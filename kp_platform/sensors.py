@@ -61,6 +61,16 @@ def decide(
     return Decision(True, f"lag {todo.lag}{losses}{again}")
 
 
+def run_tags(todo: Plan, decision: Decision) -> dict[str, str]:
+    """What a run is found by in the Dagster UI: why it started, and where, e.g. partitions `0,3`
+    and offsets `0:[120,131) 3:[7,9)` of its first slice."""
+    tags = {"kp/reason": decision.reason}
+    if todo.slice:
+        tags["kp/partitions"] = ",".join(str(part.partition) for part in todo.slice.ranges)
+        tags["kp/offsets"] = str(todo.slice)
+    return tags
+
+
 def _beat_seconds_ago(
     elasticsearch: ElasticsearchResource, flow: Flow, runs: Sequence[JobRun]
 ) -> float | None:
@@ -94,7 +104,7 @@ def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:
             state, held = positions.look(kafka, elasticsearch, flow)
             deleted = indices.deleted(elasticsearch, flow)
             while True:
-                todo = positions.plan_from(state, held, max_rows=1)
+                todo = positions.plan_from(state, held, settings.slice_rows)
                 runs = latest_runs(context.instance, dg.RunsFilter(tags={FLOW_TAG: flow.name}))
                 decision = decide(
                     todo,
@@ -105,7 +115,7 @@ def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:
                 )
                 if decision.start:
                     context.log.info("%s: %s", flow.topic, decision.reason)
-                    return dg.RunRequest(tags={"kp/reason": decision.reason})
+                    return dg.RunRequest(tags=run_tags(todo, decision))
                 if time.monotonic() >= deadline:
                     return dg.SkipReason(f"{flow.topic}: {decision.reason}")
                 _wait_for_events(kafka, state)

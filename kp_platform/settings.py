@@ -99,6 +99,11 @@ class Settings(BaseSettings):
         description="Where the Dagster webserver listens.",
     )
 
+    alert_webhook: SecretStr = Field(
+        SecretStr(""),
+        description="URL to which failed Dagster runs are posted as JSON; empty: nobody is told.",
+    )
+
     kafka_controller_port: int = Field(
         default_factory=_local_port(18093), description="KRaft controller of the local Kafka."
     )
@@ -166,6 +171,13 @@ class Settings(BaseSettings):
         _check_url(value, {"http", "https"})
         return value.rstrip("/")
 
+    @field_validator("alert_webhook")
+    @classmethod
+    def _is_http_url_or_empty(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value():
+            _check_url(value.get_secret_value(), {"http", "https"})
+        return value
+
     @field_validator("redis_url")
     @classmethod
     def _is_redis_url(cls, value: SecretStr) -> SecretStr:
@@ -211,7 +223,7 @@ def environment(settings: Settings, *, secrets: bool) -> dict[str, str]:
         value = getattr(settings, name)
         text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         if not secrets:
-            is_secret = isinstance(value, SecretStr) and text and "://" not in text
+            is_secret = isinstance(value, SecretStr) and text and name != "redis_url"
             text = MASK if is_secret else without_password(text)
         values[f"KP_{name.upper()}"] = text
     return values

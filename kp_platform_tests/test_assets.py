@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from kp_platform.assets import DrainConfig, check_results, gathered, preview, report_metadata
-from kp_platform.flows import ACCESS_LOG
+from kp_platform.flows import ACCESS_LOG, FULL_TEXT
 from kp_platform.pipeline.bulk import Outcome
 from kp_platform.pipeline.errors import SliceError
 from kp_platform.pipeline.offsets import OffsetRange
@@ -54,8 +54,18 @@ def test_numbers_are_metadata_that_dagster_plots() -> None:
     metadata = report_metadata(ACCESS_LOG, report(0, 5), "a-run")
     assert metadata["rows"] == dg.MetadataValue.int(5)
     assert metadata["offsets"] == dg.MetadataValue.text("0:[0,5)")
-    assert str(metadata["page"].value).endswith("/analysis?run=a-run")
     assert metadata["missing enrichment"] == dg.MetadataValue.json({"mysql": 0, "redis": 0})
+
+
+def test_a_report_links_to_its_run_and_to_a_document_on_the_page() -> None:
+    shown = report(0, 5)
+    shown.preview = [{"uuid": "a-uuid"}, {"uuid": "another"}]
+    metadata = report_metadata(ACCESS_LOG, shown, "a-run")
+    address = "http://127.0.0.1:18000"
+    assert metadata["page"].value == f"{address}/analysis?run=a-run"
+    assert metadata["document"].value == f"{address}/analysis/a-uuid"
+    notes = report_metadata(FULL_TEXT, report(0, 5), "a-run")
+    assert notes["page"].value == f"{address}/fulltext"
 
 
 def test_a_preview_shows_the_documents_with_empty_cells_for_null() -> None:

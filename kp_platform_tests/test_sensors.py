@@ -8,7 +8,7 @@ from kp_platform.pipeline.offsets import OffsetRange, Plan, Slice
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform.runs import JobRun
-from kp_platform.sensors import Decision, decide
+from kp_platform.sensors import Decision, decide, run_tags
 
 WORK = Plan((), (), Slice((OffsetRange(0, 0, 5),)), 5)
 NOTHING = Plan((), (), None, 0)
@@ -18,6 +18,15 @@ NOT_STARTED = dg.DagsterRunStatus.NOT_STARTED
 
 def test_waiting_events_start_a_run() -> None:
     assert decide(WORK, [], 600) == Decision(True, "lag 5")
+
+
+def test_a_run_is_found_by_its_partitions_and_offsets() -> None:
+    waiting = Plan((), (), Slice((OffsetRange(0, 2, 5), OffsetRange(3, 0, 1))), 4)
+    assert run_tags(waiting, decide(waiting, [], 600)) == {
+        "kp/reason": "lag 4",
+        "kp/partitions": "0,3",
+        "kp/offsets": "0:[2,5) 3:[0,1)",
+    }
 
 
 def test_nothing_to_do_starts_none() -> None:

@@ -49,6 +49,7 @@ def test_what_children_are_given_makes_the_same_settings(tmp_path: Path) -> None
         ("KP_REDIS_URL", "redis://:hunter2@r:6379/10"),
         ("KP_ELASTICSEARCH_URL", "https://elastic:hunter2@e:9200"),
         ("KP_TRINO_URL", "https://user:hunter2@t:8443"),
+        ("KP_ALERT_WEBHOOK", "https://chat/services/hunter2"),  # its path is the secret
     ],
 )
 def test_a_password_is_masked_wherever_it_stands(name: str, value: str) -> None:

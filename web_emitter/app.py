@@ -21,13 +21,13 @@ from starlette.staticfiles import StaticFiles
 
 from web_emitter import health, pages
 from web_emitter.export import FORMATS, export
-from web_emitter.freshness import ElasticsearchFreshness, Freshness, FreshnessSearch, KafkaTopic
+from web_emitter.freshness import ElasticsearchFreshness, Freshness, FreshnessSearch, KafkaTopics
 from web_emitter.health import Readiness
 from web_emitter.identity import IdentifyHook, Identity, load_hook
 from web_emitter.insights import ElasticsearchInsights, Insights
 from web_emitter.live import Followers
 from web_emitter.logs import ElasticsearchLogs, LogSearch
-from web_emitter.metrics import metrics, registry_of
+from web_emitter.metrics import metrics, pipeline_metrics, registry_of
 from web_emitter.middleware import AccessEventMiddleware, Announcer
 from web_emitter.notes import ElasticsearchNotes, NoteSearch
 from web_emitter.producer import EventProducer, Sink
@@ -123,6 +123,7 @@ def create_app(
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
             Route("/metrics", metrics),
+            Route("/metrics/pipeline", pipeline_metrics),
             # static/flow.svg is a link: the picture is one file, which the README shows too.
             Mount("/static", StaticFiles(directory=STATIC_FOLDER, follow_symlink=True)),
         ],
@@ -155,7 +156,7 @@ async def _elasticsearch(settings: Settings) -> AsyncIterator[Searches]:
             ElasticsearchLogs(client),
             ElasticsearchNotes(client),
             ElasticsearchInsights(client),
-            ElasticsearchFreshness(client, KafkaTopic(settings.kafka_bootstrap_servers)),
+            ElasticsearchFreshness(client, KafkaTopics(settings.kafka_bootstrap_servers)),
         )
 
 

@@ -1,17 +1,25 @@
-"""How fresh the logs are: the newest access, how many wait in Kafka, which run is at it.
+"""How fresh the logs are: the newest access, how many wait in Kafka, which run is at it; for the
+page and for Prometheus.
 
 Belongs here: reading positions, beats and the topic's ends, and what follows from them. Does not
-belong here: moving positions and beating (the platform does), how it looks (`pages.py`).
+belong here: moving positions and beating (the platform does), how it looks (`pages.py`,
+`metrics.py`).
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from confluent_kafka import IsolationLevel, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import (
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from starlette.concurrency import run_in_threadpool
 
@@ -21,7 +29,7 @@ from web_emitter.settings import ACCESS_LOG_INDEX, ACCESS_LOG_TOPIC
 if TYPE_CHECKING:
     from elasticsearch import AsyncElasticsearch
 
-FLOW = "access_log"
+ACCESS_LOG = "access_log"
 POSITIONS_INDEX, LEASES_INDEX = "kp.positions", "kp.leases"
 # A run says every five seconds that it works.
 SILENT_SECONDS = 30.0
@@ -38,28 +46,62 @@ class Ends(NamedTuple):
     partitions: Mapping[int, tuple[int, int]]
 
 
-class Topic(Protocol):
-    """What is asked of Kafka. None: it does not answer."""
+class Topics(Protocol):
+    """What is asked of Kafka: the ends of those topics that there are. None: it does not answer."""
 
-    def ends(self) -> Ends | None: ...
+    def ends(self, topics: Collection[str]) -> Mapping[str, Ends] | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Freshness:
-    """`lag` counts the accesses that are in Kafka and not indexed, None while Kafka does not
-    answer. `run_id` is the latest run that worked on the access log, `beat_at` its last sign."""
+class Partition:
+    """`[low, high)` are the offsets that Kafka holds; those from `position` on are not indexed. One
+    that lies outside says nothing of them."""
 
-    now: datetime
-    newest: datetime | None = None
-    lag: int | None = None
+    number: int
+    low: int
+    high: int
+    position: int
+
+    @property
+    def lag(self) -> int:
+        is_within = self.low <= self.position <= self.high
+        return self.high - (self.position if is_within else self.low)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowState:
+    """How far a flow is. `partitions` is None while Kafka does not answer; `run_id` is the latest
+    run that worked at it, `beat_at` its last sign."""
+
+    flow: str
+    topic: str
+    partitions: tuple[Partition, ...] | None = None
     run_id: str | None = None
     beat_at: datetime | None = None
 
     @property
+    def lag(self) -> int | None:
+        """Events in Kafka that are not indexed, as `kp lag` counts them."""
+        return None if self.partitions is None else sum(each.lag for each in self.partitions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freshness:
+    """The time of the newest access, and how far each flow is, the access log first."""
+
+    now: datetime
+    newest: datetime | None = None
+    flows: tuple[FlowState, ...] = (FlowState(flow=ACCESS_LOG, topic=ACCESS_LOG_TOPIC),)
+
+    @property
+    def access_log(self) -> FlowState:
+        return self.flows[0]
+
+    @property
     def run_is_alive(self) -> bool:
-        return (
-            self.beat_at is not None and (self.now - self.beat_at).total_seconds() < SILENT_SECONDS
-        )
+        """Whether a run is at work on the access log."""
+        beat_at = self.access_log.beat_at
+        return beat_at is not None and (self.now - beat_at).total_seconds() < SILENT_SECONDS
 
 
 class FreshnessSearch(Protocol):
@@ -68,84 +110,112 @@ class FreshnessSearch(Protocol):
     async def now(self) -> Freshness: ...
 
 
-class KafkaTopic:
-    """Topic on Kafka's admin client, which connects on the first question."""
+class KafkaTopics:
+    """Topics on Kafka's admin client, which connects on the first question."""
 
     def __init__(self, bootstrap_servers: str) -> None:
         self._address = bootstrap_servers
         self._admin: AdminClient | None = None
         self._ask_again_at = float("-inf")
 
-    def ends(self) -> Ends | None:
+    def ends(self, topics: Collection[str]) -> Mapping[str, Ends] | None:
         if monotonic() < self._ask_again_at:
             return None
         try:
-            return self._ends()
+            return self._ends(topics)
         except KafkaException:
             self._ask_again_at = monotonic() + _PAUSE_SECONDS
             return None
 
-    def _ends(self) -> Ends:
+    def _ends(self, topics: Collection[str]) -> dict[str, Ends]:
         if self._admin is None:
             self._admin = AdminClient({"bootstrap.servers": self._address, "log_level": 0})
-        topics = self._admin.describe_topics(
-            TopicCollection([ACCESS_LOG_TOPIC]), request_timeout=_ANSWER_SECONDS
+        described = _described(
+            self._admin.describe_topics(
+                TopicCollection(list(topics)), request_timeout=_ANSWER_SECONDS
+            )
         )
-        described = topics[ACCESS_LOG_TOPIC].result()
-        partitions = [partition.id for partition in described.partitions]
-        lows = self._offsets(partitions, OffsetSpec.earliest())
-        highs = self._offsets(partitions, OffsetSpec.latest())
-        return Ends(
-            str(described.topic_id), {part: (lows[part], highs[part]) for part in partitions}
-        )
+        places = [(topic.name, part.id) for topic in described for part in topic.partitions]
+        lows = self._offsets(places, OffsetSpec.earliest())
+        highs = self._offsets(places, OffsetSpec.latest())
+        return {
+            topic.name: Ends(
+                str(topic.topic_id),
+                {
+                    part.id: (lows[topic.name, part.id], highs[topic.name, part.id])
+                    for part in topic.partitions
+                },
+            )
+            for topic in described
+        }
 
-    def _offsets(self, partitions: list[int], spec: OffsetSpec) -> dict[int, int]:
+    def _offsets(
+        self, places: list[tuple[str, int]], spec: OffsetSpec
+    ) -> dict[tuple[str, int], int]:
         assert self._admin is not None
+        if not places:
+            return {}
         futures = self._admin.list_offsets(
-            {TopicPartition(ACCESS_LOG_TOPIC, part): spec for part in partitions},
+            {TopicPartition(*place): spec for place in places},
             isolation_level=IsolationLevel.READ_COMMITTED,
             request_timeout=_ANSWER_SECONDS,
         )
-        return {part.partition: future.result().offset for part, future in futures.items()}
+        return {
+            (part.topic, part.partition): future.result().offset for part, future in futures.items()
+        }
+
+
+def _described(futures: Mapping[str, Any]) -> list[Any]:
+    """The topics that there are. Raises KafkaException."""
+    found = []
+    for future in futures.values():
+        try:
+            found.append(future.result())
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
+    return found
 
 
 class ElasticsearchFreshness:
-    """FreshnessSearch on an Elasticsearch client and a topic."""
+    """FreshnessSearch on an Elasticsearch client and Kafka."""
 
-    def __init__(self, client: "AsyncElasticsearch", topic: Topic) -> None:
+    def __init__(self, client: "AsyncElasticsearch", topics: Topics) -> None:
         self._client = client
-        self._topic = topic
+        self._topics = topics
 
     async def now(self) -> Freshness:
-        state, newest, ends = await asyncio.gather(
-            self._state(), self._newest(), run_in_threadpool(self._topic.ends)
-        )
-        positions = {
-            each["partition"]: each["position"]
-            for each in state
-            if ends and each.get("topic_id") == ends.topic_id
+        (positions, leases), newest = await asyncio.gather(self._state(), self._newest())
+        topics = {ACCESS_LOG: ACCESS_LOG_TOPIC} | {
+            each["flow"]: each["topic"] for each in positions
         }
-        lease: Mapping[str, Any] = next((each for each in state if "holder" in each), {})
-        beat_at = lease.get("beat_at")
+        ends = await run_in_threadpool(self._topics.ends, set(topics.values()))
         return Freshness(
             now=datetime.now(UTC),
             newest=newest,
-            lag=None if ends is None else lag(ends, positions),
-            run_id=lease.get("holder"),
-            beat_at=datetime.fromisoformat(beat_at) if beat_at else None,
+            flows=tuple(
+                FlowState(
+                    flow=flow,
+                    topic=topic,
+                    partitions=None if ends is None else _partitions(ends.get(topic), positions),
+                    **leases.get(flow, {}),
+                )
+                for flow, topic in topics.items()
+            ),
         )
 
-    async def _state(self) -> list[Mapping[str, Any]]:
-        """The positions of the flow, and its lease."""
-        answer = await ask(
-            self._client,
-            f"{POSITIONS_INDEX},{LEASES_INDEX}",
-            query={
-                "bool": {"should": [{"term": {"flow": FLOW}}, {"ids": {"values": [FLOW]}}]},
-            },
-            size=_MOST_POSITIONS,
-        )
-        return [hit["_source"] for hit in answer["hits"]["hits"]]
+    async def _state(self) -> tuple[list[Mapping[str, Any]], dict[str, dict[str, Any]]]:
+        """The positions, and of each work that a run does who is at it since when."""
+        answer = await ask(self._client, f"{POSITIONS_INDEX},{LEASES_INDEX}", size=_MOST_POSITIONS)
+        positions, leases = [], {}
+        for hit in answer["hits"]["hits"]:
+            source = hit["_source"]
+            if "position" in source:
+                positions.append(source)
+            else:
+                beat_at = datetime.fromisoformat(source["beat_at"])
+                leases[hit["_id"]] = {"run_id": source["holder"], "beat_at": beat_at}
+        return positions, leases
 
     async def _newest(self) -> datetime | None:
         answer = await ask(
@@ -155,9 +225,16 @@ class ElasticsearchFreshness:
         return datetime.fromisoformat(hits[0]["_source"]["@timestamp"]) if hits else None
 
 
-def lag(ends: Ends, positions: Mapping[int, int]) -> int:
-    """How many offsets of a topic lie behind the positions, as `kp lag` counts them."""
-    return sum(
-        max(0, high - max(low, positions.get(part, low)))
-        for part, (low, high) in ends.partitions.items()
+def _partitions(ends: Ends | None, positions: Sequence[Mapping[str, Any]]) -> tuple[Partition, ...]:
+    """The partitions of a topic; positions of a topic that was made again count no more."""
+    if ends is None:
+        return ()
+    held = {
+        each["partition"]: each["position"]
+        for each in positions
+        if each["topic_id"] == ends.topic_id
+    }
+    return tuple(
+        Partition(number=part, low=low, high=high, position=held.get(part, low))
+        for part, (low, high) in sorted(ends.partitions.items())
     )

@@ -1,14 +1,16 @@
-"""The book of this worker for Prometheus.
+"""Numbers for Prometheus: the book of this worker, and how far the pipeline is.
 
-Belongs here: names and help texts of the metrics, `/metrics`. Does not belong here: counting, which
-each part does itself.
+Belongs here: names and help texts of the metrics, `/metrics` and `/metrics/pipeline`. Does not
+belong here: counting, which each part does itself.
 
-With several workers a question reaches one of them: the label `worker`, its process id, says which.
+With several workers a question reaches one of them: the label `worker`, its process id, says whose
+book it is. The pipeline's numbers are the same at each; they stand apart because they are asked of
+Elasticsearch and Kafka, and the book must be there when these are not.
 """
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,8 +18,10 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
+from web_emitter.freshness import Freshness, Partition
 from web_emitter.middleware import Announcer
 from web_emitter.producer import Sink
+from web_emitter.search import SearchUnavailable
 
 Values = Iterable[tuple[tuple[str, ...], float]]
 
@@ -114,6 +118,76 @@ def registry_of(sinks: Mapping[str, Sink], announcer: Announcer) -> CollectorReg
     return registry
 
 
+class PipelineCollector(Collector):
+    """What is known of the pipeline at one moment; None: Elasticsearch, which has it, is away."""
+
+    def __init__(self, freshness: Freshness | None) -> None:
+        self._freshness = freshness
+
+    def collect(self) -> Iterator[Metric]:
+        """rate(position) is the throughput, lag = high - position for each partition."""
+        known = self._freshness
+        answers = {
+            "elasticsearch": known is not None,
+            "kafka": known is not None and known.access_log.partitions is not None,
+        }
+        yield _pipeline("up", "Whether it answers.", ["server"], _values(answers))
+        flows = known.flows if known else ()
+        partitions = [
+            ((flow.flow, flow.topic, str(part.number)), part)
+            for flow in flows
+            for part in flow.partitions or ()
+        ]
+        for name, text, read in _OF_PARTITION:
+            values = [(labels, read(part)) for labels, part in partitions]
+            yield _pipeline(name, text, ["flow", "topic", "partition"], values)
+        newest = known.newest if known else None
+        yield _pipeline(
+            "newest_event_timestamp_seconds",
+            "When the newest access that can be searched happened.",
+            [],
+            [] if newest is None else [((), newest.timestamp())],
+        )
+        beats = {flow.flow: flow.beat_at.timestamp() for flow in flows if flow.beat_at}
+        yield _pipeline(
+            "beat_timestamp_seconds",
+            "When a run that works at the flow said so last.",
+            ["flow"],
+            _values(beats),
+        )
+
+
+_OF_PARTITION: tuple[tuple[str, str, Callable[[Partition], float]], ...] = (
+    ("position", "The next offset to index.", lambda part: part.position),
+    ("high_watermark", "The offset that the next message gets.", lambda part: part.high),
+    ("lag", "Events in Kafka that are not indexed.", lambda part: part.lag),
+)
+
+
+def _values(numbers: Mapping[str, float]) -> Values:
+    return [((label,), number) for label, number in numbers.items()]
+
+
+def _pipeline(name: str, text: str, labels: list[str], values: Values) -> Metric:
+    metric = GaugeMetricFamily(f"kp_pipeline_{name}", text, None, labels)
+    for names, value in values:
+        metric.add_metric(names, value)
+    return metric
+
+
 async def metrics(request: Request) -> Response:
-    text = generate_latest(request.state.registry)
-    return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    return _text(request.state.registry)
+
+
+async def pipeline_metrics(request: Request) -> Response:
+    try:
+        known: Freshness | None = await request.state.freshness()
+    except SearchUnavailable:
+        known = None
+    registry = CollectorRegistry()
+    registry.register(PipelineCollector(known))
+    return _text(registry)
+
+
+def _text(registry: CollectorRegistry) -> Response:
+    return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -21,7 +21,9 @@ from web_emitter.redaction import Redaction
 from web_emitter.throttle import Throttle
 
 # Asked for by machines every few seconds, or parts of a page and not a page.
-EXCLUDED_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/favicon.ico", "/analysis/live"})
+EXCLUDED_PATHS = frozenset(
+    {"/livez", "/readyz", "/metrics", "/metrics/pipeline", "/favicon.ico", "/analysis/live"}
+)
 EXCLUDED_PREFIXES = ("/static/",)
 RETRY_AFTER_SECONDS = "5"
 

@@ -2,9 +2,10 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Dialog, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Playwright, expect, sync_playwright
 
 # The names that packages.sh accepts; Ubuntu's is the last.
 BROWSERS = ("chromium", "google-chrome", "chromium-browser")
@@ -27,11 +28,17 @@ FLAGS = (
 def page() -> Iterator[Page]:
     expect.set_options(timeout=30_000)  # as long as actions have; 5 s are short on a busy machine
     # Not for the session: while it is open, no other test can run an event loop.
-    with sync_playwright() as playwright:
-        program = next(filter(None, map(shutil.which, BROWSERS)), None)
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+    with sync_playwright() as playwright, chromium(playwright) as browser:
         yield browser.new_page()
-        browser.close()
+
+
+@contextmanager
+def chromium(playwright: Playwright) -> Iterator[Browser]:
+    """The machine's own Chromium, which finds nothing outside of it."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+    yield browser
+    browser.close()
 
 
 @pytest.fixture

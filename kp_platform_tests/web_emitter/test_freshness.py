@@ -6,7 +6,7 @@ import anyio
 import pytest
 from starlette.testclient import TestClient
 
-from kp_platform.flows import ACCESS_LOG
+from kp_platform.flows import ACCESS_LOG, FLOWS
 from kp_platform.pipeline import lag as platform
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
@@ -16,10 +16,10 @@ from kp_platform_tests.web_emitter.fakes import FakeFreshness, FakeLogs, enriche
 from kp_platform_tests.web_emitter.html import Tags
 from web_emitter.freshness import (
     ElasticsearchFreshness,
-    Ends,
+    FlowState,
     Freshness,
-    KafkaTopic,
-    lag,
+    KafkaTopics,
+    Partition,
 )
 from web_emitter.search import connection
 
@@ -29,10 +29,18 @@ RUN = "0b1c6b1e-6f0f-4d3b-9a57-0d6f4d1f2a01"
 
 @pytest.mark.parametrize(
     ("positions", "waiting"),
-    [({}, 12), ({0: 10}, 7), ({0: 10, 1: 12}, 5), ({0: 10, 1: 17}, 0), ({0: 2, 1: 99}, 5)],
+    [({}, 12), ({0: 10}, 7), ({0: 10, 1: 12}, 5), ({0: 10, 1: 17}, 0), ({0: 2, 1: 99}, 12)],
 )
 def test_lag_counts_what_the_topic_still_has(positions: dict[int, int], waiting: int) -> None:
-    assert lag(Ends("id", {0: (5, 10), 1: (10, 17)}), positions) == waiting
+    partitions = tuple(
+        Partition(number=part, low=low, high=high, position=positions.get(part, low))
+        for part, (low, high) in {0: (5, 10), 1: (10, 17)}.items()
+    )
+    assert FlowState(flow="f", topic="t", partitions=partitions).lag == waiting
+
+
+def waiting(lag: int) -> tuple[Partition, ...]:
+    return (Partition(number=0, low=0, high=lag, position=0),)
 
 
 def strip(client: TestClient, freshness: FakeFreshness, answer: Freshness) -> str:
@@ -62,9 +70,15 @@ def test_the_page_says_how_fresh_it_is(
     answer = Freshness(
         now=NOW,
         newest=NOW - timedelta(seconds=4),
-        lag=lag,
-        run_id=RUN,
-        beat_at=NOW - timedelta(seconds=beat_seconds_ago),
+        flows=(
+            FlowState(
+                flow="access_log",
+                topic="analyze.action",
+                partitions=None if lag is None else waiting(lag),
+                run_id=RUN,
+                beat_at=NOW - timedelta(seconds=beat_seconds_ago),
+            ),
+        ),
     )
     assert strip(client, freshness, answer) == said
     links = [link["href"] for link in Tags(client.get("/analysis").text).named("a")]
@@ -99,18 +113,27 @@ def test_it_is_what_kp_lag_says(quiet_stack: Stack) -> None:
 
     async def ask() -> Freshness:
         async with connection(settings.elasticsearch_url, 60) as client:
-            topic = KafkaTopic(settings.kafka_bootstrap_servers)
-            return await ElasticsearchFreshness(client, topic).now()
+            topics = KafkaTopics(settings.kafka_bootstrap_servers)
+            return await ElasticsearchFreshness(client, topics).now()
 
     found = anyio.run(ask)
-    lags = platform.partition_lags(ACCESS_LOG, KafkaResource(), ElasticsearchResource())
-    assert found.lag == sum(each.lag for each in lags) == 7
     assert found.newest is not None
+    assert found.access_log.lag == 7
+    states = {each.flow: each for each in found.flows}
+    for flow in FLOWS:
+        lags = platform.partition_lags(flow, KafkaResource(), ElasticsearchResource())
+        if all(each.position is None for each in lags):
+            continue  # nothing was read of it yet
+        partitions = states[flow.name].partitions
+        assert partitions is not None
+        assert [(each.number, each.lag) for each in partitions] == [
+            (each.partition, each.lag) for each in lags
+        ]
 
 
 def test_a_kafka_that_is_not_there_costs_a_page_little() -> None:
-    topic = KafkaTopic("127.0.0.1:1")
-    assert topic.ends() is None
+    topics = KafkaTopics("127.0.0.1:1")
+    assert topics.ends({ACCESS_LOG.topic}) is None
     began = datetime.now(UTC)
-    assert topic.ends() is None
+    assert topics.ends({ACCESS_LOG.topic}) is None
     assert datetime.now(UTC) - began < timedelta(milliseconds=100)

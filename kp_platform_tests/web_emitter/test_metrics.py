@@ -2,12 +2,14 @@
 
 import logging
 import os
+from datetime import UTC, datetime
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from kp_platform_tests.web_emitter.fakes import FakeSink
+from kp_platform_tests.web_emitter.fakes import FakeFreshness, FakeSink
+from web_emitter.freshness import FlowState, Freshness, Partition
 from web_emitter.identity import Identity
 from web_emitter.ledger import Counts
 from web_emitter.metrics import registry_of
@@ -93,3 +95,51 @@ def test_each_topic_has_its_own_numbers(client: TestClient, topic: str) -> None:
     expected = 1 if topic == "analyze.action" else 0
     line = f'kp_emitter_events_accepted_total{{topic="{topic}",worker="{os.getpid()}"}} {expected}'
     assert line in client.get("/metrics").text
+
+
+def pipeline(client: TestClient) -> dict[tuple[str, ...], float]:
+    """By name and the values of the labels."""
+    answer = client.get("/metrics/pipeline")
+    assert answer.status_code == 200
+    return {
+        (sample.name.removeprefix("kp_pipeline_"), *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def test_prometheus_sees_how_far_each_flow_is(client: TestClient, freshness: FakeFreshness) -> None:
+    moment = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    partition = Partition(number=3, low=0, high=10, position=7)
+    freshness.answer = Freshness(
+        now=moment,
+        newest=moment,
+        flows=(
+            FlowState(
+                flow="access_log", topic="analyze.action", partitions=(partition,), beat_at=moment
+            ),
+        ),
+    )
+    place = ("access_log", "analyze.action", "3")
+    assert pipeline(client) == {
+        ("up", "elasticsearch"): 1,
+        ("up", "kafka"): 1,
+        ("position", *place): 7,
+        ("high_watermark", *place): 10,
+        ("lag", *place): 3,
+        ("newest_event_timestamp_seconds",): moment.timestamp(),
+        ("beat_timestamp_seconds", "access_log"): moment.timestamp(),
+    }
+
+
+def test_a_kafka_that_is_away_is_a_number_too(client: TestClient, freshness: FakeFreshness) -> None:
+    freshness.answer = Freshness(now=datetime.now(UTC))
+    assert pipeline(client) == {("up", "elasticsearch"): 1, ("up", "kafka"): 0}
+
+
+def test_without_elasticsearch_the_book_is_there(
+    client: TestClient, freshness: FakeFreshness
+) -> None:
+    freshness.go_down()
+    assert pipeline(client) == {("up", "elasticsearch"): 0, ("up", "kafka"): 0}
+    assert "kp_emitter_events_accepted_total" in client.get("/metrics").text

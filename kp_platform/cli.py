@@ -1,8 +1,8 @@
 """The `kp` command.
 
-Belongs here: arguments, what is printed, exit codes: 0 done, 1 failed, 2 wrong usage or setting,
-128 + signal when interrupted. Does not belong here: the work (`local/`, `reference.py`,
-`pipeline/`, `demo.py`). That is imported inside the commands, so that `kp --help` is quick.
+Belongs here: arguments, what is printed, exit codes, which `kp --help` tells. Does not belong
+here: the work (`local/`, `reference.py`, `pipeline/`, `demo.py`). That is imported inside the
+commands, so that `kp --help` is quick.
 An error is one line on stderr, and stdout of `--json` is JSON only.
 """
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="kp",
     help="Access logs from Kafka, joined by Trino, searchable in Elasticsearch.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or setting, 128 + signal when interrupted.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -74,6 +74,7 @@ def test_without_a_command_the_help_is_shown(tmp_path: Path) -> None:
     done = kp(tmp_path)
     assert done.returncode == 0
     assert "Usage: kp" in done.stdout
+    assert "Exit codes: 0 done, 1 failed, 2 wrong usage or setting" in done.stdout
     assert done.stderr == ""
 
 

@@ -5,7 +5,7 @@ VENV := .venv
 PIP := $(VENV)/bin/pip --quiet --disable-pip-version-check install
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup packages test-packages demo up down test faults bench screenshots check
+.PHONY: help setup packages test-packages demo up down test faults bench docs screenshots check
 
 help:
 	@echo 'make demo    set up, start everything, follow 200 requests until they are searchable'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test    all tests, on a stack of their own'
 	@echo 'make faults  the fault matrix on a stack of its own; ROWS= TRIALS= EVENTS= SEED='
 	@echo 'make bench   the figures of docs/performance.md; BENCH= EVENTS= ROUNDS='
+	@echo 'make docs    docs/reference and .env.example, from the code'
 	@echo 'make screenshots  the pictures of docs/screenshots'
 	@echo 'make check   ruff, mypy, Dagster definitions'
 	@echo 'make setup   system packages and .venv only'
@@ -52,6 +53,9 @@ faults: setup
 bench: setup
 	$(VENV)/bin/python -m kp_platform_tests.benchmarks --bench '$(BENCH)' \
 		$(if $(EVENTS),--events $(EVENTS)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+docs: setup
+	$(VENV)/bin/python -m kp_platform_tests.reference_docs
 
 screenshots: setup | test-packages
 	$(VENV)/bin/python -m kp_platform_tests.screenshots

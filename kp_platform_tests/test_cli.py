@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kp_platform.settings import Settings, environment
+from kp_platform.settings import Settings
 
 QUIET_OFFSET = "45000"
 """Ports where nothing of ours ever listens."""
@@ -115,25 +115,3 @@ def test_status_and_doctor_are_json_also_when_they_fail(tmp_path: Path) -> None:
     done = kp(tmp_path, "doctor", "--json", KP_ELASTICSEARCH_JAVA_HOME="/nowhere")
     bad = [each["subject"] for each in json.loads(done.stdout) if not each["ok"]]
     assert (done.returncode, bad) == (1, ["java for elasticsearch"])
-
-
-def test_the_example_of_the_settings_is_complete_and_shows_the_defaults(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from web_emitter.settings import Settings as EmitterSettings
-
-    text = (Path(__file__).parents[1] / ".env.example").read_text(encoding="utf-8")
-    lines = [line[1:] for line in text.splitlines() if line.startswith("#KP_")]
-    example = dict(line.split("=", 1) for line in lines)
-    fields = {**EmitterSettings.model_fields, **Settings.model_fields}
-    assert set(example) == {f"KP_{name.upper()}" for name in fields}
-    monkeypatch.chdir(tmp_path)  # no .env there, and KP_HOME is relative
-    for name in [name for name in os.environ if name.startswith("KP_")]:
-        monkeypatch.delenv(name)
-    defaults, emitter_defaults = Settings(), EmitterSettings()
-    for name, value in example.items():
-        monkeypatch.setenv(name, value)
-    assert environment(Settings(), secrets=True) == environment(defaults, secrets=True)
-    assert EmitterSettings() == emitter_defaults
-    comments = " ".join(line[2:] for line in text.splitlines() if line.startswith("# "))
-    assert [each for each in fields.values() if str(each.description) not in comments] == []

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kp_platform.pipeline.dead_letters import Letter, Selection
+    from kp_platform.pipeline.replay import ReplayReport
     from kp_platform.reference import Announce
     from kp_platform.resources.elasticsearch import ElasticsearchResource
 
@@ -139,14 +140,17 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def seed() -> None:
+def seed(as_json: AsJson = False) -> None:
     """Load the reference rows into MySQL and the reference keys into Redis; repeatable."""
     from kp_platform import reference
     from kp_platform.resources.mysql import MySQLResource
     from kp_platform.resources.redis import RedisResource
 
     report = reference.seed(MySQLResource(), RedisResource(), _announce())
-    _plain(f"{report.rows} rows in MySQL, {report.keys} keys in Redis")
+    if as_json:
+        _print_json(asdict(report))
+    else:
+        _plain(f"{report.rows} rows in MySQL, {report.keys} keys in Redis")
 
 
 reference_app = typer.Typer(help="Change reference data; indexed documents follow.")
@@ -258,6 +262,7 @@ def replay_dead(
     flow: OfFlow = "",
     reason: OfReason = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is possible.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Read the messages of dead letters again; those that have become good are indexed and
     removed from the dead letters."""
@@ -275,16 +280,10 @@ def replay_dead(
     letters = dead_letters.read(store, selection)
     if dry_run:
         batches, lost = replay.readable(pipelines, letters)
-        count = sum(len(batch.letters) for batch in batches)
-        _plain(f"would read {count} of {len(letters)} messages again")
-        _print_unreadable(lost)
+        _print_readable([each for batch in batches for each in batch.letters], lost, as_json)
         return
     report = replay.replay(pipelines, letters)
-    _plain(str(report))
-    for letter, found in report.still_dead:
-        why = dead_letters.printable(f"{found.reason}: {found.detail[:200]}")
-        _plain(f"still dead: {letter.id}: {why}")
-    _print_unreadable(report.unreadable)
+    _print_replay(report, as_json)
     if remain := len(letters) - len(report.removed):
         raise Failure(f"{remain} of {len(letters)} dead letters remain; see `kp dead list`")
 
@@ -327,13 +326,18 @@ def config(
 @app.command()
 def demo(
     requests: Annotated[int, typer.Option(min=1, max=5000, help="How many are sent.")] = 200,
+    as_json: AsJson = False,
 ) -> None:
     """Send requests to the emitter and follow each of them until it is searchable."""
     from kp_platform import demo as demonstration
 
-    settings = Settings()
-    demonstration.run(settings, requests, _console())
-    _print_urls(settings)
+    settings, console = Settings(), _console()
+    console.quiet = as_json
+    followed = demonstration.run(settings, requests, console)
+    if as_json:
+        _print_json(asdict(followed))
+    else:
+        _print_urls(settings)
 
 
 class Failure(Exception):
@@ -431,6 +435,32 @@ def _write_raw(letter: "Letter") -> None:
         raise Failure("bytes may harm a terminal: write them to a file or a pipe")
     sys.stdout.buffer.write(value)
     sys.stdout.buffer.flush()
+
+
+def _print_readable(
+    letters: "Sequence[Letter]", lost: "Sequence[tuple[Letter, str]]", as_json: bool
+) -> None:
+    from kp_platform.pipeline.replay import causes
+
+    if as_json:
+        readable = [letter.id for letter in letters]
+        _print_ascii_json({"readable": readable, "unreadable": causes(lost)})
+    else:
+        _plain(f"would read {len(letters)} of {len(letters) + len(lost)} messages again")
+        _print_unreadable(lost)
+
+
+def _print_replay(report: "ReplayReport", as_json: bool) -> None:
+    from kp_platform.pipeline.dead_letters import printable
+
+    if as_json:
+        _print_ascii_json(report.as_json())
+        return
+    _plain(str(report))
+    for letter, found in report.still_dead:
+        why = printable(f"{found.reason}: {found.detail[:200]}")
+        _plain(f"still dead: {letter.id}: {why}")
+    _print_unreadable(report.unreadable)
 
 
 def _print_unreadable(letters: "Sequence[tuple[Letter, str]]") -> None:

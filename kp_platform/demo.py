@@ -45,7 +45,17 @@ class Seen:
     at: float
 
 
-def run(settings: Settings, requests: int, console: Console) -> None:
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What a demo measured. `latency_seconds` has of each stage the 50th and 95th percentile."""
+
+    requests: int
+    documents: int
+    lag: int
+    latency_seconds: dict[str, dict[str, float]]
+
+
+def run(settings: Settings, requests: int, console: Console) -> Followed:
     """Returns when every request is one correct document and the lag is 0.
 
     Raises ServerDown, and StackError when a document is missing, doubled or wrong.
@@ -60,10 +70,12 @@ def run(settings: Settings, requests: int, console: Console) -> None:
         seen = _watch(marker, uris, sending, console)
         sent = sending.result()
     check(list(seen.values()), uris, redis.values(list(REFERENCE_VALUES)), mysql.ids())
-    _await_no_lag()
+    lag = _await_no_lag()
+    followed = Followed(requests, len(seen), lag, latencies(sent, seen))
     _show_documents(list(seen.values())[:5], console)
-    _show_latencies(latencies(sent, seen), console)
-    console.print(f"{requests} requests, {len(seen)} documents, each its own; lag 0")
+    _show_latencies(followed.latency_seconds, console)
+    console.print(f"{requests} requests, {len(seen)} documents, each its own; lag {lag}")
+    return followed
 
 
 def _send(emitter_url: str, uris: Sequence[str]) -> dict[str, float]:
@@ -149,23 +161,22 @@ def check(
             raise StackError(f"document {document['uuid']} holds {found}, expected {expected}")
 
 
-def _await_no_lag() -> None:
-    """Positions follow the documents by one request to Elasticsearch."""
+def _await_no_lag() -> int:
+    """Positions follow the documents by one request to Elasticsearch. Returns the lag, which is 0;
+    raises StackError when it does not become so."""
     deadline = time.monotonic() + 15
     while True:
         rows = partition_lags(ACCESS_LOG, KafkaResource(), ElasticsearchResource())
         behind = sum(row.lag for row in rows)
         if behind == 0:
-            return
+            return behind
         if time.monotonic() > deadline:
             raise StackError(f"all events are searchable, but the lag is {behind}: see `kp lag`")
         time.sleep(0.2)
 
 
-def latencies(
-    sent: Mapping[str, float], seen: Mapping[str, Seen]
-) -> dict[str, tuple[float, float]]:
-    """The 50th and 95th percentile of each stage, in seconds."""
+def latencies(sent: Mapping[str, float], seen: Mapping[str, Seen]) -> dict[str, dict[str, float]]:
+    """The 50th and 95th percentile of each stage as `p50` and `p95`, in seconds."""
     stages: dict[str, list[float]] = {
         "request -> event": [],
         "event -> indexed": [],
@@ -178,7 +189,11 @@ def latencies(
         steps = (made - begun, indexed - made, found - indexed, found - begun)
         for seconds, step in zip(stages.values(), steps, strict=True):
             seconds.append(max(0.0, step))  # Kafka's timestamps are whole milliseconds
-    return {name: (percentile(all_, 0.50), percentile(all_, 0.95)) for name, all_ in stages.items()}
+    shares = {"p50": 0.50, "p95": 0.95}
+    return {
+        stage: {name: percentile(seconds, share) for name, share in shares.items()}
+        for stage, seconds in stages.items()
+    }
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -199,8 +214,8 @@ def _show_documents(seen: Sequence[Seen], console: Console) -> None:
     console.print(table)
 
 
-def _show_latencies(stages: Mapping[str, tuple[float, float]], console: Console) -> None:
+def _show_latencies(stages: Mapping[str, Mapping[str, float]], console: Console) -> None:
     table = Table("stage", "p50 s", "p95 s", box=None, title="latency", title_justify="left")
-    for name, (median, high) in stages.items():
-        table.add_row(name, f"{median:.3f}", f"{high:.3f}")
+    for name, seconds in stages.items():
+        table.add_row(name, f"{seconds['p50']:.3f}", f"{seconds['p95']:.3f}")
     console.print(table)

@@ -115,3 +115,14 @@ def test_status_and_doctor_are_json_also_when_they_fail(tmp_path: Path) -> None:
     done = kp(tmp_path, "doctor", "--json", KP_ELASTICSEARCH_JAVA_HOME="/nowhere")
     bad = [each["subject"] for each in json.loads(done.stdout) if not each["ok"]]
     assert (done.returncode, bad) == (1, ["java for elasticsearch"])
+
+
+@pytest.mark.parametrize(
+    "command", ["seed", "demo", "dead list", "dead show an-id", "dead replay an-id --dry-run"]
+)
+def test_a_command_that_fails_leaves_nothing_where_its_json_would_be(
+    tmp_path: Path, command: str
+) -> None:
+    done = kp(tmp_path, *command.split(), "--json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import Any
 
 from kp_platform.pipeline import dead_letters
 from kp_platform.pipeline.bulk import Outcome
@@ -53,6 +54,15 @@ class ReplayReport:
             f"{len(self.removed)} became good and are removed, {len(self.still_dead)} are still "
             f"dead{f' ({why})' if why else ''}, {len(self.unreadable)} cannot be read again"
         )
+
+    def as_json(self) -> dict[str, Any]:
+        """Letters by their ids; a `detail` may quote a message."""
+        still_dead = [
+            {"id": letter.id, "reason": found.reason, "detail": found.detail}
+            for letter, found in self.still_dead
+        ]
+        removed = [letter.id for letter in self.removed]
+        return {"removed": removed, "still_dead": still_dead, "unreadable": causes(self.unreadable)}
 
 
 def replay(pipelines: Mapping[str, Pipeline], letters: Sequence[Letter]) -> ReplayReport:
@@ -95,6 +105,11 @@ def readable(
         else:
             batches[name].letters.append(letter)
     return list(batches.values()), lost
+
+
+def causes(unreadable: Sequence[tuple[Letter, str]]) -> list[dict[str, str]]:
+    """Why letters cannot be read again, as JSON."""
+    return [{"id": letter.id, "cause": cause} for letter, cause in unreadable]
 
 
 def slices(places: Sequence[tuple[int, int]]) -> Iterator[Slice]:

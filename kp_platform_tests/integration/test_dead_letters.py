@@ -70,6 +70,8 @@ def test_a_letter_is_replayed_when_its_message_has_become_good(quiet_stack: Stac
     letter_id = identity(place)
     said = quiet_stack.kp("dead", "replay", letter_id, "--dry-run")
     assert said.stdout == "would read 1 of 1 messages again\n"
+    said = quiet_stack.kp("dead", "replay", letter_id, "--dry-run", "--json")
+    assert json.loads(said.stdout) == {"readable": [letter_id], "unreadable": []}
     assert documents(event.uuid) == []
     said = quiet_stack.kp("dead", "replay", letter_id)
     assert said.stdout == (
@@ -94,6 +96,8 @@ def test_a_letter_that_is_still_bad_stays_and_says_so(quiet_stack: Stack) -> Non
     )
     assert second.startswith(f"still dead: {letter_id}: not_json: ")
     assert said.stderr == "kp: 1 of 1 dead letters remain; see `kp dead list`\n"
+    told = json.loads(quiet_stack.kp("dead", "replay", letter_id, "--json", check=False).stdout)
+    assert [each["id"] for each in told["still_dead"]] == [letter_id]
     [letter] = dead_letters(*place)
     assert letter["replayed_at"] > letter["@timestamp"]
 

@@ -79,8 +79,16 @@ def test_config_masks_secrets_unless_asked(whole_stack: Stack) -> None:
 def test_seed_is_repeatable(whole_stack: Stack) -> None:
     for _ in range(2):
         assert whole_stack.kp("seed").stdout == "4 rows in MySQL, 4 keys in Redis\n"
+    assert json.loads(whole_stack.kp("seed", "--json").stdout) == {"rows": 4, "keys": 4}
     assert RedisResource().values([*REFERENCE_VALUES]) == REFERENCE_VALUES
     assert MySQLResource().ids().keys() >= REFERENCE_VALUES.keys()
+
+
+def test_the_demo_tells_a_script_what_it_measured(whole_stack: Stack) -> None:
+    told = json.loads(whole_stack.kp("demo", "--requests", "5", "--json").stdout)
+    assert (told["requests"], told["documents"], told["lag"]) == (5, 5, 0)
+    total = told["latency_seconds"]["total"]
+    assert 0 < total["p50"] <= total["p95"]
 
 
 def test_no_secret_is_in_a_file_of_the_stack_or_in_a_command_line(whole_stack: Stack) -> None:

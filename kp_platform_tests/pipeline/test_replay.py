@@ -86,6 +86,20 @@ def test_a_letter_that_is_still_bad_stays_with_the_reason_and_the_bytes_of_now(
     )
 
 
+def test_a_script_is_told_of_each_letter_by_its_id(world: World) -> None:
+    _, second, _ = rejected(world, 3)
+    at = {letter.place: letter for letter in letters(world)}
+    good, bad, dropped = at[0, 1], at[0, 4], at[0, 7]
+    world.store.refuse[second] = [ItemResult(400, REJECTED, "still")]
+    dead_letters.drop(world.store, [dropped], "2026-03-02T00:00:00.000Z")
+    report = replayed(world, letters(world, Selection(with_dropped=True)))
+    assert report.as_json() == {
+        "removed": [good.id],
+        "still_dead": [{"id": bad.id, "reason": REJECTED, "detail": "still"}],
+        "unreadable": [{"id": dropped.id, "cause": "it was dropped at 2026-03-02T00:00:00.000Z"}],
+    }
+
+
 def test_only_the_letters_that_were_asked_for_are_read(world: World) -> None:
     rejected(world, 3)
     [chosen, *others] = letters(world)

@@ -8,7 +8,7 @@ gives another stack that runs beside the first.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
@@ -18,6 +18,7 @@ MASK = "********"
 LOOPBACK_HOSTS = {"127.0.0.1", "localhost"}
 _ROOT = Path(__file__).parents[1]
 EXTERNAL_SERVICES = ("kafka", "mysql", "redis", "elasticsearch", "trino")
+Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
 def _local(template: str, port: int) -> Callable[[dict[str, Any]], str]:
@@ -73,9 +74,7 @@ class Settings(BaseSettings):
         description="Elasticsearch (8 or 9).",
     )
     mysql_host: str = Field("127.0.0.1", description="MySQL host.")
-    mysql_port: int = Field(
-        default_factory=_local_port(18033), ge=1, le=65_535, description="MySQL port."
-    )
+    mysql_port: Port = Field(default_factory=_local_port(18033), description="MySQL port.")
     mysql_user: str = Field("kp", description="MySQL user that loads the reference rows.")
     mysql_password: SecretStr = Field(
         SecretStr("kp-local-only"), description="Password of KP_MYSQL_USER."
@@ -104,13 +103,13 @@ class Settings(BaseSettings):
         description="URL to which failed Dagster runs are posted as JSON; empty: nobody is told.",
     )
 
-    kafka_controller_port: int = Field(
+    kafka_controller_port: Port = Field(
         default_factory=_local_port(18093), description="KRaft controller of the local Kafka."
     )
-    elasticsearch_transport_port: int = Field(
+    elasticsearch_transport_port: Port = Field(
         default_factory=_local_port(18021), description="Transport of the local Elasticsearch."
     )
-    dagster_code_server_port: int = Field(
+    dagster_code_server_port: Port = Field(
         default_factory=_local_port(18031), description="gRPC port of the Dagster code server."
     )
     elasticsearch_java_home: str = Field(

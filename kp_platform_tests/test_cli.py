@@ -42,6 +42,7 @@ def kp(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedPro
         (["demo", "--requests", "0"], {}, 2, "--requests"),
         (["config"], {"KP_MYSQL_PORT": "many"}, 2, "KP_MYSQL_PORT"),
         (["config"], {"KP_PORT_OFFSET": "-1"}, 2, "KP_PORT_OFFSET"),
+        (["config"], {"KP_KAFKA_CONTROLLER_PORT": "70000"}, 2, "KP_KAFKA_CONTROLLER_PORT"),
         (["up"], {"KP_EXTERNAL": "oracle"}, 2, "KP_EXTERNAL: unknown service oracle"),
         (["up"], {"KP_TRINO_URL": "http://trino.example:8080"}, 1, "KP_TRINO_URL"),
         (["up"], {"KP_HOME": "/" + "a" * 100}, 1, "KP_HOME"),

@@ -74,18 +74,22 @@ def distribution(settings: Settings, name: str) -> Path:
 def local_port(setting: str, host: str | None, port: int | None, service: str = "") -> Port:
     """The port of a server that is to be started here; another host is somebody else's server."""
     if host not in LOOPBACK_HOSTS:
-        way_out = f"name {service} in KP_EXTERNAL if it runs there, or " if service else ""
-        raise StackError(f"{setting} names the host {host!r}: {way_out}use 127.0.0.1")
-    if port is None:
-        raise StackError(f"{setting} names no port")
+        raise StackError(f"{setting} names the host {host!r}: {_or_external(service)}use 127.0.0.1")
+    if port is None or not 1 <= port <= 65_535:
+        raise StackError(f"{setting} names no port from 1 to 65535")
     return Port(setting=setting, number=port)
+
+
+def _or_external(service: str) -> str:
+    return f"name {service} in KP_EXTERNAL if it runs there, or " if service else ""
 
 
 def _url_port(setting: str, url: str, service: str = "", scheme: str = "http") -> Port:
     parts = urlsplit(url)
     port = local_port(setting, parts.hostname, parts.port, service)
     if parts.scheme != scheme:
-        raise StackError(f"{setting} is {parts.scheme}, but a server of this machine is {scheme}")
+        way_out = f"{_or_external(service)}use {scheme}, as the servers of `kp up` do"
+        raise StackError(f"{setting} is {parts.scheme}: {way_out}")
     return port
 
 
@@ -117,7 +121,7 @@ def kafka_port(settings: Settings) -> Port:
     setting = "KP_KAFKA_BOOTSTRAP_SERVERS"
     if "," in settings.kafka_bootstrap_servers:
         raise StackError(f"{setting} names several brokers: name kafka in KP_EXTERNAL")
-    host, _, port = settings.kafka_bootstrap_servers.rpartition(":")
+    host, _, port = settings.kafka_bootstrap_servers.partition(":")
     return local_port(setting, host, int(port) if port.isdecimal() else None, "kafka")
 
 

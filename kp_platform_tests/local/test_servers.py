@@ -43,9 +43,12 @@ def test_a_server_listens_where_its_url_says(tmp_path: Path) -> None:
         ({"mysql_host": "db.example"}, "KP_MYSQL_HOST.*name mysql in KP_EXTERNAL"),
         # a cluster is not one local broker
         ({"kafka_bootstrap_servers": "127.0.0.1:1,127.0.0.1:2"}, "several brokers"),
-        ({"kafka_bootstrap_servers": "127.0.0.1"}, "KP_KAFKA_BOOTSTRAP_SERVERS"),
+        ({"kafka_bootstrap_servers": "127.0.0.1"}, "KP_KAFKA_BOOTSTRAP_SERVERS names no port"),
+        # numbers that are no port
+        ({"kafka_bootstrap_servers": "127.0.0.1:99999"}, "SERVERS names no port from 1 to 65535"),
+        ({"trino_url": "http://127.0.0.1:0"}, "KP_TRINO_URL names no port from 1 to 65535"),
         # the servers here speak without TLS
-        ({"trino_url": "https://127.0.0.1:8443"}, "KP_TRINO_URL is https"),
+        ({"trino_url": "https://127.0.0.1:8443"}, "KP_TRINO_URL is https.*KP_EXTERNAL.*use http,"),
         ({"redis_url": "redis://127.0.0.1:1/ten"}, "KP_REDIS_URL names the database 'ten'"),
         # the emitter and Dagster are ours: they always run here
         ({"emitter_url": "http://www.example"}, "KP_EMITTER_URL"),

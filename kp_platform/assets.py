@@ -9,14 +9,12 @@ import gc
 import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from kp_platform import reference
-from kp_platform.changes import announce
 from kp_platform.flows import ACCESS_LOG, FULL_TEXT, Flow
 from kp_platform.lineage import column_metadata
 from kp_platform.pipeline import lease
@@ -327,7 +325,7 @@ def reference_assets() -> list[dg.AssetsDefinition]:
         description="Table testing.tests in MySQL: who can be accessed. Loading keeps ids.",
     )
     def reference_rows(mysql: MySQLResource, kafka: KafkaResource) -> dg.MaterializeResult[None]:
-        count = reference.seed_rows(mysql, partial(announce, kafka.address))
+        count = reference.seed_rows(mysql, kafka.announce)
         return dg.MaterializeResult(metadata={"dagster/row_count": count})
 
     @dg.asset(
@@ -337,7 +335,7 @@ def reference_assets() -> list[dg.AssetsDefinition]:
         description="Plain string keys in Redis: the URL of each name. Loading sets them anew.",
     )
     def reference_values(redis: RedisResource, kafka: KafkaResource) -> dg.MaterializeResult[None]:
-        count = reference.seed_values(redis, partial(announce, kafka.address))
+        count = reference.seed_values(redis, kafka.announce)
         return dg.MaterializeResult(metadata={"dagster/row_count": count})
 
     return [reference_rows, reference_values]

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from kp_platform.pipeline.dead_letters import Letter, Selection
     from kp_platform.pipeline.replay import ReplayReport
-    from kp_platform.reference import Announce
     from kp_platform.resources.elasticsearch import ElasticsearchResource
 
 app = typer.Typer(
@@ -143,10 +142,11 @@ def doctor(as_json: AsJson = False) -> None:
 def seed(as_json: AsJson = False) -> None:
     """Load the reference rows into MySQL and the reference keys into Redis; repeatable."""
     from kp_platform import reference
+    from kp_platform.resources.kafka import KafkaResource
     from kp_platform.resources.mysql import MySQLResource
     from kp_platform.resources.redis import RedisResource
 
-    report = reference.seed(MySQLResource(), RedisResource(), _announce())
+    report = reference.seed(MySQLResource(), RedisResource(), KafkaResource().announce)
     if as_json:
         _print_json(asdict(report))
     else:
@@ -164,11 +164,14 @@ def set_reference(
 ) -> None:
     """Give a name its row in MySQL and its value in Redis, and announce the change."""
     from kp_platform import reference
+    from kp_platform.resources.kafka import KafkaResource
     from kp_platform.resources.mysql import MySQLResource
     from kp_platform.resources.redis import RedisResource
 
+    Settings()  # a wrong one is a ValueError too, and no wrong argument
+    announce = KafkaResource().announce
     try:
-        reference.set_reference(MySQLResource(), RedisResource(), _announce(), name, url)
+        reference.set_reference(MySQLResource(), RedisResource(), announce, name, url)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     _plain(f"{name} is set and announced; its documents follow, see `kp lag`")
@@ -353,6 +356,8 @@ def main() -> None:
         _fail(error.format_message(), error.exit_code)
     except ValidationError as error:
         _fail(_wrong_setting(error), 2)
+    except UnicodeDecodeError as error:  # all else that is read may be any bytes
+        _fail(f"the settings in .env are not UTF-8: {error}", 2)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
     except SystemExit as end:  # of a signal, while a stack was being started
@@ -371,14 +376,13 @@ def main() -> None:
 
 def _is_expected(error: Exception) -> bool:
     """Imported late: the resources' errors come with their package."""
-    from kp_platform.changes import NotAnnounced
     from kp_platform.local.errors import StackError
     from kp_platform.pipeline.dead_letters import NoSuchLetter
     from kp_platform.pipeline.errors import SliceError
     from kp_platform.resources.errors import ServerDown, TopicMissing
 
-    expected = (Failure, NotAnnounced, NoSuchLetter, SliceError, StackError)
-    return isinstance(error, (*expected, ServerDown, TopicMissing))
+    expected = (Failure, NoSuchLetter, SliceError, StackError, ServerDown, TopicMissing)
+    return isinstance(error, expected)
 
 
 def _dead_store() -> "ElasticsearchResource":
@@ -470,14 +474,6 @@ def _print_unreadable(letters: "Sequence[tuple[Letter, str]]") -> None:
         _plain(f"cannot be read again: {letter.id}: {printable(cause[:200])}")
     if any(letter.dropped_at is None for letter, _ in letters):
         _plain("`kp dead show ID --raw` writes a message's bytes, should it be published again")
-
-
-def _announce() -> "Announce":
-    from functools import partial
-
-    from kp_platform.changes import announce
-
-    return partial(announce, Settings().kafka_bootstrap_servers)
 
 
 def _wrong_setting(error: ValidationError) -> str:

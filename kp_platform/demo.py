@@ -12,14 +12,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 import httpx
 from rich.console import Console
 from rich.table import Table
 
-from kp_platform.changes import announce
 from kp_platform.flows import ACCESS_LOG
 from kp_platform.local.errors import StackError
 from kp_platform.pipeline.lag import partition_lags
@@ -61,7 +59,7 @@ def run(settings: Settings, requests: int, console: Console) -> Followed:
     Raises ServerDown, and StackError when a document is missing, doubled or wrong.
     """
     mysql, redis = MySQLResource(), RedisResource()
-    seed(mysql, redis, partial(announce, settings.kafka_bootstrap_servers))
+    seed(mysql, redis, KafkaResource().announce)
     marker = f"/?page={secrets.token_hex(4)}-"  # a key whose values are announced
     uris = [f"{marker}{number}" for number in range(requests)]
     console.print(f"sending {requests} requests to {settings.emitter_url}")

@@ -43,15 +43,18 @@ def kp(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedPro
         (["config"], {"KP_MYSQL_PORT": "many"}, 2, "KP_MYSQL_PORT"),
         (["config"], {"KP_PORT_OFFSET": "-1"}, 2, "KP_PORT_OFFSET"),
         (["config"], {"KP_KAFKA_CONTROLLER_PORT": "70000"}, 2, "KP_KAFKA_CONTROLLER_PORT"),
+        (["doctor"], {"KP_CACHE": "/dev/null"}, 1, "disk of KP_CACHE"),
         (["up"], {"KP_EXTERNAL": "oracle"}, 2, "KP_EXTERNAL: unknown service oracle"),
         (["up"], {"KP_TRINO_URL": "http://trino.example:8080"}, 1, "KP_TRINO_URL"),
         (["up"], {"KP_HOME": "/" + "a" * 100}, 1, "KP_HOME"),
         (["status"], {}, 1, "`kp up`"),
         (["doctor"], {"KP_ELASTICSEARCH_JAVA_HOME": "/nowhere"}, 1, "java"),
-        (["seed"], {}, 1, "MySQL does not answer at 127.0.0.1:63033"),
+        (["seed"], {}, 1, "KP_MYSQL_HOST, KP_MYSQL_PORT, KP_MYSQL_USER, KP_MYSQL_PASSWORD"),
+        (["demo"], {}, 1, "start the local servers with `kp up`"),
         (["reference"], {}, 2, "command"),
         (["reference", "set", "presto"], {}, 2, "url"),
         (["reference", "set", "x" * 86, "u"], {}, 2, "a name has 1 to 85 characters"),
+        (["reference", "set", "x", "u"], {"KP_MYSQL_PORT": "many"}, 2, "kp: KP_MYSQL_PORT: "),
         (["reference", "set", "x", "u"], {}, 1, "MySQL does not answer at 127.0.0.1:63033"),
         (["dead"], {}, 2, "command"),
         (["dead", "show"], {}, 2, "ID"),
@@ -69,6 +72,14 @@ def test_an_error_is_one_line_on_stderr(
     assert done.returncode == code, done
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert named in done.stderr
+
+
+def test_a_file_of_settings_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"KP_MYSQL_USER=m\xfcller\n")
+    done = kp(tmp_path, "config")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert ".env are not UTF-8" in done.stderr
 
 
 def test_without_a_command_the_help_is_shown(tmp_path: Path) -> None:

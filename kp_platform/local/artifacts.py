@@ -149,7 +149,7 @@ def verify(artifact: Artifact, path: Path) -> None:
         path.unlink()
         raise StackError(
             f"{artifact.coordinates} has sha256 {found}, expected {artifact.sha256}: "
-            f"the file was removed; the expected hash is in {MANIFEST}"
+            f"the file was removed, `kp up` fetches it again; the expected hash is in {MANIFEST}"
         )
 
 
@@ -215,7 +215,8 @@ def _untar(archive: Path, into: Path) -> None:
     command = ["tar", "-xzf", str(archive), "-C", str(into), "--no-same-owner"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        raise StackError(f"cannot unpack {archive.name}: {result.stderr.strip().splitlines()[-1]}")
+        cause = result.stderr.strip().splitlines()[-1]
+        raise StackError(f"cannot unpack {archive.name} in KP_CACHE: {cause}")
 
 
 def _strip_top_folder(folder: Path) -> None:

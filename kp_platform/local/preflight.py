@@ -88,6 +88,9 @@ def _disks(settings: Settings, local: set[str]) -> Iterator[Finding]:
 
 def _disk(setting: str, folder: Path) -> Finding:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        detail = f"{existing} is no folder that can be written"
+        return Finding(f"disk of {setting}", False, detail, f"name another folder in {setting}")
     free = shutil.disk_usage(existing).free
     detail = f"{decimal(free)} free at {folder}"
     if free >= LEAST_DISK:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import NoReturn
@@ -95,7 +94,6 @@ def _start_stage(
 
 def _load(console: Console) -> None:
     """What the services need to find: the topics, and the reference data of a first start."""
-    from kp_platform.changes import announce
     from kp_platform.flows import FLOWS
     from kp_platform.reference import is_seeded, seed
     from kp_platform.resources.kafka import KafkaResource
@@ -110,7 +108,7 @@ def _load(console: Console) -> None:
     if is_seeded(mysql):
         console.print("  reference data: there")
         return
-    report = seed(mysql, RedisResource(), partial(announce, kafka.address))
+    report = seed(mysql, RedisResource(), kafka.announce)
     console.print(f"  reference data: {report.rows} rows in MySQL, {report.keys} keys in Redis")
 
 
@@ -121,7 +119,9 @@ def _compare(settings: Settings, wanted: tuple[Service, ...], keeper: Supervisor
     if not names and keeper.config.read_text(encoding="utf-8") == rendered:
         return
     changed = ", ".join(names) or "the version of kp_platform"
-    raise StackError(f"the running stack was started with another {changed}: `kp down` first")
+    raise StackError(
+        f"the running stack was started with another {changed}: `kp down`, then `kp up`"
+    )
 
 
 def _start_if_stopped(service: Service, keeper: Supervisor) -> None:
@@ -208,8 +208,8 @@ def _give_up(waiting: dict[str, Service], reasons: dict[str, str], keeper: Super
 
 
 def _blame(service: Service, what: str, keeper: Supervisor) -> NoReturn:
-    path = supervisor.log_file(keeper.home, service.name)
-    raise StackError(f"{service.name} {what}; its log is {path}", supervisor.tail(path))
+    tail = supervisor.tail(supervisor.log_file(keeper.home, service.name))
+    raise StackError(f"{service.name} {what}; see `kp logs {service.name}`", tail)
 
 
 def down(settings: Settings, console: Console, *, purge: bool) -> None:
@@ -296,7 +296,10 @@ def _alone(settings: Settings) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StackError(f"another `kp up` or `kp down` works on {settings.home}") from None
+            raise StackError(
+                f"another `kp up` or `kp down` works on KP_HOME={settings.home}: "
+                "wait for it, or name another folder"
+            ) from None
         yield
 
 

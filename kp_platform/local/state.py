@@ -160,5 +160,7 @@ def _run(name: str, command: tuple[str, ...], environment: dict[str, str] | None
     if result.returncode != 0:
         lines = tuple(result.stdout.splitlines()[-15:])
         raise StackError(
-            f"{name}: its first data could not be made (exit {result.returncode})", lines
+            f"{name}: its first data could not be made in KP_HOME (exit {result.returncode}); "
+            "`kp doctor` tells what it needs",
+            lines,
         )

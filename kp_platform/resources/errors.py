@@ -29,5 +29,6 @@ class TopicMissing(Exception):
 
     def __init__(self, topic: str, address: str) -> None:
         super().__init__(
-            f"topic {topic} does not exist on {address}; `kp up` creates it on the local broker"
+            f"topic {topic} does not exist at {address} (setting KP_KAFKA_BOOTSTRAP_SERVERS); "
+            "`kp up` creates it on the local broker"
         )

@@ -27,6 +27,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 from pydantic import Field
 
+from kp_platform.changes import NotAnnounced, ReferenceChange, announce
 from kp_platform.pipeline.errors import SliceError
 from kp_platform.pipeline.log import RawMessage
 from kp_platform.pipeline.offsets import OffsetRange, TopicState, Watermarks
@@ -98,6 +99,9 @@ class KafkaResource(dg.ConfigurableResource[None]):
     )
     timeout_seconds: float = Field(
         default=5.0, gt=0, description="Longest wait for one answer, seconds."
+    )
+    delivery_seconds: float = Field(
+        default=10.0, gt=0, description="Longest wait until changes are acknowledged, seconds."
     )
 
     @functools.cached_property
@@ -229,6 +233,13 @@ class KafkaResource(dg.ConfigurableResource[None]):
             consumer.close()
         return {part.partition: part.offset for part in answer if part.offset >= 0}
 
+    def announce(self, changes: Sequence[ReferenceChange]) -> None:
+        """See `kp_platform.changes.announce`. Raises ServerDown, also when only some are there."""
+        try:
+            announce(self.address, changes, timeout_seconds=self.delivery_seconds)
+        except NotAnnounced as error:
+            raise self._down(error, "does not take the changes") from error
+
     def create_topics(self, topics: Mapping[str, int]) -> list[str]:
         """Create the topics that do not exist, with that many partitions; returns those created.
 
@@ -279,5 +290,5 @@ class KafkaResource(dg.ConfigurableResource[None]):
         )
         return {part.partition: future.result().offset for part, future in futures.items()}
 
-    def _down(self, cause: object) -> ServerDown:
-        return ServerDown("Kafka", self.address, "KP_KAFKA_BOOTSTRAP_SERVERS", cause)
+    def _down(self, cause: object, problem: str = "does not answer") -> ServerDown:
+        return ServerDown("Kafka", self.address, "KP_KAFKA_BOOTSTRAP_SERVERS", cause, problem)

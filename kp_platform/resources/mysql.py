@@ -15,6 +15,7 @@ from pydantic import Field
 from kp_platform.resources.errors import ServerDown
 from kp_platform.settings import Settings
 
+_SETTINGS = ("KP_MYSQL_HOST", "KP_MYSQL_PORT", "KP_MYSQL_USER", "KP_MYSQL_PASSWORD")
 _CREATE_TABLE = """
 CREATE TABLE IF NOT EXISTS testing.tests (
     test_id int unsigned NOT NULL AUTO_INCREMENT,
@@ -114,7 +115,7 @@ class MySQLResource(dg.ConfigurableResource[None]):
             raise self._down(error, "refuses a statement") from error
 
     def _down(self, cause: object, problem: str = "does not answer") -> ServerDown:
-        return ServerDown("MySQL", self.address, "KP_MYSQL_HOST/PORT/USER", cause, problem)
+        return ServerDown("MySQL", self.address, ", ".join(_SETTINGS), cause, problem)
 
 
 def _names(cursor: Any) -> dict[str, int]:

@@ -136,7 +136,7 @@ def test_up_with_other_settings_than_the_running_stack_asks_for_down(whole_stack
     done = changed.kp("up", check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert "KP_SLICE_ROWS" in done.stderr
-    assert "kp down" in done.stderr
+    assert "`kp down`, then `kp up`" in done.stderr
 
 
 @pytest.fixture

@@ -61,7 +61,8 @@ def test_an_artifact_with_another_hash_is_removed_and_named(tmp_path: Path) -> N
     repository = tmp_path / "repository"
     file = _publish(repository, b"not what was published")
     artifact = Artifact("group:name:1.0:jar", 22, "0" * 64)
-    with pytest.raises(StackError, match="group:name:1.0:jar has sha256") as error:
+    said = "group:name:1.0:jar has sha256 .* `kp up` fetches it again"
+    with pytest.raises(StackError, match=said) as error:
         artifacts.verify(artifact, file)
     assert hashlib.sha256(b"not what was published").hexdigest() in str(error.value)
     assert not file.exists()
@@ -91,6 +92,13 @@ def test_of_trino_only_the_plugins_of_our_catalogs_are_kept(tmp_path: Path) -> N
     artifacts.unpack(Distribution("trino", "1", ()), [archive], into)
     assert {path.name for path in (into / "plugin").iterdir()} == {"kafka", "mysql", "redis"}
     assert (into / "plugin" / "kafka" / "shared.jar").read_bytes() == b"bytes"
+
+
+def test_an_archive_that_cannot_be_unpacked_names_the_setting(tmp_path: Path) -> None:
+    archive = tmp_path / "trino.tar.gz"
+    archive.write_bytes(b"no archive")
+    with pytest.raises(StackError, match=r"cannot unpack trino.tar.gz in KP_CACHE: "):
+        artifacts.unpack(Distribution("trino", "1", ()), [archive], tmp_path)
 
 
 def _publish(folder: Path, content: bytes) -> Path:

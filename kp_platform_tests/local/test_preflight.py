@@ -51,6 +51,18 @@ def test_a_missing_java_names_the_setting_and_the_package(tmp_path: Path) -> Non
     assert "KP_ELASTICSEARCH_JAVA_HOME" in finding.remedy
 
 
+@pytest.mark.parametrize("below", ["", "a-folder-to-make"])
+def test_a_folder_that_cannot_be_written_is_named_with_its_setting(
+    tmp_path: Path, below: str
+) -> None:
+    (tmp_path / "file").touch()
+    found = _bad(settings_in(tmp_path / "file" / below))
+    for setting in ("KP_HOME", "KP_CACHE"):
+        finding = found[f"disk of {setting}"]
+        assert finding.detail == f"{tmp_path / 'file'} is no folder that can be written"
+        assert finding.remedy == f"name another folder in {setting}"
+
+
 def test_what_runs_elsewhere_needs_nothing_here(tmp_path: Path) -> None:
     settings = settings_in(
         tmp_path, external="elasticsearch", elasticsearch_java_home=str(tmp_path)

@@ -3,7 +3,14 @@
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from kp_platform.resources.kafka import _is_electing, _is_not_known_yet, _is_transient
+from kp_platform.changes import ReferenceChange
+from kp_platform.resources.errors import ServerDown, TopicMissing
+from kp_platform.resources.kafka import (
+    KafkaResource,
+    _is_electing,
+    _is_not_known_yet,
+    _is_transient,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,3 +56,15 @@ def test_only_what_passes_by_itself_is_asked_again(
 )
 def test_a_commit_waits_for_a_coordinator_only(code: int, again: bool) -> None:
     assert _is_electing(KafkaException(KafkaError(code))) is again
+
+
+def test_changes_that_nobody_takes_name_the_setting_and_the_way_out() -> None:
+    kafka = KafkaResource(bootstrap_servers="127.0.0.1:1", delivery_seconds=0.5)
+    named = r"127.0.0.1:1 \(setting KP_KAFKA_BOOTSTRAP_SERVERS\).* announce again.*`kp up`"
+    with pytest.raises(ServerDown, match=f"Kafka does not take the changes at {named}"):
+        kafka.announce([ReferenceChange("mysql", "presto")])
+
+
+def test_a_topic_that_is_missing_names_the_setting_and_the_command_that_makes_it() -> None:
+    missing = str(TopicMissing("analyze.action", "127.0.0.1:1"))
+    assert "127.0.0.1:1 (setting KP_KAFKA_BOOTSTRAP_SERVERS); `kp up` creates it" in missing

@@ -14,7 +14,7 @@ TOPIC = dg.AssetKey(["kafka", "analyze.action"])
 def schema(flow: Flow) -> dict[str, tuple[str, str | None]]:
     """Name of each column to its type and description."""
     metadata = build_definitions().resolve_asset_graph().get(dg.AssetKey(flow.asset)).metadata
-    found = metadata["dagster/column_schema"].value
+    found = metadata["dagster/column_schema"]
     return {column.name: (column.type, column.description) for column in found.columns}
 
 
@@ -58,7 +58,7 @@ def test_a_flow_without_references_has_no_enrichment() -> None:
 
 def test_the_lineage_of_columns_leads_to_the_assets() -> None:
     metadata = build_definitions().resolve_asset_graph().get(dg.AssetKey(ACCESS_LOG.asset)).metadata
-    found = metadata["dagster/column_lineage"].value.deps_by_column
+    found = metadata["dagster/column_lineage"].deps_by_column
     assert found["uri"] == [dg.TableColumnDep(asset_key=TOPIC, column_name="uri")]
     assert found["test_id"] == [dg.TableColumnDep(asset_key=REFERENCE_ROWS, column_name="test_id")]
     assert [dep.asset_key for dep in found["redis_key"]] == [REFERENCE_VALUES]

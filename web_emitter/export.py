@@ -36,7 +36,7 @@ async def export(request: Request) -> Response:
     try:
         query = LogQuery.of(request.query_params)
         batches = request.state.logs.all(query, EXPORT_CAP)
-        first: Documents = await anext(batches, ())
+        first = await anext(batches, None) or ()  # a default of () breaks Python 3.11's anext
     except BadQuery as error:
         return PlainTextResponse(f"{error}\n", 400)
     except SearchUnavailable as error:

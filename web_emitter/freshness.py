@@ -212,7 +212,7 @@ class ElasticsearchFreshness:
             source = hit["_source"]
             if "position" in source:
                 positions.append(source)
-            else:
+            elif "holder" in source:
                 beat_at = datetime.fromisoformat(source["beat_at"])
                 leases[hit["_id"]] = {"run_id": source["holder"], "beat_at": beat_at}
         return positions, leases

@@ -90,17 +90,25 @@ async def _insights(request: Request, query: LogQuery, now: datetime) -> dict[st
     if not query.is_first_page:
         return {"top": None, "chart": None}
     if query.is_filtered:
-        summary = await _or_absent(request.state.logs.summary(query, now))
-        return {
-            "top": _top_of(summary) if summary and summary.total else None,
-            "chart": Chart.of_counts(summary.counts, summary.start, summary.end, summary.step)
-            if summary and summary.total
-            else None,
-        }
+        return await _counted(request, query, now)
     ranking, hours = await request.state.overview()
-    return {
-        "top": _popular_now(ranking, now) if ranking else None,
+    computed = {
+        "top": ranking and _popular_now(ranking, now),
         "chart": Chart.of_hours(hours, now) if hours else None,
+    }
+    if all(computed.values()):
+        return computed
+    counted = await _counted(request, query, now)  # in the first minute nothing is computed yet
+    return {name: part or counted[name] for name, part in computed.items()}
+
+
+async def _counted(request: Request, query: LogQuery, now: datetime) -> dict[str, Any]:
+    summary = await _or_absent(request.state.logs.summary(query, now))
+    if not summary or not summary.total:
+        return {"top": None, "chart": None}
+    return {
+        "top": _top_of(summary),
+        "chart": Chart.of_counts(summary.counts, summary.start, summary.end, summary.step),
     }
 
 

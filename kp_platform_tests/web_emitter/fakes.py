@@ -196,9 +196,9 @@ class FakeLogs(MayFail):
     async def summary(self, query: LogQuery, now: datetime) -> Summary:
         await self.ping()
         start, end = query.period.bounds(now)
-        step, logs = step_of(start, end), self._matching(query)
-        times = (datetime.fromisoformat(log.accessed_at) for log in logs)
-        counts = Counter(at - (at - EPOCH) % step for at in times)
+        step = step_of(start, end)
+        logs = [log for log in self._matching(query) if start <= _accessed_at(log) < end]
+        counts = Counter(at - (at - EPOCH) % step for at in map(_accessed_at, logs))
         return Summary(
             start=start,
             end=end,
@@ -234,6 +234,10 @@ def _most(texts: Iterable[str]) -> tuple[Popular, ...]:
         Popular(rank=rank, key=text, accesses=count)
         for rank, (text, count) in enumerate(Counter(texts).most_common(5), 1)
     )
+
+
+def _accessed_at(log: EnrichedLog) -> datetime:
+    return datetime.fromisoformat(log.accessed_at)
 
 
 class FakeFreshness(MayFail):

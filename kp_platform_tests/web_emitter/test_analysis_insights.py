@@ -113,7 +113,16 @@ def test_each_part_may_be_absent(client: TestClient, shown: FakeInsights, part: 
     assert ("Accesses per hour" in text) == (part != "hours")
 
 
-def test_before_anything_is_computed_the_page_shows_the_logs_alone(
+def test_before_anything_is_computed_the_page_counts_the_logs_of_the_last_day(
+    client: TestClient, search: FakeLogs
+) -> None:
+    search.logs = (enriched_log(accessed_at=datetime.now(UTC).isoformat(), uri="/new"),)
+    page = Tags(client.get("/analysis").text)
+    assert "Most frequent 1 log" in " ".join(page.text.split())
+    assert "Accesses per 30 minutes 1 in 24 h" in " ".join(page.text.split())
+
+
+def test_of_older_logs_without_figures_the_page_shows_the_logs_alone(
     client: TestClient, search: FakeLogs
 ) -> None:
     search.logs = (enriched_log(),)

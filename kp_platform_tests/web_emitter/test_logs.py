@@ -242,21 +242,43 @@ def test_what_is_no_token_is_a_value_error(token: str) -> None:
         Cursor.from_token(token)
 
 
+PLACE = {
+    "kind": "name",
+    "rank": 1,
+    "key": "kafka",
+    "accesses": 2,
+    "window_seconds": 3_600,
+    "events": 2,
+    "computed_at": "2026-03-01T12:00:00Z",
+}
+COMPUTED_HOUR = {
+    "hour": "2026-03-01T12:00:00Z",
+    "accesses": 2,
+    "distinct_names": 1,
+    "distinct_uris": 1,
+    "complete": 2,
+    "share_complete": 1.0,
+    "dead_letters": 0,
+}
+
+
 @pytest.mark.parametrize(
-    ("path", "searches"),
+    ("path", "insights", "searches"),
     [
-        ("/analysis", 3),  # logs, ranking, hours
-        ("/analysis?name=kafka&uri=/", 3),  # logs, times, names and URIs
-        (f"/analysis?after={Cursor(1, 2, 3, reach=4).token}", 1),
+        ("/analysis", [PLACE, COMPUTED_HOUR], 3),  # logs, ranking, hours
+        ("/analysis?name=kafka&uri=/", [DOCUMENT, DOCUMENT], 3),  # logs, times, names and URIs
+        (f"/analysis?after={Cursor(1, 2, 3, reach=4).token}", [], 1),
     ],
 )
-def test_a_page_costs_few_searches(settings: Settings, path: str, searches: int) -> None:
-    client: Any = FakeClient(*[Answer(*[DOCUMENT] * 51)] * 3)
-    logs, insights = ElasticsearchLogs(client), ElasticsearchInsights(client)
+def test_a_page_costs_few_searches(
+    settings: Settings, path: str, insights: list[dict[str, Any]], searches: int
+) -> None:
+    client: Any = FakeClient(Answer(*[DOCUMENT] * 51), *map(Answer, insights))
+    logs, read = ElasticsearchLogs(client), ElasticsearchInsights(client)
     app = create_app(
         settings,
         sinks=Sinks(FakeSink(), FakeSink()),
-        searches=Searches(logs, FakeNotes(), insights, FakeFreshness()),
+        searches=Searches(logs, FakeNotes(), read, FakeFreshness()),
     )
     with TestClient(app) as reader:
         reader.get(path).raise_for_status()

@@ -1,64 +1,202 @@
-"""What the docs name exists: settings, commands, files; and no registry's host stands anywhere."""
+"""What the docs name exists: settings and their defaults, commands, make targets, names in Dagster,
+pages, metrics, figures, files; and no registry's host stands anywhere."""
 
+import functools
+import logging
 import re
 import subprocess
-from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+from starlette.routing import Match
 
-from kp_platform.cli import app
-from kp_platform.settings import Settings
+from kp_platform.cli import app as command_line
+from kp_platform.definitions import build_definitions
+from kp_platform.flows import FLOWS
+from kp_platform.settings import Settings, environment
 from kp_platform_tests.stack import ROOT
+from kp_platform_tests.toy_flow.flow import ORDERS
+from web_emitter.app import create_app
+from web_emitter.identity import Identity
+from web_emitter.metrics import EmitterCollector, PipelineCollector
+from web_emitter.middleware import Announcer
+from web_emitter.redaction import Redaction
 from web_emitter.settings import Settings as EmitterSettings
 
-README = (ROOT / "README.md").read_text()
 DOCS = {
     str(path.relative_to(ROOT)): path.read_text()
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 }
+every_page = pytest.mark.parametrize("name", DOCS)
 CHECKLIST = re.compile(r"^\| (M\d+) \| .* \| (.*) \| `([\w./]+)::(\w+)` \|$", re.M)
 TOY_FLOW = ROOT / "kp_platform_tests" / "toy_flow"
 REGISTRIES = re.compile(r"\b(pypi|pythonhosted|npmjs|maven\.org|maven\.apache|deb\.debian)\b", re.I)
+FENCES = re.compile(r"^```.*?\n(.*?)^```", re.M | re.S)
+DEFAULTS = re.compile(r"^\| `(KP_[A-Z_]+)` \| `([^`]+)` \|.*$", re.M)
+COMMAND = re.compile(r"(?:^|[\s/(])kp ([^|;&)`]*)")
+# The docs visit these, which are no pages and are accesses all the same.
+VISITS = "/hello"
+
+
+def code_of(page: str) -> list[str]:
+    """The lines of its blocks, and what stands between backticks elsewhere."""
+    lines = [line for block in FENCES.findall(page) for line in block.splitlines()]
+    return lines + re.findall(r"`([^`]+)`", FENCES.sub("", page))
 
 
 def settings_names() -> set[str]:
+    """What the platform and the emitter read, and what Trino reads beside that."""
     fields = [*Settings.model_fields, *EmitterSettings.model_fields]
-    return {f"KP_{name.upper()}" for name in fields}
+    files = [path.read_text() for path in (ROOT / "presto_etc").glob("**/*.properties")]
+    of_trino = re.findall(r"\$\{ENV:(KP_\w+)\}", "\n".join(files))
+    return {f"KP_{name.upper()}" for name in fields}.union(of_trino)
 
 
-@pytest.mark.parametrize("name", DOCS)
+@every_page
 def test_every_setting_that_is_named_exists(name: str) -> None:
     assert set(re.findall(r"\bKP_[A-Z_]+[A-Z]", DOCS[name])) <= settings_names()
 
 
-def test_the_defaults_in_the_readme_are_the_defaults() -> None:
-    settings = Settings()
-    rows = dict(re.findall(r"^\| `(KP_[A-Z_]+)` \| `([^`]+)` \|", README, re.M))
-    assert len(rows) >= 8
-    for name, shown in rows.items():
-        value = getattr(settings, name.removeprefix("KP_").lower())
-        text = value.get_secret_value() if hasattr(value, "get_secret_value") else str(value)
-        assert text.removesuffix(".0").removeprefix(f"{Path.cwd()}/") == shown, name
+def effective() -> object:
+    return environment(Settings(), secrets=True), EmitterSettings()
 
 
-def test_every_command_is_in_the_readme_and_every_one_there_exists() -> None:
-    group = typer.main.get_command(app)
-    assert isinstance(group, typer.core.TyperGroup)
-    assert set(re.findall(r"^\| `kp ([a-z]+)`", README, re.M)) == set(group.commands)
+@every_page
+def test_a_default_that_is_shown_is_the_default(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = effective()
+    for setting, shown in DEFAULTS.findall(DOCS[name]):
+        monkeypatch.setenv(setting, shown)
+        assert effective() == defaults, setting
 
 
-@pytest.mark.parametrize("name", DOCS)
-def test_every_file_that_is_linked_exists(name: str) -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", DOCS[name])
-    folder = (ROOT / name).parent
-    assert [link for link in links if not (folder / link).exists()] == []
+@functools.cache
+def commands() -> Any:
+    return typer.main.get_command(command_line)
 
 
-def test_every_make_target_in_the_docs_exists() -> None:
+def unknown_in(said: str) -> str:
+    """The first word of a call of `kp` that `kp` does not know, command or option; empty: none."""
+    command = commands()
+    for word in said.split():
+        if inner := getattr(command, "commands", None):
+            if not word.isalpha() or not word.islower():
+                return ""  # a place-holder
+            if word not in inner:
+                return word
+            command = inner[word]
+        elif word.startswith("--"):
+            options = {option for parameter in command.params for option in parameter.opts}
+            if word not in options | {"--help"}:
+                return word
+    return ""
+
+
+@every_page
+def test_every_command_that_is_named_exists_with_its_options(name: str) -> None:
+    calls = [call for line in code_of(DOCS[name]) for call in COMMAND.findall(line)]
+    assert {call: unknown for call in calls if (unknown := unknown_in(call))} == {}
+
+
+def test_a_command_that_does_not_exist_is_found() -> None:
+    calls = ("nonsense", "dead list --fast", "dead lost", "dead list --json", "logs SERVICE")
+    assert [unknown_in(call) for call in calls] == ["nonsense", "--fast", "lost", "", ""]
+
+
+def test_every_command_is_listed() -> None:
+    listed = DOCS["README.md"] + DOCS.get("docs/reference/cli.md", "")
+    assert [each for each in commands().commands if f"`kp {each}`" not in listed] == []
+
+
+@every_page
+def test_every_make_target_that_is_named_exists(name: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    for text in DOCS.values():
-        assert set(re.findall(r"make ([a-z]+)\b(?=[`\n])", text)) <= targets
+    named = (re.findall(r"(?:^|\s)make ([a-z-]+)", line) for line in code_of(DOCS[name]))
+    assert {each for found in named for each in found} <= targets
+
+
+@functools.cache
+def dagster_names() -> dict[str, set[str]]:
+    """By kind; the flow that the docs add is among them."""
+    definitions = build_definitions(flows=[*FLOWS, ORDERS])
+    graph = definitions.resolve_asset_graph()
+    return {
+        "asset": {key.to_user_string() for key in graph.get_all_asset_keys()},
+        "check": {key.name for key in graph.asset_check_keys},
+        "job": {job.name for job in definitions.jobs or ()},
+        "sensor": {sensor.name for sensor in definitions.sensors or ()},
+    }
+
+
+@every_page
+def test_every_asset_check_job_and_sensor_that_is_named_exists(name: str) -> None:
+    kinds = "asset|check|job|sensor"
+    said = re.findall(rf"\b({kinds})s?\s`([\w./]+)`", DOCS[name])
+    said += re.findall(rf"127\.0\.0\.1:18030\S*?/({kinds})s/([\w./]*\w)", DOCS[name])
+    assert [(kind, each) for kind, each in said if each not in dagster_names()[kind]] == []
+
+
+@functools.cache
+def is_answered(path: str) -> bool:
+    """Whether the emitter has a page at this path."""
+    scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "headers": []}
+    routes = create_app(EmitterSettings()).routes
+    return any(route.matches(scope)[0] != Match.NONE for route in routes)
+
+
+@every_page
+def test_every_page_of_the_emitter_that_is_named_exists(name: str) -> None:
+    text = DEFAULTS.sub("", DOCS[name])
+    said = re.findall(r"`(/[a-z][\w./{}-]*)`", text)
+    said += re.findall(r"127\.0\.0\.1:18[01]00(/(?:[\w./-]*\w)?)", text)
+    assert [each for each in said if not each.startswith(VISITS) and not is_answered(each)] == []
+
+
+@functools.cache
+def metrics_names() -> set[str]:
+    logger = logging.getLogger(__name__)
+    announcer = Announcer(Identity(lambda scope: "", logger), Redaction(), logger)
+    collectors = (EmitterCollector({}, announcer), PipelineCollector(None))
+    families = [family for collector in collectors for family in collector.collect()]
+    return {f"{each.name}_total" if each.type == "counter" else each.name for each in families}
+
+
+@every_page
+def test_every_metric_that_is_named_exists(name: str) -> None:
+    assert set(re.findall(r"\bkp_(?:emitter|pipeline)_\w+", DOCS[name])) <= metrics_names()
+
+
+def tables_of(page: str) -> dict[str, set[str]]:
+    """The rows of its tables, by their header; those of equal headers together."""
+    tables: dict[str, set[str]] = {}
+    for header, rows in re.findall(r"^(\|.*\|)\n\|[ :|-]+\|\n((?:\|.*\|\n)*)", page, re.M):
+        tables.setdefault(header, set()).update(rows.splitlines())
+    return tables
+
+
+@every_page
+def test_every_figure_that_is_shown_is_one_of_the_performance_page(name: str) -> None:
+    measured = tables_of(DOCS["docs/performance.md"])
+    for header, rows in tables_of(DOCS[name]).items():
+        if header in measured:
+            assert rows <= measured[header]
+
+
+@every_page
+def test_every_file_and_heading_that_is_linked_exists(name: str) -> None:
+    shown = re.sub(r"<!--.*?-->", "", DOCS[name], flags=re.S)
+    for link in re.findall(r"\]\(([^):]+)\)", shown):
+        file, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / file if file else ROOT / name
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors_of(target.read_text()), link
+
+
+def anchors_of(page: str) -> set[str]:
+    """As the usual renderers make them of headings."""
+    headings = re.findall(r"^#+ (.*)$", FENCES.sub("", page), re.M)
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
 def test_every_line_of_the_mission_has_its_files_and_a_test_that_exists() -> None:
@@ -71,14 +209,13 @@ def test_every_line_of_the_mission_has_its_files_and_a_test_that_exists() -> Non
         assert re.search(rf"def {test}\(", (ROOT / path).read_text()), f"{line}: {path}::{test}"
 
 
-def test_the_how_to_shows_the_files_of_the_flow_that_the_tests_run() -> None:
-    how_to = DOCS["docs/how-to/add-a-flow.md"]
+@pytest.mark.parametrize("name", ["docs/how-to/add-a-flow.md"])
+def test_a_page_that_adds_a_flow_shows_the_files_of_the_one_that_the_tests_run(name: str) -> None:
     query = (TOY_FLOW / "sql" / "orders.sql").read_text()
-    assert (TOY_FLOW / "kafka" / "order.json").read_text() in how_to
-    assert query[query.index("WITH slice") :] in how_to
-    [value] = re.findall(r"^ORDERS = Flow\(.*?^\)", how_to, re.M | re.S)
-    test = (ROOT / "kp_platform_tests" / "integration" / "test_toy_flow.py").read_text()
-    assert value[:-1] in test  # which names its folder besides
+    assert (TOY_FLOW / "kafka" / "order.json").read_text() in DOCS[name]
+    assert query[query.index("WITH slice") :] in DOCS[name]
+    [value] = re.findall(r"^ORDERS = Flow\(.*?^\)", DOCS[name], re.M | re.S)
+    assert value[:-1] in (TOY_FLOW / "flow.py").read_text()  # which names its folder besides
 
 
 def test_no_file_names_the_host_of_a_package_registry() -> None:

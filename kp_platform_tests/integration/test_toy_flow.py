@@ -1,33 +1,21 @@
 """The engine is general: a fourth flow is declared, not programmed."""
 
 import uuid
-from pathlib import Path
 
 import dagster as dg
 
 from kp_platform.definitions import build_definitions
-from kp_platform.flows import FLOWS, Flow
+from kp_platform.flows import FLOWS
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.mysql import MySQLResource
-from kp_platform_tests import toy_flow
 from kp_platform_tests.integration.events import dead_letters, json_value, publish
 from kp_platform_tests.stack import Stack
-
-ORDERS = Flow(
-    name="orders",
-    topic="shop.order",
-    index="shop.orders",
-    asset="shop_orders",
-    description="Orders of a shop with the id of their customer",
-    fields=("uuid", "customer", "euros"),
-    references={"mysql": "customer_id"},
-    folder=Path(toy_flow.__file__).parent,
-)
+from kp_platform_tests.toy_flow.flow import ORDERS
 
 
 def test_a_declared_flow_is_joined_indexed_checked_and_watched(quiet_stack: Stack) -> None:
-    """Nothing but the value above, and a table file, an SQL file and a mapping in toy_flow/."""
+    """Nothing but a value, a table file, an SQL file and a mapping in toy_flow/."""
     kafka, elasticsearch = KafkaResource(), ElasticsearchResource()
     kafka.create_topics({ORDERS.topic: ORDERS.partitions})
     known, unknown = str(uuid.uuid4()), str(uuid.uuid4())

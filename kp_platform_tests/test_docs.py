@@ -2,9 +2,12 @@
 pages, metrics, figures, files; and no registry's host stands anywhere."""
 
 import functools
+import importlib.util
 import logging
 import re
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -209,13 +212,48 @@ def test_every_line_of_the_mission_has_its_files_and_a_test_that_exists() -> Non
         assert re.search(rf"def {test}\(", (ROOT / path).read_text()), f"{line}: {path}::{test}"
 
 
-@pytest.mark.parametrize("name", ["docs/how-to/add-a-flow.md"])
+def load(path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module that is not the one of its name."""
+    spec = importlib.util.spec_from_file_location("pasted_flows", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["docs/how-to/add-a-flow.md", "docs/tutorial.md"])
 def test_a_page_that_adds_a_flow_shows_the_files_of_the_one_that_the_tests_run(name: str) -> None:
     query = (TOY_FLOW / "sql" / "orders.sql").read_text()
     assert (TOY_FLOW / "kafka" / "order.json").read_text() in DOCS[name]
     assert query[query.index("WITH slice") :] in DOCS[name]
     [value] = re.findall(r"^ORDERS = Flow\(.*?^\)", DOCS[name], re.M | re.S)
     assert value[:-1] in (TOY_FLOW / "flow.py").read_text()  # which names its folder besides
+
+
+def test_the_flow_of_the_tutorial_is_added_by_pasting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its blocks that write files make those of the tests, and a module that declares the flow."""
+    for folder in ("presto_etc/kafka", "kp_platform/sql", "kp_platform/mappings"):
+        (tmp_path / folder).mkdir(parents=True)
+    flows = tmp_path / "kp_platform" / "flows.py"
+    flows.write_text((ROOT / "kp_platform" / "flows.py").read_text())
+    blocks = FENCES.findall(DOCS["docs/tutorial.md"])
+    for block in blocks:
+        if re.search(r"^cat >>? (presto_etc|kp_platform)/", block, re.M):
+            script = block.replace("git --no-pager diff", "true")
+            subprocess.run(["sh", "-eu", "-c", script], cwd=tmp_path, check=True)
+    for made, ours in (
+        ("presto_etc/kafka/order.json", "kafka/order.json"),
+        ("kp_platform/sql/orders.sql", "sql/orders.sql"),
+        ("kp_platform/mappings/shop.orders.json", "mappings/shop.orders.json"),
+    ):
+        assert (tmp_path / made).read_text() == (TOY_FLOW / ours).read_text()
+    declared = load(flows, monkeypatch)
+    assert [flow.name for flow in declared.FLOWS] == [*(flow.name for flow in FLOWS), "orders"]
+    assert declared.ORDERS.sql_path.exists()
 
 
 def test_no_file_names_the_host_of_a_package_registry() -> None:

@@ -64,10 +64,11 @@ def run(settings: Settings, requests: int, console: Console) -> Followed:
     uris = [f"{marker}{number}" for number in range(requests)]
     console.print(f"sending {requests} requests to {settings.emitter_url}")
     with ThreadPoolExecutor(1) as sender:
-        sending = sender.submit(_send, settings.emitter_url, uris)
+        sending = sender.submit(_send, settings.emitter_url, uris, console)
         seen = _watch(marker, uris, sending, console)
         sent = sending.result()
     check(list(seen.values()), uris, redis.values(list(REFERENCE_VALUES)), mysql.ids())
+    _tell_the_way(list(seen.values()), settings, console)
     lag = _await_no_lag()
     followed = Followed(requests, len(seen), lag, latencies(sent, seen))
     _show_documents(list(seen.values())[:5], console)
@@ -76,16 +77,19 @@ def run(settings: Settings, requests: int, console: Console) -> Followed:
     return followed
 
 
-def _send(emitter_url: str, uris: Sequence[str]) -> dict[str, float]:
+def _send(emitter_url: str, uris: Sequence[str], console: Console) -> dict[str, float]:
     """The time of each request, in seconds since the epoch."""
-    sent = {}
+    sent, waited = {}, []
     try:
         with httpx.Client(base_url=emitter_url, timeout=10, trust_env=False) as visitor:
             for uri in uris:
                 sent[uri] = time.time()
                 visitor.get(uri).raise_for_status()
+                waited.append(time.time() - sent[uri])
     except httpx.HTTPError as error:
         raise ServerDown("emitter", emitter_url, "KP_EMITTER_URL", error) from error
+    median = percentile(waited, 0.5) * 1_000
+    _tell(console, "web emitter", f"answered each after {median:.1f} ms, none waited for Kafka")
     return sent
 
 
@@ -132,6 +136,22 @@ def _search(marker: str, expected: int) -> list[dict[str, Any]]:
         address = elasticsearch.address
         raise ServerDown("Elasticsearch", address, "KP_ELASTICSEARCH_URL", error) from error
     return [hit["_source"] for hit in answer["hits"]["hits"]]
+
+
+def _tell_the_way(seen: Sequence[Seen], settings: Settings, console: Console) -> None:
+    """Through which partitions and runs the documents came."""
+    documents = [each.document for each in seen]
+    partitions = Counter(document["partition"] for document in documents)
+    held = ", ".join(f"{number} in {partition}" for partition, number in sorted(partitions.items()))
+    _tell(console, "Kafka", f"has them on {ACCESS_LOG.topic}, by partition: {held}")
+    for run_id in dict.fromkeys(document["run_id"] for document in documents):
+        _tell(console, "Dagster", f"took them in run {settings.dagster_url}/runs/{run_id}")
+    _tell(console, "Trino", "joined each with the MySQL row and the Redis value of its name")
+    _tell(console, "Elasticsearch", f"has a document for each in {ACCESS_LOG.index}")
+
+
+def _tell(console: Console, part: str, what: str) -> None:
+    console.print(f"  {part:<14} {what}", soft_wrap=True)
 
 
 def check(

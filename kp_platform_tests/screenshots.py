@@ -27,6 +27,7 @@ from kp_platform_tests.stack import ROOT, Stack, temporary_stack
 FOLDER = ROOT / "docs" / "screenshots"
 OFFSETS = range(2_000, 3_000, 100)
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+WALL = {"width": 1700, "height": 1200}
 DAY_SECONDS = 86_400
 # One of them has no reference data.
 NAMES = ("presto", "kafka", "laravel", "elasticsearch", "guest")
@@ -55,9 +56,17 @@ def main() -> None:
         publish_day(stack, options.events)
         wait_until_indexed()
         album.page("analysis-5-million", "/analysis?last=24h")
-        album.dagster("asset-graph", "/locations/kp_platform/asset-groups/enriched_logs/lineage")
-        album.dagster("asset", "/assets/enriched_access_log?view=overview")
-        album.dagster("asset-plots", "/assets/enriched_access_log?view=events&asOf=latest")
+        asset = "/assets/enriched_access_log?view="
+        album.dagster(
+            "asset-graph",
+            "/locations/kp_platform/asset-groups/enriched_logs/lineage",
+            size=WALL,
+            click='[aria-label="zoom_out"]',
+            times=5,
+        )
+        album.dagster("asset", f"{asset}overview")
+        album.dagster("asset-plots", f"{asset}overview", click="text=Plots")
+        album.dagster("materialization", f"{asset}events")
         album.dagster("sensor-ticks", "/locations/kp_platform/sensors/access_log_offsets")
 
 
@@ -83,14 +92,25 @@ class Album:
     def document(self, name: str) -> None:
         """The page of the newest log."""
         with self._open(f"{self._settings.emitter_url}/analysis", DESKTOP) as page:
-            page.locator("tbody a").first.click()
+            page.locator("td.uuid a").first.click()
             page.wait_for_load_state("networkidle")
             self._shoot(page, name)
 
-    def dagster(self, name: str, path: str) -> None:
+    def dagster(
+        self,
+        name: str,
+        path: str,
+        *,
+        size: dict[str, int] = DESKTOP,
+        click: str = "",
+        times: int = 1,
+    ) -> None:
         """A page of the Dagster UI, which goes on loading."""
-        with self._open(f"{self._settings.dagster_url}{path}", DESKTOP) as page:
-            page.wait_for_timeout(6_000)
+        with self._open(f"{self._settings.dagster_url}{path}", size) as page:
+            page.wait_for_timeout(5_000)
+            for _ in range(times if click else 0):
+                page.locator(click).first.click()
+                page.wait_for_timeout(1_000)
             self._shoot(page, name)
 
     @contextmanager
@@ -158,6 +178,7 @@ def wait_until_indexed() -> None:
         return not any(each.lag for each in partition_lags(ACCESS_LOG, kafka, elasticsearch))
 
     wait_for(is_indexed, "all is indexed", 1_200)
+    time.sleep(3)  # the page sees positions a second later, and keeps what it saw for one more
 
 
 if __name__ == "__main__":

@@ -210,7 +210,7 @@ class ElasticsearchFreshness:
         positions, leases = [], {}
         for hit in answer["hits"]["hits"]:
             source = hit["_source"]
-            if "position" in source:
+            if "topic_id" in source:
                 positions.append(source)
             elif "holder" in source:
                 beat_at = datetime.fromisoformat(source["beat_at"])

@@ -38,22 +38,30 @@ def failure_sensor() -> dg.SensorDefinition:
         if not url:
             return dg.SkipReason("KP_ALERT_WEBHOOK is not set")
         run = context.dagster_run
-        post(url, message(run.job_name, run.run_id, context.failure_event.message, settings))
+        post(url, message(run.job_name, run.run_id, cause(context), settings))
         context.log.info("told of run %s", run.run_id)
         return None
 
     return post_failed_run
 
 
-def message(job: str, run_id: str, error: str | None, settings: Settings) -> dict[str, str]:
+def cause(context: dg.RunFailureSensorContext) -> str:
+    """What the first step that failed raised; else what Dagster says of the run."""
+    for event in context.get_step_failure_events():
+        if error := event.step_failure_data.error:
+            return (error.cause or error).message.strip()
+    return context.failure_event.message or ""
+
+
+def message(job: str, run_id: str, error: str, settings: Settings) -> dict[str, str]:
     """What is posted: `text` for people, the rest for programs."""
     url = f"{settings.dagster_url}/runs/{run_id}"
-    cause = (error or "")[:MOST_CHARACTERS]
+    error = error[:MOST_CHARACTERS]
     return {
-        "text": f"{job} failed: {cause} {url}",
+        "text": f"{job} failed: {error} {url}",
         "job": job,
         "run_id": run_id,
-        "error": cause,
+        "error": error,
         "url": url,
     }
 

@@ -135,10 +135,11 @@ def replay_job(flows: Sequence[Flow]) -> dg.JobDefinition:
         elasticsearch.refresh(DEAD_INDEX)
         letters = dead_letters.read(elasticsearch, config.selection())
         limits = DrainConfig().limits()
-        report = replay(
-            {flow.name: Pipeline(flow, kafka, trino, elasticsearch, limits) for flow in flows},
-            letters,
-        )
+        pipelines = {
+            flow.name: Pipeline(flow, kafka, trino, elasticsearch, limits, context.run.run_id)
+            for flow in flows
+        }
+        report = replay(pipelines, letters)
         context.log.info("%s", report)
         for letter, cause in report.unreadable:
             context.log.warning("%s: %s", letter.id, cause)

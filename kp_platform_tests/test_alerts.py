@@ -85,7 +85,8 @@ def test_a_failed_run_is_posted_with_a_link_to_it(monkeypatch: pytest.MonkeyPatc
     [body] = server.bodies
     assert (body["job"], body["run_id"]) == ("failing", run_id)
     assert body["url"] == f"http://127.0.0.1:18030/runs/{run_id}"
-    assert body["text"].startswith("failing failed: ")
+    assert body["error"] == "RuntimeError: Elasticsearch does not answer"
+    assert body["text"].startswith("failing failed: RuntimeError: Elasticsearch")
     assert body["text"].endswith(body["url"])
 
 

@@ -49,8 +49,8 @@ class Period:
 
     @classmethod
     def of(cls, last: str, start: str, end: str) -> Self:
-        """Times are ISO 8601, UTC unless they say else. A preset wins. Raises BadQuery."""
-        if last:
+        """Times are ISO 8601, UTC unless they say else, and win over a preset. Raises BadQuery."""
+        if last and not (start or end):
             if last not in PRESETS:
                 raise BadQuery(f"The last {last!r}: known are {', '.join(PRESETS)}.")
             return cls(last=last)
@@ -197,11 +197,11 @@ class LogQuery:
         if self.has_words:
             filters.append(with_all_words(self.words, ["uri.words", "name.words"]))
         if self.name:
-            filters.append(_equal("name", self.name))
+            filters.append(equal("name", self.name))
         if self.uri:
             filters.append(_starting_with("uri", self.uri[:MAX_URI_LENGTH]))
         if self.run:
-            filters.append(_equal("run_id", self.run))
+            filters.append(equal("run_id", self.run))
         if self.period:
             filters.append(self.period.as_elasticsearch())
         return {"bool": {"filter": filters}} if filters else {"match_all": {}}
@@ -245,11 +245,11 @@ def _cursor(token: str | None) -> Cursor | None:
 def _starting_with(field: str, start: str) -> dict[str, Any]:
     """A start that is too long for a prefix query must be the whole text."""
     if len(start.encode()) > _MAX_PREFIX:
-        return _equal(field, start)
+        return equal(field, start)
     return {"prefix": {field: start}}
 
 
-def _equal(field: str, text: str) -> dict[str, Any]:
+def equal(field: str, text: str) -> dict[str, Any]:
     """What is longer than any keyword is found nowhere; Elasticsearch would call it an error."""
     if len(text.encode()) > _MAX_KEYWORD_BYTES:
         return {"match_none": {}}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from web_emitter.chart import step_of
 from web_emitter.insights import MOST_POPULAR, Popular
-from web_emitter.log_query import LogQuery, Period
+from web_emitter.log_query import LogQuery, Period, equal
 from web_emitter.search import LATEST, NEWEST_FIRST, OLDEST_FIRST, Cursor, ask
 from web_emitter.settings import ACCESS_LOG_INDEX
 
@@ -237,7 +237,7 @@ class ElasticsearchLogs:
         return _popular(found["name"]["buckets"]), _popular(found["uri"]["buckets"])
 
     async def one(self, uuid: str) -> Document | None:
-        answer = await self._ask(query={"term": {"uuid": uuid}}, sort=NEWEST_FIRST, size=1)
+        answer = await self._ask(query=equal("uuid", uuid), sort=NEWEST_FIRST, size=1)
         hits = answer["hits"]["hits"]
         return Document(hits[0]["_index"], hits[0]["_source"]) if hits else None
 

@@ -70,7 +70,9 @@ async def analysis(request: Request) -> Response:
     context = _narrowing(query) | {
         "found": found,
         "freshness": freshness,
-        "is_live": bool(request.query_params.get("live")) and query.is_first_page,
+        "is_live": bool(request.query_params.get("live"))
+        and query.is_first_page
+        and not request.state.followers.is_full,
         "export_cap": EXPORT_CAP,
     }
     return _page(request, "analysis.html", context | insights)

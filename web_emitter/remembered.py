@@ -12,19 +12,22 @@ T = TypeVar("T")
 
 
 class Remembered(Generic[T]):
-    """The answer of `ask`, at most `seconds` old; one asker at a time. A failure is raised to each
-    who waits for it, and not kept."""
+    """The answer of `ask`, at most `seconds` old; asked once for all who wait. A failure is raised
+    to each of these, and not kept."""
 
     def __init__(self, ask: Callable[[], Awaitable[T]], seconds: float) -> None:
         self._ask = ask
         self._seconds = seconds
-        self._lock = asyncio.Lock()
+        self._asking: asyncio.Task[T] | None = None
         self._fresh_until = float("-inf")
-        self._answer: T
 
     async def __call__(self) -> T:
-        async with self._lock:
-            if monotonic() >= self._fresh_until:
-                self._answer = await self._ask()
-                self._fresh_until = monotonic() + self._seconds
-            return self._answer
+        if self._asking is None or (self._asking.done() and monotonic() >= self._fresh_until):
+            self._fresh_until = float("-inf")
+            self._asking = asyncio.create_task(self._answer())
+        return await asyncio.shield(self._asking)  # one who goes away takes nothing from the others
+
+    async def _answer(self) -> T:
+        answer = await self._ask()
+        self._fresh_until = monotonic() + self._seconds
+        return answer

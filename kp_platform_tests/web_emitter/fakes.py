@@ -171,11 +171,13 @@ class MayFail:
 
 
 class FakeLogs(MayFail):
-    """Finds among `logs`, newest first as they stand; `documents` are whole ones, by uuid."""
+    """Finds among `logs`, newest first as they stand; `documents` are whole ones, by uuid;
+    `exported` are the queries that all logs were asked for."""
 
     def __init__(self, logs: tuple[EnrichedLog, ...] = ()) -> None:
         self.logs = logs
         self.documents: dict[str, Document] = {}
+        self.exported: list[LogQuery] = []
 
     async def newest(self, query: LogQuery) -> Found:
         await self.ping()
@@ -215,6 +217,7 @@ class FakeLogs(MayFail):
 
     async def all(self, query: LogQuery, most: int) -> AsyncIterator[list[dict[str, Any]]]:
         await self.ping()
+        self.exported.append(query)
         for log in self._matching(query)[:most]:
             yield [{"uuid": log.uuid, "uri": log.uri, "name": log.name}]
 

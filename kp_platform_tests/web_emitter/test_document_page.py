@@ -69,3 +69,10 @@ def test_what_is_vendored_is_what_its_list_says() -> None:
         for path in folder.iterdir()
         if path.suffix != ".md"
     }
+
+
+def test_a_document_of_another_hand_may_lack_a_name(client: TestClient, search: FakeLogs) -> None:
+    search.documents = {UUID: Document("log.index-2026.03.01", {"uuid": UUID, "uri": "/x"})}
+    links = [link["href"] for link in Tags(client.get(f"/analysis/{UUID}").text).named("a")]
+    assert "/analysis?uri=/x" in links
+    assert not any("name=" in (link or "") for link in links)

@@ -7,6 +7,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from kp_platform_tests.web_emitter.fakes import FakeLogs, enriched_log
+from web_emitter.log_query import LogQuery
+from web_emitter.search import Cursor
 
 
 @pytest.fixture
@@ -70,3 +72,12 @@ def test_elasticsearch_down_is_a_503_and_a_wrong_link_a_400(
     assert "http://127.0.0.1:18020" in answer.text
     assert client.get("/analysis.csv?from=x").status_code == 400
     assert client.get("/analysis.exe").status_code == 404
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_file_has_all_logs_whatever_page_it_was_asked_for_from(
+    client: TestClient, two: None, search: FakeLogs, side: str
+) -> None:
+    token = Cursor(1, 0, 0, reach=0).token
+    assert client.get(f"/analysis.csv?{side}={token}").text == client.get("/analysis.csv").text
+    assert search.exported == [LogQuery(), LogQuery()]

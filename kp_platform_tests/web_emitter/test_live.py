@@ -100,3 +100,13 @@ def test_the_page_follows_only_where_it_was_asked_to(client: TestClient, search:
     assert 'hx-sse:connect="/analysis/live?name=kafka"' in page
     assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in page
     assert '<a href="/analysis?name=kafka" role="button" class="secondary">Pause</a>' in page
+
+
+def test_a_page_that_can_not_follow_does_not_say_so(
+    client: TestClient, search: FakeLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search.logs = (enriched_log(),)
+    monkeypatch.setattr(live, "MOST_FOLLOWERS", 0)
+    text = client.get("/analysis?live=on").text
+    assert "hx-sse:connect" not in text
+    assert "Follow live" in text

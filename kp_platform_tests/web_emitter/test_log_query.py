@@ -108,3 +108,8 @@ def test_each_filter_is_a_chip_that_a_link_removes() -> None:
 def test_blank_words_are_no_filter() -> None:
     assert LogQuery(words=" \t").is_overview
     assert LogQuery(words=" ").chips() == []
+
+
+def test_moments_of_the_form_win_over_a_preset_that_was_set_before() -> None:
+    period = LogQuery.of({"last": "1h", "from": "2026-03-01T12:00:00"}).period
+    assert (period.last, period.start) == ("", datetime(2026, 3, 1, 12, tzinfo=UTC))

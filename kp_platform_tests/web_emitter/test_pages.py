@@ -291,3 +291,19 @@ def test_many_probes_are_one_question_to_the_brokers(client: TestClient, sink: F
     for _ in range(5):
         client.get("/readyz")
     assert sink.broker_questions == 1
+
+
+def test_the_form_keeps_the_run_and_the_preset(client: TestClient, search: FakeLogs) -> None:
+    search.logs = (enriched_log(),)
+    inputs = Tags(client.get("/analysis?run=a-run&last=24h").text).named("input")
+    hidden = {each["name"]: each["value"] for each in inputs if each.get("type") == "hidden"}
+    assert hidden == {"run": "a-run", "last": "24h"}
+
+
+@pytest.mark.parametrize("path", ["/", "/fulltext", "/fulltext/registered"])
+def test_the_note_form_is_a_page_of_its_own(client: TestClient, path: str) -> None:
+    """Swapped into another page it would have that page's Referrer-Policy, and be refused."""
+    links = Tags(client.get(path).text).named("a")
+    to_form = [link for link in links if link["href"] == "/fulltext/form"]
+    assert to_form
+    assert {link.get("hx-boost") for link in to_form} == {"false"}

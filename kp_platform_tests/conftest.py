@@ -13,7 +13,9 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
+from kp_platform.flows import ACCESS_LOG
 from kp_platform.local.supervisor import Supervisor
 from kp_platform.settings import Settings, environment
 from kp_platform_tests.stack import Stack, on_free_ports
@@ -54,6 +56,7 @@ def stack() -> Iterator[Stack]:
         stack = Stack.of(settings)
     try:
         stack.kp("up")
+        keep_for_ever(settings, ACCESS_LOG.topic)
         yield stack
     finally:
         stack.kp("down", "--purge", check=False)
@@ -91,6 +94,14 @@ def _enter(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Resources that a test makes without arguments are connected to the stack."""
     for name, value in environment(stack.settings, secrets=True).items():
         monkeypatch.setenv(name, value)
+
+
+def keep_for_ever(settings: Settings, topic: str) -> None:
+    """Tests publish events of months past, which retention would delete whenever it looks."""
+    forever = ConfigEntry("retention.ms", "-1", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[forever])
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    admin.incremental_alter_configs([resource])[resource].result(30)
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:

@@ -10,6 +10,7 @@ from kp_platform.flows import ACCESS_LOG, FLOWS
 from kp_platform.pipeline import lag as platform
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
+from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import Event, drain, publish
 from kp_platform_tests.stack import Stack
 from kp_platform_tests.web_emitter.fakes import FakeFreshness, FakeLogs, enriched_log
@@ -116,6 +117,8 @@ def test_it_is_what_kp_lag_says(quiet_stack: Stack) -> None:
             topics = KafkaTopics(settings.kafka_bootstrap_servers)
             return await ElasticsearchFreshness(client, topics).now()
 
+    # Positions are searched for, and the index is refreshed each second.
+    wait_for(lambda: anyio.run(ask).access_log.lag == 7, "the lag is 7", 10)
     found = anyio.run(ask)
     assert found.newest is not None
     assert found.access_log.lag == 7

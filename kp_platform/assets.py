@@ -174,7 +174,7 @@ def _drained(
     total = SliceReport()
     gc.set_threshold(OBJECTS_UNTIL_COLLECTED)
     try:
-        with lease.kept(pipeline.store, pipeline.flow.name, context.run.run_id):
+        with lease.kept(pipeline.store, pipeline.flow.name, pipeline.run_id):
             for report in gathered(pipeline.drain()):
                 context.log.info("%s", sentence(report))
                 metadata = report_metadata(pipeline.flow, report, pipeline.run_id)

@@ -178,9 +178,13 @@ def metric_row(metric: Metric) -> tuple[str, str, str, str]:
     sample has the labels."""
     if not metric.samples:
         raise ValueError(f"{metric.name} has no sample: give its collector one to show")
-    name = f"{metric.name}_total" if metric.type == "counter" else metric.name
     labels = ", ".join(f"`{label}`" for label in metric.samples[0].labels)
-    return f"`{name}`", metric.type, labels, metric.documentation
+    return f"`{metric_name(metric)}`", metric.type, labels, metric.documentation
+
+
+def metric_name(metric: Metric) -> str:
+    """As it is asked for."""
+    return f"{metric.name}_total" if metric.type == "counter" else metric.name
 
 
 class _LossySink(FakeSink):

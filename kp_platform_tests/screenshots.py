@@ -11,17 +11,16 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
 import orjson
 from confluent_kafka import Producer
 from playwright.sync_api import Browser, Page, sync_playwright
 from rich.console import Console
 
 from kp_platform.flows import ACCESS_LOG
-from kp_platform.pipeline.lag import partition_lags
-from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform.resources.kafka import KafkaResource
 from kp_platform_tests.browser.conftest import chromium
 from kp_platform_tests.conftest import wait_for
+from kp_platform_tests.producing import produce
 from kp_platform_tests.stack import ROOT, Stack, temporary_stack
 
 FOLDER = ROOT / "docs" / "screenshots"
@@ -54,7 +53,7 @@ def main() -> None:
         album.page("notes", "/fulltext/form")
         console.print(f"{options.events:,} accesses of a day")
         publish_day(stack, options.events)
-        wait_until_indexed()
+        wait_until_indexed(stack)
         album.page("analysis-5-million", "/analysis?last=24h")
         asset = "/assets/enriched_access_log?view="
         album.dagster(
@@ -151,7 +150,8 @@ def publish_day(stack: Stack, count: int) -> None:
             "name": chance.choices(NAMES, SHARES)[0],
         }
         moment = int((now - DAY_SECONDS + second) * 1_000)
-        _produce(producer, orjson.dumps(event), moment)
+        produce(producer, ACCESS_LOG.topic, orjson.dumps(event), timestamp=moment)
+        producer.poll(0)
     left = producer.flush(120)
     assert not left, f"{left} events were not acknowledged"
 
@@ -161,24 +161,17 @@ def _uri(chance: random.Random) -> str:
     return page.format(int(chance.paretovariate(1.1)) % ARTICLES)
 
 
-def _produce(producer: Producer, value: bytes, milliseconds: int) -> None:
-    while True:
-        try:
-            producer.produce(ACCESS_LOG.topic, value, timestamp=milliseconds)
-            producer.poll(0)
-            return
-        except BufferError:
-            producer.poll(0.1)
-
-
-def wait_until_indexed() -> None:
-    kafka, elasticsearch = KafkaResource(), ElasticsearchResource()
+def wait_until_indexed(stack: Stack) -> None:
+    """As the page sees it, which is told to Prometheus too."""
+    url = f"{stack.settings.emitter_url}/metrics/pipeline"
+    lag = f'kp_pipeline_lag{{flow="{ACCESS_LOG.name}"'
 
     def is_indexed() -> bool:
-        return not any(each.lag for each in partition_lags(ACCESS_LOG, kafka, elasticsearch))
+        lines = httpx.get(url, trust_env=False).text.splitlines()
+        lags = [float(line.split()[-1]) for line in lines if line.startswith(lag)]
+        return bool(lags) and not any(lags)
 
     wait_for(is_indexed, "all is indexed", 1_200)
-    time.sleep(3)  # the page sees positions a second later, and keeps what it saw for one more
 
 
 if __name__ == "__main__":

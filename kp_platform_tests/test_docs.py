@@ -3,7 +3,6 @@ pages, metrics, figures, files; and no registry's host stands anywhere."""
 
 import functools
 import importlib.util
-import logging
 import re
 import subprocess
 import sys
@@ -18,13 +17,10 @@ from kp_platform.cli import app as command_line
 from kp_platform.definitions import build_definitions
 from kp_platform.flows import FLOWS
 from kp_platform.settings import Settings, environment
+from kp_platform_tests.reference_docs import COLLECTORS, metric_name
 from kp_platform_tests.stack import ROOT
 from kp_platform_tests.toy_flow.flow import ORDERS
 from web_emitter.app import create_app
-from web_emitter.identity import Identity
-from web_emitter.metrics import EmitterCollector, PipelineCollector
-from web_emitter.middleware import Announcer
-from web_emitter.redaction import Redaction
 from web_emitter.settings import Settings as EmitterSettings
 
 DOCS = {
@@ -163,11 +159,7 @@ def test_every_page_of_the_emitter_that_is_named_exists(name: str) -> None:
 
 @functools.cache
 def metrics_names() -> set[str]:
-    logger = logging.getLogger(__name__)
-    announcer = Announcer(Identity(lambda scope: "", logger), Redaction(), logger)
-    collectors = (EmitterCollector({}, announcer), PipelineCollector(None))
-    families = [family for collector in collectors for family in collector.collect()]
-    return {f"{each.name}_total" if each.type == "counter" else each.name for each in families}
+    return {metric_name(each) for made in COLLECTORS.values() for each in made().collect()}
 
 
 @every_page

@@ -31,6 +31,7 @@ from kp_platform_tests.benchmarks import dagster_run, raw_bulk
 from kp_platform_tests.benchmarks.measure import cpu_seconds, spent
 from kp_platform_tests.faults.ledger import ACCESSES, NAMES
 from kp_platform_tests.faults.servers import Search, Servers
+from kp_platform_tests.producing import produce
 from kp_platform_tests.stack import Stack
 
 OURS, RAW, STRAIGHT = "kp_platform", "raw bulk", "straight-line consumer"
@@ -179,12 +180,7 @@ def publish(
         value = values.get(name)
         key, test_name = value and name, test_id and name
         total += _digest([*event.values(), key, value, test_id, test_name, created_at])
-        while True:
-            try:
-                producer.produce(topic, orjson.dumps(event))
-                break
-            except BufferError:
-                producer.poll(0.1)
+        produce(producer, topic, orjson.dumps(event))
         producer.poll(0)
     left = producer.flush(120)
     assert not left, f"{left} events were not acknowledged"

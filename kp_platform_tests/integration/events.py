@@ -16,6 +16,7 @@ from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.trino import TrinoResource
 from kp_platform.settings import Settings
+from kp_platform_tests.producing import produce
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,14 @@ def publish(
         places.append((message.partition(), message.offset()))
 
     for value in values:
-        while True:
-            try:
-                producer.produce(
-                    topic,
-                    value,
-                    partition=partition,
-                    timestamp=round(at.timestamp() * 1000) if at else 0,
-                    on_delivery=delivered,
-                )
-                break
-            except BufferError:
-                producer.poll(0.1)
+        produce(
+            producer,
+            topic,
+            value,
+            partition=partition,
+            timestamp=round(at.timestamp() * 1000) if at else 0,
+            on_delivery=delivered,
+        )
     assert producer.flush(60) == 0
     assert len(places) == len(values)
     return places

@@ -9,14 +9,16 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import hypothesis
+import psutil
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from kp_platform.flows import ACCESS_LOG
-from kp_platform.local.supervisor import Supervisor
+from kp_platform.local.supervisor import Supervisor, processes
 from kp_platform.settings import Settings, environment
 from kp_platform_tests.stack import Stack, on_free_ports
 
@@ -70,6 +72,7 @@ def quiet_stack(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Stack:
     keeper = Supervisor(stack.settings.home)
     for name in ("dagster-daemon", "dagster-code-server"):
         keeper.stop_program(name)
+    _end_orphans(keeper)
     _enter(stack, monkeypatch)
     return stack
 
@@ -88,6 +91,16 @@ def _forget_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith(("KP_", "DAGSTER_")):
             monkeypatch.delenv(name)
+
+
+def _end_orphans(keeper: Supervisor) -> None:
+    """Runs go on when their code server is killed, as a fault does; for most of an hour."""
+    alive = {process.pid for process in psutil.Process(keeper.pid()).children(recursive=True)}
+    orphans = [each for each in processes(keeper.home) if each.pid not in {keeper.pid(), *alive}]
+    for orphan in orphans:
+        with suppress(psutil.NoSuchProcess):
+            orphan.kill()
+    psutil.wait_procs(orphans, timeout=20)
 
 
 def _enter(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

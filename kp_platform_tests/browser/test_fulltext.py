@@ -6,9 +6,9 @@ from urllib.parse import parse_qs
 
 from playwright.sync_api import Page, Request, expect
 
-from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform_tests.browser.conftest import NAME_WITHOUT_TRUST, reload_until_shown
 from kp_platform_tests.conftest import wait_for
+from kp_platform_tests.integration.events import search
 from kp_platform_tests.stack import Stack
 
 # Each with a word of its own before and after it, so that it is found by that word.
@@ -43,17 +43,7 @@ def submitted(request: Request) -> str:
 
 def indexed(*words: str) -> list[dict[str, Any]]:
     """The documents with any of these words."""
-    answer = (
-        ElasticsearchResource()
-        .client()
-        .search(
-            index="fulltext.register",
-            query={"match": {"text": " ".join(words)}},
-            size=100,
-            ignore_unavailable=True,
-        )
-    )
-    return [hit["_source"] for hit in answer["hits"]["hits"]]
+    return search("fulltext.register", {"match": {"text": " ".join(words)}})
 
 
 def test_a_note_is_found_by_its_words_and_they_are_marked(whole_stack: Stack, page: Page) -> None:

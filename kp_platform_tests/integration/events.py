@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -107,20 +107,18 @@ def unused_hours(count: int) -> list[datetime]:
     return [first + timedelta(hours=number) for number in range(count)]
 
 
+def search(index: str, query: dict[str, Any], sort: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """What a plain search finds; nothing where there is no index, or it is just being made."""
+    client = ElasticsearchResource().client().options(ignore_status=503)
+    answer = client.search(
+        index=index, query=query, size=10_000, sort=list(sort), ignore_unavailable=True
+    )
+    return [hit["_source"] for hit in answer.body.get("hits", {}).get("hits", [])]
+
+
 def documents(*identities: str) -> list[dict[str, Any]]:
     """The enriched documents of these uuids over all daily indices, in order of their offsets."""
-    answer = (
-        ElasticsearchResource()
-        .client()
-        .search(
-            index=ACCESS_LOG.index,
-            query={"terms": {"uuid": list(identities)}},
-            size=10_000,
-            sort=["partition", "offset"],
-            ignore_unavailable=True,
-        )
-    )
-    return [hit["_source"] for hit in answer["hits"]["hits"]]
+    return search(ACCESS_LOG.index, {"terms": {"uuid": list(identities)}}, ["partition", "offset"])
 
 
 def dead_letters(
@@ -131,7 +129,4 @@ def dead_letters(
     client.indices.refresh(index="kp.dead", ignore_unavailable=True)
     terms = {"topic": topic, "partition": partition, "offset": offset}
     place = [{"term": {name: value}} for name, value in terms.items()]
-    answer = client.search(
-        index="kp.dead", query={"bool": {"filter": place}}, ignore_unavailable=True
-    )
-    return [hit["_source"] for hit in answer["hits"]["hits"]]
+    return search("kp.dead", {"bool": {"filter": place}})

@@ -16,7 +16,7 @@ from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.trino import TrinoAnswer, TrinoResource
 from kp_platform_tests.conftest import wait_for
-from kp_platform_tests.integration.events import Event, documents, publish
+from kp_platform_tests.integration.events import Event, documents, publish, search
 from kp_platform_tests.stack import Stack
 
 KEY = dg.AssetKey("enriched_access_log")
@@ -63,16 +63,10 @@ def test_a_request_becomes_an_enriched_document_by_itself(whole_stack: Stack) ->
     with httpx.Client(base_url=whole_stack.settings.emitter_url, trust_env=False) as visitor:
         for uri in uris:
             assert visitor.get(uri).status_code == 200
-    client = ElasticsearchResource().client().options(ignore_status=503)  # a day's first moment
     query = {"prefix": {"uri": f"/analysis?page={marker}"}}
-
-    def found() -> list[dict[str, object]]:
-        answer = client.search(index="log.index", query=query, size=100, ignore_unavailable=True)
-        return [hit["_source"] for hit in answer.body.get("hits", {}).get("hits", [])]
-
-    wait_for(lambda: len(found()) >= 20, "20 documents")
-    assert sorted(str(each["uri"]) for each in found()) == sorted(uris)
-    for document in found():
+    wait_for(lambda: len(search("log.index", query)) >= 20, "20 documents")
+    assert sorted(each["uri"] for each in search("log.index", query)) == sorted(uris)
+    for document in search("log.index", query):
         assert document["redis_value"] == REFERENCE_VALUES[str(document["name"])]
         assert document["test_name"] == document["name"]
     page = httpx.get(f"{whole_stack.settings.emitter_url}/analysis", trust_env=False).text

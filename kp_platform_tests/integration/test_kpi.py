@@ -14,7 +14,7 @@ from kp_platform.definitions import build_definitions
 from kp_platform.kpi import key_of
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform_tests.conftest import wait_for
-from kp_platform_tests.integration.events import Event, drain, publish, unused_hours
+from kp_platform_tests.integration.events import Event, drain, publish, search, unused_hours
 from kp_platform_tests.stack import Stack
 
 HOUR = timedelta(hours=1)
@@ -95,10 +95,8 @@ def settle(instance: dg.DagsterInstance) -> set[str]:
 
 def kpi(hour: datetime, scope: str) -> dict[str, dict[str, Any]]:
     """The stored documents of an hour by name."""
-    client = ElasticsearchResource().client()
     query = {"bool": {"filter": [{"term": {"hour": hour.isoformat()}}, {"term": {"scope": scope}}]}}
-    answer = client.search(index="access.kpi", query=query, size=10_000, ignore_unavailable=True)
-    return {hit["_source"].get("name"): hit["_source"] for hit in answer["hits"]["hits"]}
+    return {each.get("name", ""): each for each in search("access.kpi", query)}
 
 
 def delays(hour: datetime) -> list[tuple[str, int]]:

@@ -23,7 +23,7 @@ from kp_platform.resources.mysql import MySQLResource
 from kp_platform.resources.redis import RedisResource
 from kp_platform.resources.trino import TrinoResource
 from kp_platform_tests.conftest import wait_for
-from kp_platform_tests.integration.events import Event, drain, publish, unused_hours
+from kp_platform_tests.integration.events import Event, drain, publish, search, unused_hours
 from kp_platform_tests.stack import ROOT, Stack
 
 HOUR = timedelta(hours=1)
@@ -88,12 +88,7 @@ def counted(keys: Sequence[str]) -> Scores:
 
 
 def ranked_documents(kind: str) -> list[dict[str, Any]]:
-    answer = (
-        ElasticsearchResource()
-        .client()
-        .search(index="access.ranking", query={"term": {"kind": kind}}, size=10_000, sort=["rank"])
-    )
-    return [hit["_source"] for hit in answer["hits"]["hits"]]
+    return search("access.ranking", {"term": {"kind": kind}}, ["rank"])
 
 
 def publish_in(hour: datetime, events: Sequence[Event]) -> None:
@@ -307,11 +302,9 @@ def test_an_access_is_ranked_by_itself(whole_stack: Stack) -> None:
     """Topic -> enriched log -> sensor tick of the daemon -> run -> ranking."""
     event = Event(name=f"nobody-{uuid.uuid4().hex}")
     publish(event.value)
-    client = ElasticsearchResource().client()
+    query = {"term": {"key": event.name}}
 
-    def is_ranked() -> bool:
-        query = {"term": {"key": event.name}}
-        answer = client.search(index="access.ranking", query=query, ignore_unavailable=True)
-        return [hit["_source"]["last_uuid"] for hit in answer["hits"]["hits"]] == [event.uuid]
+    def ranked() -> list[str]:
+        return [each["last_uuid"] for each in search("access.ranking", query)]
 
-    wait_for(is_ranked, "the access is ranked", seconds=400)
+    wait_for(lambda: ranked() == [event.uuid], "the access is ranked", seconds=400)

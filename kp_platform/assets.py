@@ -7,7 +7,8 @@ and report. Does not belong here: how a slice is indexed (`pipeline/`), when a r
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -272,6 +273,18 @@ def _pages(flow: Flow, report: SliceReport, run_id: str) -> dict[str, str]:
     if report.preview:
         pages["document"] = f"{address}/analysis/{report.preview[0]['uuid']}"
     return pages
+
+
+def partitioned_asset(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """`dg.asset`, of which a backfill is one run for all partitions that it is asked for."""
+    with warnings.catch_warnings():
+        # The parameter is beta. Without it a run for each partition would cost four CPU-seconds.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        policy = dg.BackfillPolicy.single_run()
+        made: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
+            backfill_policy=policy, **options
+        )
+    return made
 
 
 def preview(documents: Sequence[dict[str, Any]], columns: Sequence[str]) -> dg.TableMetadataValue:

@@ -23,9 +23,11 @@ from typer.exceptions import TyperException
 from kp_platform.settings import Settings, environment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from kp_platform.pipeline.dead_letters import Letter, Selection
+    from kp_platform.pipeline.dead_replay import DeadReplayReport
+    from kp_platform.pipeline.drain import Pipeline
     from kp_platform.pipeline.replay import ReplayReport
     from kp_platform.resources.elasticsearch import ElasticsearchResource
 
@@ -197,6 +199,72 @@ def lag(as_json: AsJson = False) -> None:
     _console().print(table)
 
 
+@app.command()
+def replay(
+    start: Annotated[
+        str, typer.Option("--from", help="Time in UTC, e.g. 2026-11-25 or 2026-11-25T10:30.")
+    ] = "",
+    end: Annotated[str, typer.Option("--to", help="Time in UTC; if left out, today's end.")] = "",
+    offsets: Annotated[
+        str, typer.Option(help="Offsets instead, as a run's tag has them: '0:[120,131) 3:[7,9)'.")
+    ] = "",
+    flow: Annotated[str, typer.Option(help="Whose documents, e.g. full_text.")] = "access_log",
+    new_indices: Annotated[
+        bool,
+        typer.Option("--new-indices", help="Make whole days in new indices that replace the old."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is possible.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make documents again from the messages that the topic still holds, with the reference data
+    of now. Positions do not move; it can be repeated."""
+    from kp_platform.pipeline import replay as again
+
+    pipelines = _pipelines()
+    if flow not in pipelines:
+        raise typer.BadParameter(f"unknown flow {flow!r}; known: {', '.join(pipelines)}")
+    if bool(start) == bool(offsets) or (end and not start):
+        raise typer.BadParameter("name a time by --from and --to, or --offsets")
+    if offsets:
+        span = again.span_of_offsets(pipelines[flow], again.parse_offsets(offsets))
+    else:
+        span = again.span_of_time(pipelines[flow], again.parse_window(start, end))
+    if new_indices:
+        span.whole_days(pipelines[flow].flow)  # refused before anything is said
+    console = _console()
+    console.quiet = as_json
+    console.print(str(span), markup=False)
+    if lost := span.said_lost():
+        console.print(lost, markup=False)
+    if dry_run:
+        if as_json:
+            _print_json(span.as_json())
+        return
+    write = again.into_new_indices if new_indices else again.into_place
+    changes = again.followers(pipelines.values(), pipelines[flow].flow)
+    report = _watched(write(pipelines[flow], span, changes), len(span), console)
+    console.print(str(report), markup=False)
+    if as_json:
+        _print_json({**span.as_json(), **asdict(report)})
+
+
+def _watched(reports: "Iterator[ReplayReport]", offsets: int, console: Console) -> "ReplayReport":
+    """The last report, having shown on a terminal how far each has come."""
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from kp_platform.pipeline.replay import ReplayReport
+
+    last = ReplayReport()
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("messages", total=offsets)
+        for last in reports:
+            bar.update(task, completed=last.rows)
+    return last
+
+
 dead_app = typer.Typer(help="Work with messages that could not be indexed.")
 app.add_typer(dead_app, name="dead")
 
@@ -269,23 +337,16 @@ def replay_dead(
 ) -> None:
     """Read the messages of dead letters again; those that have become good are indexed and
     removed from the dead letters."""
-    from kp_platform.assets import DrainConfig
-    from kp_platform.flows import FLOWS
-    from kp_platform.pipeline import dead_letters, replay
-    from kp_platform.pipeline.drain import Pipeline
-    from kp_platform.resources.kafka import KafkaResource
-    from kp_platform.resources.trino import TrinoResource
+    from kp_platform.pipeline import dead_letters, dead_replay
 
     selection = _selection(ids, flow, reason)
-    store, kafka, trino = _dead_store(), KafkaResource(), TrinoResource()
-    limits = DrainConfig().limits()
-    pipelines = {each.name: Pipeline(each, kafka, trino, store, limits) for each in FLOWS}
+    store, pipelines = _dead_store(), _pipelines()
     letters = dead_letters.read(store, selection)
     if dry_run:
-        batches, lost = replay.readable(pipelines, letters)
+        batches, lost = dead_replay.readable(pipelines, letters)
         _print_readable([each for batch in batches for each in batch.letters], lost, as_json)
         return
-    report = replay.replay(pipelines, letters)
+    report = dead_replay.replay(pipelines, letters)
     _print_replay(report, as_json)
     if remain := len(letters) - len(report.removed):
         raise Failure(f"{remain} of {len(letters)} dead letters remain; see `kp dead list`")
@@ -379,10 +440,27 @@ def _is_expected(error: Exception) -> bool:
     from kp_platform.local.errors import StackError
     from kp_platform.pipeline.dead_letters import NoSuchLetter
     from kp_platform.pipeline.errors import SliceError
+    from kp_platform.pipeline.replay import NoSuchReplay
     from kp_platform.resources.errors import ServerDown, TopicMissing
 
-    expected = (Failure, NoSuchLetter, SliceError, StackError, ServerDown, TopicMissing)
+    expected = (
+        Failure, NoSuchLetter, NoSuchReplay, SliceError, StackError, ServerDown, TopicMissing,
+    )  # fmt: skip
     return isinstance(error, expected)
+
+
+def _pipelines() -> "dict[str, Pipeline]":
+    """The pipeline of each flow, by its name."""
+    from kp_platform.assets import DrainConfig
+    from kp_platform.flows import FLOWS
+    from kp_platform.pipeline.drain import Pipeline
+    from kp_platform.resources.elasticsearch import ElasticsearchResource
+    from kp_platform.resources.kafka import KafkaResource
+    from kp_platform.resources.trino import TrinoResource
+
+    servers = KafkaResource(), TrinoResource(), ElasticsearchResource()
+    limits = DrainConfig().limits()
+    return {each.name: Pipeline(each, *servers, limits) for each in FLOWS}
 
 
 def _dead_store() -> "ElasticsearchResource":
@@ -444,7 +522,7 @@ def _write_raw(letter: "Letter") -> None:
 def _print_readable(
     letters: "Sequence[Letter]", lost: "Sequence[tuple[Letter, str]]", as_json: bool
 ) -> None:
-    from kp_platform.pipeline.replay import causes
+    from kp_platform.pipeline.dead_replay import causes
 
     if as_json:
         readable = [letter.id for letter in letters]
@@ -454,7 +532,7 @@ def _print_readable(
         _print_unreadable(lost)
 
 
-def _print_replay(report: "ReplayReport", as_json: bool) -> None:
+def _print_replay(report: "DeadReplayReport", as_json: bool) -> None:
     from kp_platform.pipeline.dead_letters import printable
 
     if as_json:

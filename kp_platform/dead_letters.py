@@ -1,7 +1,7 @@
 """The dead letters in Dagster: the asset `dead_letters`, its sensor, and the job that replays.
 
 Belongs here: when their numbers are told, how, and what a replay is asked for. Does not belong
-here: how letters are kept (`pipeline/dead_letters.py`) and read again (`pipeline/replay.py`).
+here: how letters are kept (`pipeline/dead_letters.py`) and read again (`pipeline/dead_replay.py`).
 
 Nothing of a message is told to Dagster, which keeps what it is told: not its bytes, and not the
 detail of a letter, which may quote them. `kp dead show` shows these.
@@ -18,8 +18,8 @@ from kp_platform.flows import Flow
 from kp_platform.jobs import MAX_RUNTIME_SECONDS
 from kp_platform.pipeline import dead_letters
 from kp_platform.pipeline.dead_letters import DEAD_INDEX, Letter, Selection, Tally
+from kp_platform.pipeline.dead_replay import DeadReplayReport, replay
 from kp_platform.pipeline.drain import Pipeline
-from kp_platform.pipeline.replay import ReplayReport, replay
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.errors import ServerDown
 from kp_platform.resources.kafka import KafkaResource
@@ -118,7 +118,7 @@ def dead_letters_sensor() -> dg.SensorDefinition:
     return watch_dead_letters
 
 
-def replay_job(flows: Sequence[Flow]) -> dg.JobDefinition:
+def dead_replay_job(flows: Sequence[Flow]) -> dg.JobDefinition:
     """Read dead letters again; those that have become good are indexed and removed."""
 
     @dg.op(
@@ -193,7 +193,7 @@ def check(counted: Tally) -> dict[str, Any]:
     }
 
 
-def replay_metadata(report: ReplayReport) -> dict[str, dg.MetadataValue[Any]]:
+def replay_metadata(report: DeadReplayReport) -> dict[str, dg.MetadataValue[Any]]:
     """A replay for the Dagster UI."""
     value = dg.MetadataValue
     return {

@@ -12,12 +12,13 @@ import dagster as dg
 
 from kp_platform.alerts import failure_sensor
 from kp_platform.assets import flow_asset, reference_assets, topic_asset
-from kp_platform.dead_letters import dead_letters_asset, dead_letters_sensor, replay_job
+from kp_platform.dead_letters import dead_letters_asset, dead_letters_sensor, dead_replay_job
 from kp_platform.flows import FLOWS, Flow
 from kp_platform.jobs import indexing_job, reference_job
 from kp_platform.kpi import kpi_asset, kpi_job, kpi_sensor
 from kp_platform.pages import page_assets
 from kp_platform.ranking import ranking_asset, ranking_job, ranking_sensor
+from kp_platform.replay import can_replay, replay_asset, replay_job
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.mysql import MySQLResource
@@ -32,6 +33,7 @@ def build_definitions(
     """The same graph for production, tests and notebooks; `resources` replace the real ones."""
     jobs = {flow.name: indexing_job(flow) for flow in flows}
     ranking, kpi = ranking_job(), kpi_job()
+    again = [flow for flow in flows if can_replay(flow)]
     return dg.Definitions(
         assets=_with_code_references(
             [
@@ -41,10 +43,18 @@ def build_definitions(
                 ranking_asset(),
                 kpi_asset(),
                 dead_letters_asset(flows),
+                *(replay_asset(flow, flows) for flow in again),
                 *page_assets(),
             ]
         ),
-        jobs=[*jobs.values(), reference_job(), ranking, kpi, replay_job(flows)],
+        jobs=[
+            *jobs.values(),
+            reference_job(),
+            ranking,
+            kpi,
+            dead_replay_job(flows),
+            *map(replay_job, again),
+        ],
         sensors=[
             *(offset_sensor(flow, jobs[flow.name]) for flow in flows),
             ranking_sensor(ranking),

@@ -67,6 +67,10 @@ class Flow:
     def mappings(self) -> Path:
         return self.folder / "mappings"
 
+    def daily_index(self, day: str) -> str:
+        """The name of the index that holds the events of a day, e.g. `2026-01-31`."""
+        return f"{self.index}-{day.replace('-', '.')}"
+
     @property
     def consumer_group(self) -> str:
         """The group that mirrors the positions for lag tools; never read by the platform."""

@@ -8,7 +8,6 @@ The sensor keeps no state: it compares the log with what `access.kpi` tells. Hou
 other are computed by one run (a run costs four CPU-seconds, an hour in it some milliseconds).
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from kp_platform.assets import GROUP, flow_asset_key, preview
+from kp_platform.assets import GROUP, flow_asset_key, partitioned_asset, preview
 from kp_platform.flows import ACCESS_LOG
 from kp_platform.jobs import MAX_RUNTIME_SECONDS, SENSOR_RUN_TAGS, AssetJob
 from kp_platform.pipeline import follow, lease
@@ -68,36 +67,30 @@ class KpiConfig(dg.Config):
 
 def kpi_asset() -> dg.AssetsDefinition:
     """The asset, a partition for each hour up to the one that is running."""
-    with warnings.catch_warnings():
-        # The parameter is beta. Without it a backfill is a run for each hour: four CPU-seconds.
-        warnings.simplefilter("ignore", dg.BetaWarning)
 
-        @dg.asset(
-            key=KEY,
-            deps=[flow_asset_key(ACCESS_LOG)],
-            kinds={"elasticsearch"},
-            group_name=GROUP,
-            partitions_def=HOURS,
-            backfill_policy=dg.BackfillPolicy.single_run(),
-            output_required=False,
-            description=_DESCRIPTION,
-            metadata={"index": INDEX},
-        )
-        def access_kpi(
-            context: dg.AssetExecutionContext,
-            config: KpiConfig,
-            elasticsearch: ElasticsearchResource,
-        ) -> Iterator[dg.AssetMaterialization]:
-            hours = [hour_of(partition_key) for partition_key in context.partition_keys]
-            stays = config.follow_seconds > 0  # a run beside it must not take its lease away
-            with (
-                lease.kept(elasticsearch, JOB_NAME, context.run.run_id) if stays else nullcontext()
-            ):
-                for report in _reports(elasticsearch, hours, config.follow_seconds):
-                    context.log.info("%s", sentence(report))
-                    yield dg.AssetMaterialization(
-                        KEY, partition=key_of(report.hour), metadata=report_metadata(report)
-                    )
+    @partitioned_asset(
+        key=KEY,
+        deps=[flow_asset_key(ACCESS_LOG)],
+        kinds={"elasticsearch"},
+        group_name=GROUP,
+        partitions_def=HOURS,
+        output_required=False,
+        description=_DESCRIPTION,
+        metadata={"index": INDEX},
+    )
+    def access_kpi(
+        context: dg.AssetExecutionContext,
+        config: KpiConfig,
+        elasticsearch: ElasticsearchResource,
+    ) -> Iterator[dg.AssetMaterialization]:
+        hours = [hour_of(partition_key) for partition_key in context.partition_keys]
+        stays = config.follow_seconds > 0  # a run beside it must not take its lease away
+        with lease.kept(elasticsearch, JOB_NAME, context.run.run_id) if stays else nullcontext():
+            for report in _reports(elasticsearch, hours, config.follow_seconds):
+                context.log.info("%s", sentence(report))
+                yield dg.AssetMaterialization(
+                    KEY, partition=key_of(report.hour), metadata=report_metadata(report)
+                )
 
     return access_kpi
 

@@ -26,7 +26,7 @@ from kp_platform.pipeline.errors import (
 from kp_platform.pipeline.log import RawMessage
 from kp_platform.pipeline.offsets import OffsetRange, TopicState, Watermarks
 from kp_platform.pipeline.query import QueryStats, Row
-from kp_platform.pipeline.store import MAPPINGS, Hit, ItemResult, Stored, Version
+from kp_platform.pipeline.store import MAPPINGS, Hit, ItemResult, Reach, Stored, Version
 from kp_platform.resources.errors import TopicMissing
 
 _EPOCH_DAY = "2026-03-01"
@@ -104,10 +104,14 @@ class FakeKafka:
         return {at for at in range(part.start, part.end) if messages[at] is not None}
 
     def offsets_at(self, topic: str, moment: datetime) -> dict[int, int]:
-        """All messages are of one day, see FakeTrino."""
-        marks = self.topic_state(topic).partitions
-        before = iso(moment) <= f"{_EPOCH_DAY}T00:00:00.000Z"
-        return {part: each.low if before else each.high for part, each in marks.items()}
+        """Timestamps are those of FakeTrino."""
+        return {
+            part: next(
+                (at for at in range(marks.low, marks.high) if _time(at, "T") >= iso(moment)[:-1]),
+                marks.high,
+            )
+            for part, marks in self.topic_state(topic).partitions.items()
+        }
 
     def commit(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
         self.groups.setdefault((group, topic), {}).update(offsets)
@@ -236,7 +240,7 @@ class FakeTrino:
         name = event.get("name") or event.get("key") or ""
         test_id, url = self.mysql.rows.get(name), self.redis.held.get(name)
         return (
-            f"{_EPOCH_DAY} 00:00:00.{offset % 1000:03}",
+            _time(offset, " "),
             *(event.get(field) for field in columns[1 : columns.index("redis_key")]),
             None if url is None else name,
             url,
@@ -262,6 +266,8 @@ class FakeAnswer:
 
 class FakeElasticsearch:
     """Indices in memory with versions, aliases by name prefix, and searches that need a refresh.
+    `names` are the indices that have taken the place of others, by the name of these; what was
+    made to do so later is in `made`.
 
     `refuse` maps an id to results that its next operations get instead of being applied;
     `dies_after` is the number of bulk requests after which each one raises ConnectionError;
@@ -276,6 +282,9 @@ class FakeElasticsearch:
         self.largest_request: int | None = None
         self.deletions: Counter[str] = Counter()
         self.dies_after: int | None = None
+        self.names: dict[str, str] = {}
+        self.made: set[str] = set()
+        self.blocked: set[str] = set()
         self._sequence = 0
 
     def bulk(self, lines: bytes) -> Sequence[ItemResult]:
@@ -302,26 +311,31 @@ class FakeElasticsearch:
         return all(result.written or result.absent for result in results)
 
     def get(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Stored]:
-        return {key: self.documents[key] for key in keys if key in self.documents}
+        at = {key: (self._concrete(key[0]), key[1]) for key in keys}
+        return {key: self.documents[at[key]] for key in keys if at[key] in self.documents}
 
     def find(self, index: str, field: str, value: str) -> list[Stored]:
         return [
             self.documents[key]
             for key in self.searchable
-            if _belongs(key[0], index) and self.documents[key].source.get(field) == value
+            if self._belongs(key[0], index) and self.documents[key].source.get(field) == value
         ]
 
     def count(self, index: str) -> int:
-        return sum(_belongs(key[0], index) for key in self.searchable)
+        return sum(self._belongs(key[0], index) for key in self.searchable)
 
     def refresh(self, index: str) -> None:
-        found = {key for key in list(self.documents) if _belongs(key[0], index)}
+        found = {key for key in list(self.documents) if self._belongs(key[0], index)}
         self.searchable = self.searchable | found  # another thread may be reading the old set
 
     @contextlib.contextmanager
     def snapshot(self, index: str) -> Iterator["FakeSnapshot"]:
         yield FakeSnapshot(
-            [Hit(*key, self.documents[key]) for key in self.searchable if _belongs(key[0], index)]
+            [
+                Hit(*key, self.documents[key])
+                for key in self.searchable
+                if self._belongs(key[0], index)
+            ]
         )
 
     def counts(self, index: str, conditions: Sequence[Where]) -> list[int]:
@@ -334,10 +348,45 @@ class FakeElasticsearch:
         return sorted({each.replace(minute=0, second=0, microsecond=0) for each in found})
 
     def index_ids(self, index: str) -> dict[str, str]:
-        names = {concrete for concrete, _ in self.documents if _belongs(concrete, index)}
-        return {name: f"{name}-{self.deletions[name]}" for name in names}
+        known = {concrete: name for name, concrete in self.names.items()}
+        names = {concrete for concrete, _ in self.documents if self._belongs(concrete, index)}
+        return {known.get(name, name): f"{name}-{self.deletions[name]}" for name in names}
+
+    def make_index(self, name: str, template: str, mappings: Path = MAPPINGS) -> None:
+        json.loads((mappings / f"{template}.json").read_text())
+        self.made.add(name)
+
+    def marks(self, index: str) -> dict[int, int]:
+        return {0: self._sequence}
+
+    def written_since(self, index: str, marks: Mapping[int, int], size: int) -> Iterator[list[Hit]]:
+        with self.snapshot(index) as held:
+            found = [hit for hit in held.hits if hit.stored.version.seq_no > marks.get(0, -1)]
+        for at in range(0, len(found), size):
+            yield found[at : at + size]
+
+    def block_writes(self, index: str, blocked: bool) -> None:
+        (self.blocked.add if blocked else self.blocked.discard)(self._concrete(index))
+
+    def take_place(self, name: str, new: str, alias: str) -> None:
+        old = self._concrete(name)
+        self.delete_index(old)
+        self.blocked.discard(old)
+        self.made.discard(new)
+        self.names[name] = new
+
+    def _concrete(self, name: str) -> str:
+        return self.names.get(name, name)
+
+    def _belongs(self, concrete: str, index: str) -> bool:
+        """By its own name, or the name it goes by."""
+        known = {each: name for name, each in self.names.items()}
+        name = known.get(concrete, concrete)
+        return self._concrete(index) == concrete or name.startswith(f"{index}-")
 
     def delete_index(self, name: str) -> None:
+        self.made.discard(name)
+        self.names = {known: each for known, each in self.names.items() if each != name}
         self.deletions[name] += 1
         for key in [key for key in self.documents if key[0] == name]:
             del self.documents[key]
@@ -347,13 +396,15 @@ class FakeElasticsearch:
         json.loads((mappings / f"{name}.json").read_text())
 
     def _delete(self, target: dict[str, Any]) -> ItemResult:
-        key = (target["_index"], target["_id"])
+        key = (self._concrete(target["_index"]), target["_id"])
         self.searchable.discard(key)
         return ItemResult(404 if self.documents.pop(key, None) is None else 200)
 
     def _apply(self, action: dict[str, dict[str, Any]], source: dict[str, Any]) -> ItemResult:
         [(verb, target)] = action.items()
-        key = (target["_index"], target["_id"])
+        key = (self._concrete(target["_index"]), target["_id"])
+        if key[0] in self.blocked:
+            return ItemResult(403, "cluster_block_exception", "index blocked")
         if refused := self.refuse.get(key[1]):
             return refused.pop(0)
         held = self.documents.get(key)
@@ -395,6 +446,16 @@ class FakeSnapshot:
         )
         for at in range(0, len(found), size):
             yield [_without(hit, without) for hit in found[at : at + size]]
+
+    def reach(self, where: Where, below: Mapping[int, int]) -> dict[int, Reach]:
+        found: dict[int, list[int]] = {}
+        for source in self.matching(where):
+            found.setdefault(source["partition"], []).append(source["offset"])
+        return {
+            part: Reach(min(at), max(at), sum(each < below[part] for each in at))
+            for part, at in found.items()
+            if part in below
+        }
 
     def extent(self, where: Where) -> Extent:
         times = [_value(source, where.field) for source in self.matching(where)]
@@ -478,8 +539,9 @@ def _without(hit: Hit, fields: Sequence[str]) -> Hit:
     return replace(hit, stored=replace(hit.stored, source=kept))
 
 
-def _belongs(concrete: str, index: str) -> bool:
-    return concrete == index or concrete.startswith(f"{index}-")
+def _time(offset: int, between: str) -> str:
+    """The timestamp of each message: all are of one day, in the order of their offsets."""
+    return f"{_EPOCH_DAY}{between}00:00:00.{offset % 1000:03}"
 
 
 def _value(source: Mapping[str, Any], path: str) -> Any:

@@ -24,6 +24,8 @@ MAX_WORDS_LENGTH = 300
 _OPERATORS = "AND|ESCAPE|NOT|OR|PHRASE|PRECEDENCE|PREFIX|WHITESPACE"
 _LONGEST_TOKEN = 200
 _LONGEST_REACH = 30 * 86_400_000  # milliseconds
+# What is said of a shard that went away during a search.
+_GONE = (404, 503)
 _LONG = range(-(2**63), 2**63)
 LATEST = _LONG[-1]  # milliseconds
 
@@ -127,12 +129,19 @@ async def connection(url: str, timeout_seconds: float) -> AsyncIterator["AsyncEl
 async def ask(client: "AsyncElasticsearch", index: str, **question: Any) -> Mapping[str, Any]:
     """The answer to one search. Raises SearchUnavailable.
 
-    An index that does not exist has no hits; half an answer is an error, not few hits.
+    An index that does not exist has no hits; half an answer is an error, not few hits. What an
+    index that went away was asked is asked once more: a replay may have put another in its place.
     """
+    from elasticsearch import ApiError
+
+    asked: dict[str, Any] = {"index": index, "ignore_unavailable": True, **question}
     with _as_unavailable():
-        answer = await client.search(
-            index=index, ignore_unavailable=True, allow_partial_search_results=False, **question
-        )
+        try:
+            answer = await client.search(allow_partial_search_results=False, **asked)
+        except ApiError as error:
+            if error.meta.status not in _GONE:
+                raise
+            answer = await client.search(allow_partial_search_results=False, **asked)
     body: Mapping[str, Any] = answer.body
     return body
 

@@ -22,13 +22,15 @@ class Outcome:
     """What became of messages: `indexed` now, `already_there` from an earlier read of the same
     offset, `duplicates` of an event that stands at another offset, `applied` changes, or `dead`,
     which become `buried`, by reason, when their slice is done: a run may have millions.
-    `rewritten` counts the documents that followed a change."""
+    `rewritten` counts the documents that followed a change, or that a replay made again, and
+    `outside` the messages that a replay was not asked for."""
 
     indexed: int = 0
     already_there: int = 0
     duplicates: int = 0
     applied: int = 0
     rewritten: int = 0
+    outside: int = 0
     dead: list[DeadLetter] = field(default_factory=list)
     buried: Counter[str] = field(default_factory=Counter)
 
@@ -49,6 +51,7 @@ class Outcome:
         self.duplicates += other.duplicates
         self.applied += other.applied
         self.rewritten += other.rewritten
+        self.outside += other.outside
         self.dead += other.dead
         self.buried += other.buried
 

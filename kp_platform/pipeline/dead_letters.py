@@ -2,7 +2,7 @@
 
 Belongs here: dead letters (`kp.dead`) with their raw bytes and a reason, how they are found, given
 another reason, dropped and removed; gaps (`kp.gaps`) with exact offsets. Does not belong here:
-deciding that a message is bad (`documents.py`, `bulk.py`) and reading one again (`replay.py`).
+deciding that a message is bad (`documents.py`, `bulk.py`) and reading one again (`dead_replay.py`).
 
 A letter that was dropped stays, without its bytes: its offset is still accounted for.
 """

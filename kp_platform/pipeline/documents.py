@@ -197,7 +197,7 @@ def builder(
                 batch.missing.update(missing)
             day = timestamp[:10]
             if day not in days:
-                index = f"{flow.index}-{day.replace('-', '.')}"
+                index = flow.daily_index(day)
                 batch.indices.add(index)
                 days[day] = index.encode(), day.encode()
             index_name, date = days[day]

@@ -13,9 +13,11 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from kp_platform.flows import Flow
 from kp_platform.pipeline import dead_letters, indices, positions
+from kp_platform.pipeline.bulk import index_documents
 from kp_platform.pipeline.documents import DeadLetter
 from kp_platform.pipeline.errors import (
     MessageSuspected,
@@ -30,7 +32,7 @@ from kp_platform.pipeline.positions import Position
 from kp_platform.pipeline.query import Keys, QueryEngine
 from kp_platform.pipeline.rewrite import Rewriter
 from kp_platform.pipeline.store import DocumentStore
-from kp_platform.pipeline.stream import SliceReport, stream, utc_now
+from kp_platform.pipeline.stream import SliceReport, Write, stream, utc_now
 
 # Raw messages may have a megabyte each.
 BURY_AT_ONCE = 100
@@ -54,7 +56,7 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     """A flow with the three servers that its slices pass through. `run_id` is the Dagster run that
-    takes them; its documents carry it."""
+    takes them; its documents carry it. `write` takes the place of indexing new documents."""
 
     flow: Flow
     log: Log
@@ -62,6 +64,7 @@ class Pipeline:
     store: DocumentStore
     limits: Limits
     run_id: str = ""
+    write: Write | None = None
     keys: Keys = field(default_factory=Keys, init=False)
 
     def drain(self) -> Iterator[SliceReport | None]:
@@ -212,19 +215,24 @@ class Pipeline:
 
     def index(self, state: TopicState, part: Slice) -> SliceReport:
         """Every event of the slice into the index or the dead letters, acknowledged."""
-        report = self._read(part)
+        report = self.read(state, part)
         if self.flow.rewrites is None:
             indices.note(self.store, self.flow, report.indices, utc_now())
+        if len(part) < self._slice_rows:
+            # Caught up, so people wait for these events. In a backlog the refresh interval of
+            # the index is cheaper.
+            self.store.refresh(self.flow.index)
+        return report
+
+    def read(self, state: TopicState, part: Slice) -> SliceReport:
+        """Every event of the slice written or buried, acknowledged."""
+        report = self._read(part)
         self._check_same_topic(state, part)
         for start in range(0, len(report.outcome.dead), BURY_AT_ONCE):
             letters = report.outcome.dead[start : start + BURY_AT_ONCE]
             places = [(letter.partition, letter.offset) for letter in letters]
             raw = self.log.raw_messages(self.flow.topic, places)
             dead_letters.bury(self.store, self.flow, state, letters, raw, utc_now())
-        if len(part) < self._slice_rows:
-            # Caught up, so people wait for these events. In a backlog the refresh interval of
-            # the index is cheaper.
-            self.store.refresh(self.flow.index)
         return report
 
     def _read(self, part: Slice) -> SliceReport:
@@ -259,11 +267,11 @@ class Pipeline:
                 self.flow,
                 self.log,
                 self.engine,
-                self.store,
                 part,
                 self.limits.bulk_rows,
                 self.keys,
                 self.run_id,
+                self.write or partial(index_documents, self.store, self.flow),
             )
         return Rewriter(
             flow=self.flow,

@@ -1,160 +1,424 @@
-"""Dead letters read again: those that have become good are indexed, then removed.
+"""Replay: the documents of a time, or of some offsets, made again from what the topic still holds.
 
-Belongs here: which letters can be read again, in which slices, and what becomes of each letter.
-Does not belong here: how a slice is indexed (`drain.py`), how letters are kept (`dead_letters.py`).
+Belongs here: which offsets are read, and what becomes of each event: its document is written over,
+or into a new index that takes the place of the old. Does not belong here: that change of places
+(`exchange.py`), and dead letters, which are read again one by one (`dead_replay.py`).
 
-A message is read from its own offset, through its flow's query, as if for the first time, and its
-letter goes only after its document was acknowledged. Killed in between, both are there, and the
-next replay removes the letter. Positions do not move. Slices hold exactly the offsets of letters: a
-neighbour whose letter was dropped, or not asked for, must not become a document.
+A document keeps its identity and the moment at which it was indexed first; its message and its
+reference data are those of now. Positions do not move. An event whose message the topic has lost
+keeps its document as it is.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import zip_longest
+import re
+import secrets
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, time, timedelta
+from time import monotonic
 from typing import Any
 
-from kp_platform.pipeline import dead_letters
+import orjson
+
+from kp_platform.flows import Flow
+from kp_platform.pipeline import indices, positions
 from kp_platform.pipeline.bulk import Outcome
-from kp_platform.pipeline.dead_letters import Letter
-from kp_platform.pipeline.documents import DeadLetter
+from kp_platform.pipeline.counting import Where, Window, iso
+from kp_platform.pipeline.documents import Document
 from kp_platform.pipeline.drain import Pipeline
-from kp_platform.pipeline.errors import MessageSuspected
-from kp_platform.pipeline.offsets import OffsetRange, Slice, TopicState
-from kp_platform.pipeline.store import DocumentStore
+from kp_platform.pipeline.errors import SliceError
+from kp_platform.pipeline.exchange import exchange
+from kp_platform.pipeline.offsets import OffsetRange, Slice, TopicState, Watermarks, plan
+from kp_platform.pipeline.store import DocumentStore, Stored, create, put, send
 from kp_platform.pipeline.stream import utc_now
 
-# Of each partition in one slice.
-MOST_OFFSETS = 500
+DAY = timedelta(days=1)
+MILLISECOND = timedelta(milliseconds=1)
+# What a document keeps from when it was indexed first.
+_FIRST = ("indexed_at", "delay_ms")
+_PLACE = ("topic", "partition", "offset")
+_RANGE = re.compile(r"(\d+):\[(\d+),(\d+)\)")
+
+
+class NoSuchReplay(Exception):
+    """What was asked for cannot be replayed; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """What a replay reads: `ranges` of the topic, and of these only events in the window, if any.
+
+    `documents` are those of the index that lie in it. `lost` is what the topic does not hold any
+    more, by partition: documents of a window, or else offsets.
+    """
+
+    state: TopicState
+    ranges: tuple[OffsetRange, ...]
+    window: Window | None
+    documents: int
+    lost: Mapping[int, int]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.ranges)
+
+    def __str__(self) -> str:
+        ranges = " ".join(str(part) for part in self.ranges) or "none"
+        asked = f"{self.window}: " if self.window else ""
+        return f"{asked}{len(self)} offsets of {self.state.topic} to read: {ranges}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The same, for a script."""
+        return {
+            "topic": self.state.topic,
+            "window": str(self.window) if self.window else None,
+            "offsets": " ".join(str(part) for part in self.ranges),
+            "messages": len(self),
+            "documents": self.documents,
+            "lost": {str(part): count for part, count in sorted(self.lost.items())},
+        }
+
+    def said_lost(self) -> str:
+        """What the topic does not hold any more, in words; empty: nothing."""
+        if not self.lost:
+            return ""
+        what = "documents stay as they are" if self.window else "offsets cannot be read"
+        low = " ".join(f"{p}:{self.state.partitions[p].low}" for p in sorted(self.lost))
+        total = sum(self.lost.values())
+        return f"{total} {what}: retention has deleted messages of {self.state.topic} below {low}"
+
+    def whole_days(self, flow: Flow) -> list[str]:
+        """The indices of the window's days. Raises NoSuchReplay unless these are whole."""
+        if self.window is None:
+            raise NoSuchReplay("new indices need whole days: name a time, not offsets")
+        if any(each.time() != time.min for each in (self.window.start, self.window.end)):
+            raise NoSuchReplay(f"new indices need whole days (UTC), not {self.window}")
+        return _names(flow, self.window)
+
+
+@dataclass(slots=True, kw_only=True)
+class ReplayReport:
+    """What a replay did until now. Of the `rows` read, `remade` are documents written again,
+    `unchanged` were as they should be, `brought_back` were missing, `duplicates` stand at another
+    offset, `dead` cannot be documents, and `outside` are of another time.
+
+    `kept` documents stay as they are, for the topic does not hold their messages any more; it is
+    told at the end, as are the names of the indices that were exchanged.
+    """
+
+    rows: int = 0
+    remade: int = 0
+    unchanged: int = 0
+    brought_back: int = 0
+    duplicates: int = 0
+    dead: int = 0
+    outside: int = 0
+    kept: int = 0
+    exchanged: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        told = {
+            "made again": self.remade,
+            "unchanged": self.unchanged,
+            "brought back": self.brought_back,
+            "duplicates": self.duplicates,
+            "dead letters": self.dead,
+            "of another time": self.outside,
+            "kept as they are, their messages are gone": self.kept,
+        }
+        found = ", ".join(f"{count} {what}" for what, count in told.items() if count)
+        return f"{self.rows} messages read: {found or 'nothing to do'}, {self.seconds:.1f} s"
+
+    def add(self, outcome: Outcome, rows: int) -> None:
+        self.rows += rows
+        self.remade += outcome.rewritten
+        self.unchanged += outcome.already_there
+        self.brought_back += outcome.indexed
+        self.duplicates += outcome.duplicates
+        self.dead += len(outcome.dead)
+        self.outside += outcome.outside
+
+
+def span_of_time(pipeline: Pipeline, window: Window) -> Span:
+    """The offsets at which events of a window may lie, as far as they are indexed.
+
+    From the first message of that time to the last, by the topic's own index and by the documents:
+    a timestamp is its sender's, so that times and offsets need not be in the same order. Where the
+    index of a day is gone, nothing tells which is the last. Raises NoSuchReplay.
+    """
+    _check_flow(pipeline)
+    pipeline.prepare()
+    names = _names(pipeline.flow, window)
+    if deleted := set(names).intersection(indices.deleted(pipeline.store, pipeline.flow)):
+        said = f"{', '.join(sorted(deleted))} was deleted"
+        raise NoSuchReplay(f"{said}: the next run reads it again by itself, see `kp lag`")
+    are_there = pipeline.store.index_ids(pipeline.flow.index).keys() >= set(names)
+    state, held = pipeline.look()
+    low = {part: state.partitions[part].low for part in held}
+    ends = positions.offsets(held)
+    pipeline.store.refresh(pipeline.flow.index)
+    with pipeline.store.snapshot(pipeline.flow.index) as snapshot:
+        where = Where("@timestamp", window)
+        indexed, known = snapshot.reach(where, low), snapshot.reach(where, ends)
+    first, after = (
+        pipeline.log.offsets_at(pipeline.flow.topic, moment)
+        for moment in (window.start, window.end)
+    )
+    ranges = []
+    for part, end in sorted(ends.items()):
+        have = indexed.get(part)
+        start = min(first[part], have.first) if have else first[part]
+        stop = max(after[part], have.last + 1) if have else after[part]
+        start, stop = max(start, low[part]), min(stop, end) if are_there else end
+        if start < stop:
+            ranges.append(OffsetRange(part, start, stop))
+    return Span(
+        state=state,
+        ranges=tuple(ranges),
+        window=window,
+        documents=sum(each.below for each in known.values()),
+        lost={part: each.below for part, each in indexed.items() if each.below},
+    )
+
+
+def _names(flow: Flow, window: Window) -> list[str]:
+    """The indices of the days that the window touches."""
+    first = window.start.date()
+    days = (window.end - MILLISECOND).date() - first
+    return [flow.daily_index(f"{first + timedelta(number)}") for number in range(days.days + 1)]
+
+
+def span_of_offsets(pipeline: Pipeline, asked: Slice) -> Span:
+    """These offsets, as far as the topic holds them. Raises NoSuchReplay for those that are not
+    indexed yet."""
+    _check_flow(pipeline)
+    pipeline.prepare()
+    state, held = pipeline.look()
+    ranges, lost = [], {}
+    for part in asked.ranges:
+        position = held[part.partition].offset if part.partition in held else 0
+        if part.end > position:
+            raise NoSuchReplay(f"{state.topic} {part} is indexed only up to {position}")
+        low = state.partitions[part.partition].low
+        if part.start < low:
+            lost[part.partition] = min(part.end, low) - part.start
+        if low < part.end:
+            ranges.append(OffsetRange(part.partition, max(part.start, low), part.end))
+    return Span(state=state, ranges=tuple(ranges), window=None, documents=0, lost=lost)
+
+
+def parse_window(start: str, end: str = "") -> Window:
+    """A time from texts in ISO 8601, in UTC unless they say otherwise; without an end until the end
+    of today. Raises NoSuchReplay."""
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    try:
+        return Window(_moment(start), _moment(end) if end else today + DAY)
+    except ValueError as error:
+        raise NoSuchReplay(f"not a time: {error}") from None
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def parse_offsets(text: str) -> Slice:
+    """Offsets as Dagster's tag `kp/offsets` has them: `0:[120,131) 3:[7,9)`.
+
+    Raises NoSuchReplay.
+    """
+    found = [_RANGE.fullmatch(word) for word in text.split()]
+    try:
+        ranges = [OffsetRange(*map(int, each.groups())) for each in found if each]
+        if len(ranges) == len(found):
+            return Slice(tuple(sorted(ranges)))
+    except ValueError:
+        pass
+    raise NoSuchReplay(f"{text!r} is not of the form 0:[120,131) 3:[7,9)")
+
+
+def followers(pipelines: Iterable[Pipeline], flow: Flow) -> list[Pipeline]:
+    """Those that make documents of the flow follow reference data."""
+    return [each for each in pipelines if each.flow.rewrites and each.flow.rewrites.target == flow]
+
+
+def into_place(
+    pipeline: Pipeline, span: Span, changes: Sequence[Pipeline]
+) -> Iterator[ReplayReport]:
+    """Write each document of the span over itself, where it is not what it should be.
+
+    Yields the sums after each slice. `changes` are the flows that make documents of this one follow
+    reference data. Raises SliceError and its kin; what was written until then stays written, and
+    the same replay can be done again.
+    """
+    seen = _ends(changes)
+    report = ReplayReport()
+    yield from _read(pipeline, span, _Writer(pipeline.store, span.window), report)
+    if report.brought_back and span.window:  # perhaps into a new index
+        there = pipeline.store.index_ids(pipeline.flow.index)
+        names = [name for name in _names(pipeline.flow, span.window) if name in there]
+        indices.note(pipeline.store, pipeline.flow, names, utc_now())
+    _catch_up(changes, seen)
+
+
+def into_new_indices(
+    pipeline: Pipeline, span: Span, changes: Sequence[Pipeline]
+) -> Iterator[ReplayReport]:
+    """Make the documents of whole days in new indices, which take the place of the old at the end,
+    each at one moment. Yields and raises as `into_place`; an index that is not complete is deleted.
+    """
+    flow, store = pipeline.flow, pipeline.store
+    names = span.whole_days(flow)
+    there = store.index_ids(flow.index)
+    marks = {name: store.marks(name) for name in names if name in there}
+    made = _NewIndices(store, flow, names)
+    seen = _ends(changes)
+    report = ReplayReport()
+    try:
+        yield from _read(pipeline, span, _Writer(store, span.window, made), report)
+        for name, new in sorted(made.names.items()):
+            exchange(store, flow, name, new, marks.get(name, {}))
+            del made.names[name]
+            report.exchanged.append(name)
+            yield report
+    finally:
+        made.delete_unused()
+    _catch_up(changes, seen)
+
+
+class _NewIndices:
+    """Indices for days, each made when its first document comes. `names`: by the names that they
+    are to go by."""
+
+    def __init__(self, store: DocumentStore, flow: Flow, allowed: Sequence[str]) -> None:
+        self.names: dict[str, str] = {}
+        self._store, self._flow, self._allowed = store, flow, allowed
+        # Not `<index>-...`: such a name would be behind the alias from its first moment.
+        self._prefix = f"{self._flow.index}.{datetime.now(UTC):%Y%m%d%H%M%S}{secrets.token_hex(2)}"
+        self._making = threading.Lock()
+
+    def of(self, name: str) -> str:
+        with self._making:
+            if name not in self.names:
+                if name not in self._allowed:
+                    raise ValueError(f"{name} is of another time")
+                new = self._prefix + name.removeprefix(self._flow.index)
+                self._store.make_index(new, self._flow.index, self._flow.mappings)
+                self.names[name] = new
+            return self.names[name]
+
+    def delete_unused(self) -> None:
+        """Delete those that have not come to their place; the answer may be lost that one has."""
+        in_place = set(self._store.index_ids(self._flow.index).values())
+        for new in self.names.values():
+            if not in_place.intersection(self._store.index_ids(new).values()):
+                self._store.delete_index(new)
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Letters of one flow whose messages its topic, in the state given, still holds."""
+class _Writer:
+    """Writes documents over themselves, or into new indices."""
 
-    pipeline: Pipeline
-    state: TopicState
-    letters: list[Letter]
+    store: DocumentStore
+    window: Window | None
+    new: _NewIndices | None = None
 
-
-@dataclass(slots=True)
-class ReplayReport:
-    """What became of letters: `removed` from the dead letters, `still_dead` with the reason of now,
-    or `unreadable` from the log, with the cause in words."""
-
-    removed: list[Letter] = field(default_factory=list)
-    still_dead: list[tuple[Letter, DeadLetter]] = field(default_factory=list)
-    unreadable: list[tuple[Letter, str]] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        reasons = Counter(found.reason for _, found in self.still_dead)
-        why = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        return (
-            f"{len(self.removed)} became good and are removed, {len(self.still_dead)} are still "
-            f"dead{f' ({why})' if why else ''}, {len(self.unreadable)} cannot be read again"
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        """Letters by their ids; a `detail` may quote a message."""
-        still_dead = [
-            {"id": letter.id, "reason": found.reason, "detail": found.detail}
-            for letter, found in self.still_dead
-        ]
-        removed = [letter.id for letter in self.removed]
-        return {"removed": removed, "still_dead": still_dead, "unreadable": causes(self.unreadable)}
-
-
-def replay(pipelines: Mapping[str, Pipeline], letters: Sequence[Letter]) -> ReplayReport:
-    """Read the letters' messages again, each by the pipeline of its flow's name.
-
-    Raises SliceError and its kin; letters that were settled until then stay settled.
-    """
-    batches, lost = readable(pipelines, letters)
-    report = ReplayReport(unreadable=lost)
-    for batch in batches:
-        batch.pipeline.prepare()
-        at = {letter.place: letter for letter in batch.letters}
-        for part in slices(sorted(at)):
-            together = [at[place] for place in _places(part)]
-            try:
-                outcome = batch.pipeline.index(batch.state, part).outcome
-            except MessageSuspected as error:  # alone, so no neighbour tells whose fault it is
-                report.unreadable += [(letter, str(error)) for letter in together]
+    def __call__(self, operations: Sequence[bytes]) -> Outcome:
+        documents = [Document(each) for each in operations]
+        inside = [each for each in documents if self._is_inside(each)]
+        outcome = Outcome(outside=len(documents) - len(inside))
+        held = self.store.get([(each.index, each.id) for each in inside])
+        writing: list[tuple[Document, bool]] = []
+        lines: list[bytes] = []
+        for document in inside:
+            theirs = held.get((document.index, document.id))
+            if theirs is not None and _differ(document.body, theirs.source, _PLACE):
+                outcome.duplicates += 1
+                continue
+            line = self._operation(document, theirs)
+            if line is None:
+                outcome.already_there += 1
+                continue
+            writing.append((document, theirs is None))
+            lines.append(line)
+        results = send(self.store, lines) if lines else []
+        for (document, is_missing), result in zip(writing, results, strict=True):
+            if result.rejected:
+                outcome.dead.append(document.dead(result.error, result.reason))
+            elif result.conflict:  # written meanwhile, from what is known now
+                outcome.already_there += 1
+            elif is_missing:
+                outcome.indexed += 1
             else:
-                _settle(batch.pipeline.store, together, outcome, report)
-    return report
+                outcome.rewritten += 1
+        return outcome
+
+    def _is_inside(self, document: Document) -> bool:
+        moment: str = document.body["@timestamp"]
+        window = self.window
+        return window is None or iso(window.start) <= moment < iso(window.end)
+
+    def _operation(self, document: Document, theirs: Stored | None) -> bytes | None:
+        """None: the document is as it should be."""
+        body = document.body
+        if theirs is None:
+            index = self.new.of(document.index) if self.new else document.index
+            return create(index, document.id, orjson.dumps(body))
+        body |= {name: theirs.source[name] for name in _FIRST if name in theirs.source}
+        if self.new:
+            return put(self.new.of(document.index), document.id, orjson.dumps(body))
+        if not _differ(body, theirs.source, body.keys() - {"run_id"}):
+            return None
+        return put(document.index, document.id, orjson.dumps(body), expected=theirs.version)
 
 
-def readable(
-    pipelines: Mapping[str, Pipeline], letters: Sequence[Letter]
-) -> tuple[list[Batch], list[tuple[Letter, str]]]:
-    """The letters whose messages can be read again, and the others with the cause in words."""
-    batches: dict[str, Batch] = {}
-    lost: list[tuple[Letter, str]] = []
-    for letter in letters:
-        name = letter.source["flow"]
-        if name not in pipelines:
-            lost.append((letter, f"flow {name} is not declared"))
-            continue
-        if name not in batches:
-            pipeline = pipelines[name]
-            batches[name] = Batch(pipeline, pipeline.log.topic_state(pipeline.flow.topic), [])
-        if cause := _obstacle(batches[name].state, letter):
-            lost.append((letter, cause))
-        else:
-            batches[name].letters.append(letter)
-    return list(batches.values()), lost
+def _differ(ours: Mapping[str, Any], theirs: Mapping[str, Any], names: Any) -> bool:
+    return any(ours[name] != theirs.get(name) for name in names)
 
 
-def causes(unreadable: Sequence[tuple[Letter, str]]) -> list[dict[str, str]]:
-    """Why letters cannot be read again, as JSON."""
-    return [{"id": letter.id, "cause": cause} for letter, cause in unreadable]
+def _read(
+    pipeline: Pipeline, span: Span, writer: _Writer, report: ReplayReport
+) -> Iterator[ReplayReport]:
+    reader = replace(pipeline, write=writer)
+    began = monotonic()
+    for part in _slices(span.state, span.ranges, pipeline.limits.slice_rows):
+        found = reader.read(span.state, part)
+        report.add(found.outcome, found.rows)
+        report.seconds = monotonic() - began
+        yield report
+    report.kept = max(0, span.documents - report.remade - report.unchanged)
+    yield report
 
 
-def slices(places: Sequence[tuple[int, int]]) -> Iterator[Slice]:
-    """Slices of exactly these (partition, offset), which are sorted: a run of offsets that follow
-    each other of each partition at once."""
-    runs: dict[int, list[OffsetRange]] = {}
-    for partition, offset in places:
-        ranges = runs.setdefault(partition, [])
-        if ranges and ranges[-1].end == offset and len(ranges[-1]) < MOST_OFFSETS:
-            ranges[-1] = OffsetRange(partition, ranges[-1].start, offset + 1)
-        else:
-            ranges.append(OffsetRange(partition, offset, offset + 1))
-    for together in zip_longest(*runs.values()):
-        yield Slice(tuple(part for part in together if part is not None))
+def _slices(state: TopicState, ranges: Sequence[OffsetRange], most_rows: int) -> Iterator[Slice]:
+    """All ranges, of all partitions side by side."""
+    ends = {part.partition: Watermarks(part.start, part.end) for part in ranges}
+    asked = TopicState(state.topic, state.topic_id, ends)
+    at = {part.partition: part.start for part in ranges}
+    while (todo := plan(asked, at, most_rows).slice) is not None:
+        yield todo
+        at |= {part.partition: part.end for part in todo.ranges}
 
 
-def _settle(
-    store: DocumentStore, letters: Sequence[Letter], outcome: Outcome, report: ReplayReport
-) -> None:
-    dead = {(each.partition, each.offset): each for each in outcome.dead}
-    removed = [letter for letter in letters if letter.place not in dead]
-    dead_letters.remove(store, removed)
-    report.removed += removed
-    for letter in letters:
-        if found := dead.get(letter.place):
-            dead_letters.give_reason(store, letter, found, utc_now())
-            report.still_dead.append((letter, found))
+def _ends(changes: Sequence[Pipeline]) -> list[TopicState]:
+    return [each.log.topic_state(each.flow.topic) for each in changes]
 
 
-def _places(part: Slice) -> Iterator[tuple[int, int]]:
-    for each in part.ranges:
-        yield from ((each.partition, offset) for offset in range(each.start, each.end))
+def _catch_up(changes: Sequence[Pipeline], seen: Sequence[TopicState]) -> None:
+    """Reference data that changed while they were read: their documents follow again."""
+    for pipeline, before in zip(changes, seen, strict=True):
+        state = pipeline.log.topic_state(pipeline.flow.topic)
+        if state.topic_id != before.topic_id:
+            raise SliceError(f"topic {state.topic} was deleted and made again during the replay")
+        ranges = tuple(
+            OffsetRange(part, marks.high, state.partitions[part].high)
+            for part, marks in sorted(before.partitions.items())
+            if marks.high < state.partitions[part].high
+        )
+        for part in _slices(state, ranges, pipeline.flow.slice_rows or pipeline.limits.slice_rows):
+            pipeline.read(state, part)
 
 
-def _obstacle(state: TopicState, letter: Letter) -> str:
-    """Why the letter's message cannot be read again; empty: it can."""
-    topic_id = letter.source["topic_id"]
-    partition, offset = letter.place
-    if letter.dropped_at:
-        return f"it was dropped at {letter.dropped_at}"
-    if state.topic_id != topic_id:
-        return f"topic {state.topic} was made again: its id is {state.topic_id}, not {topic_id}"
-    marks = state.partitions.get(partition)
-    if marks is None or offset >= marks.high:
-        return f"{state.topic} has no partition {partition} with that offset any more"
-    if offset < marks.low:
-        return f"retention deleted {state.topic} partition {partition} below offset {marks.low}"
-    return ""
+def _check_flow(pipeline: Pipeline) -> None:
+    if pipeline.flow.rewrites is not None:
+        raise NoSuchReplay(f"flow {pipeline.flow.name} has no documents of its own")

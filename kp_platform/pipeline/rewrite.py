@@ -157,15 +157,16 @@ class Rewriter:
 
     def _send(self, hits: Sequence[Hit], facts: dict[str, Any]) -> _Sent:
         """Rewrite those documents that do differ, each only over the version that was seen."""
-        references = self.flow.references
+        references, target = self.flow.references, self.rewrites.target
         missing = [source for source, column in references.items() if facts[column] is None]
         brought = facts | {"enrichment": enrichment(missing, references)}
         changed = [(hit, hit.stored.source | brought) for hit in hits]
         changed = [(hit, new) for hit, new in changed if new != hit.stored.source]
-        operations = [
-            put(hit.index, hit.id, orjson.dumps(new), expected=hit.stored.version)
-            for hit, new in changed
-        ]
+        operations = []
+        for hit, new in changed:
+            # Not `hit.index`: a replay may put another index in its place meanwhile.
+            index = target.daily_index(new["@timestamp"][:10])
+            operations.append(put(index, hit.id, orjson.dumps(new), expected=hit.stored.version))
         results = send(self.store, operations) if operations else []
         return _Sent([new for _, new in changed], results)
 

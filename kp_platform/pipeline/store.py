@@ -4,6 +4,7 @@ Belongs here: the `DocumentStore` protocol, bulk operations as bytes, retries of
 Does not belong here: what is stored (`documents.py`, `positions.py`, `dead_letters.py`).
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ MAPPINGS = Path(__file__).parents[1] / "mappings"
 # Elasticsearch refuses bodies above http.max_content_length, 100 MB unless set lower.
 MAX_REQUEST_BYTES = 10_000_000
 RETRY_SECONDS = 60.0
+# A replay blocks an index for about a second; who else does it has a reason.
+BLOCKED_SECONDS = 10.0
 _TOO_LARGE = "request_too_large"  # our word: such a request has no answer for each operation
 _DOCUMENT_ERRORS = {
     "document_parsing_exception",
@@ -61,6 +64,16 @@ class Hit:
     stored: Stored
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Documents of one partition: the first and the last offset, and how many lie below the offset
+    that was asked about."""
+
+    first: int
+    last: int
+    below: int
+
+
 class Snapshot(Protocol):
     """An index or alias as its searches saw it at one moment."""
 
@@ -80,6 +93,9 @@ class Snapshot(Protocol):
 
     def extent(self, where: Where) -> Extent:
         """How many documents there are, and the oldest value of `where.field`, a date."""
+
+    def reach(self, where: Where, below: Mapping[int, int]) -> dict[int, Reach]:
+        """How far the documents of each of these partitions reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +130,7 @@ class ItemResult:
 
     @property
     def blocked(self) -> bool:
+        """By a person, or for a second by a replay."""
         return self.status == 403 or self.error == "index_closed_exception"
 
 
@@ -153,7 +170,28 @@ class DocumentStore(Protocol):
         """The hours in which the date `field` of a searchable document lies, ascending."""
 
     def index_ids(self, index: str) -> dict[str, str]:
-        """The indices behind an alias by name, each with the id that it got when it was made."""
+        """The indices behind an alias by name, each with the id that it got when it was made. One
+        that has taken the place of another goes by the name of that one."""
+
+    def make_index(self, name: str, template: str, mappings: Path = MAPPINGS) -> None:
+        """Create an index as `<mappings>/<template>.json` makes them, but behind no alias."""
+
+    def delete_index(self, name: str) -> None:
+        """Delete an index, if it is there."""
+
+    def marks(self, index: str) -> dict[int, int]:
+        """For each shard a number that grows with each write."""
+
+    def written_since(self, index: str, marks: Mapping[int, int], size: int) -> Iterator[list[Hit]]:
+        """Pages of at most `size` searchable documents that were written when the marks had these
+        values, or later; of a shard that has none all documents."""
+
+    def block_writes(self, index: str, blocked: bool) -> None:
+        """Refuse writes to an index, or no more. When this returns, none is under way."""
+
+    def take_place(self, name: str, new: str, alias: str) -> None:
+        """Put the index `new` in the place of the one that goes by `name`, if any, which is
+        deleted: at one moment, for readers of `alias` and for writers to `name`."""
 
     def ensure_index(self, name: str, mappings: Path = MAPPINGS) -> None:
         """Create the index or template that `<mappings>/<name>.json` declares, if it is not there;
@@ -197,13 +235,21 @@ def send(
     """Send operations by bulk; those that a busy server refused are sent again.
 
     Each result is written, absent, a conflict, or rejected for the document's own fault. Raises
-    IndexBlocked at a write block or a closed index, BulkOverloaded after `retry_seconds`, and
-    SliceError for whatever else: a cluster in trouble must not turn good events into dead letters.
+    IndexBlocked at a write block or a closed index that stays, BulkOverloaded after
+    `retry_seconds`, and SliceError for whatever else: a cluster in trouble must not turn good
+    events into dead letters.
     """
+    began = time.monotonic()
+
+    def may_pass(error: Exception) -> bool:
+        if isinstance(error, IndexBlocked):
+            return time.monotonic() - began < min(BLOCKED_SECONDS, retry_seconds)
+        return isinstance(error, BulkOverloaded)
+
     results = [_WAITING] * len(operations)
     waiting = list(range(len(operations)))
     for attempt in stamina.retry_context(
-        on=BulkOverloaded, attempts=None, timeout=retry_seconds, wait_initial=0.1, wait_max=5.0
+        on=may_pass, attempts=None, timeout=retry_seconds, wait_initial=0.1, wait_max=5.0
     ):
         with attempt:
             for request in _requests(operations, waiting):
@@ -212,9 +258,9 @@ def send(
                     results[index] = result
             waiting = [index for index in waiting if not _is_final(results[index])]
             if waiting:
-                raise BulkOverloaded(
-                    f"{len(waiting)} of {len(operations)} operations refused: "
-                    f"{results[waiting[0]].reason}"
+                first = results[waiting[0]]
+                raise (IndexBlocked if first.blocked else BulkOverloaded)(
+                    f"{len(waiting)} of {len(operations)} operations refused: {first.reason}"
                 )
     return results
 
@@ -245,13 +291,9 @@ def _requests(operations: Sequence[bytes], waiting: Sequence[int]) -> Iterator[l
 
 
 def _is_final(result: ItemResult) -> bool:
-    """False when it is to be sent again. Raises IndexBlocked, SliceError."""
-    if result.written:
+    """False when it is to be sent again. Raises SliceError."""
+    if result.written or result.absent or result.conflict or result.rejected:
         return True
-    if result.blocked:
-        raise IndexBlocked(f"{result.error}: {result.reason}")
-    if result.absent or result.conflict or result.rejected:
-        return True
-    if result.busy:
+    if result.busy or result.blocked:
         return False
     raise SliceError(f"status {result.status}: {result.error}: {result.reason}")

@@ -6,23 +6,25 @@ belong here: what comes before and after (`drain.py`). Memory is bounded by the 
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from kp_platform.flows import Flow
-from kp_platform.pipeline.bulk import Outcome, index_documents
+from kp_platform.pipeline.bulk import Outcome
 from kp_platform.pipeline.documents import Batch, Columns, Document, builder
 from kp_platform.pipeline.log import Log
 from kp_platform.pipeline.offsets import OffsetRange, Slice
 from kp_platform.pipeline.query import Coverage, Keys, QueryEngine, QueryStats
-from kp_platform.pipeline.store import DocumentStore
 
 PREVIEW_ROWS = 3
 BULK_THREADS = 2
 BATCHES_IN_FLIGHT = 4
+
+# What becomes of operations as `documents.py` makes them; called by several threads.
+Write = Callable[[Sequence[bytes]], Outcome]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,13 +95,13 @@ def stream(
     flow: Flow,
     log: Log,
     engine: QueryEngine,
-    store: DocumentStore,
     part: Slice,
     batch_rows: int,
     keys: Keys,
     run_id: str,
+    write: Write,
 ) -> SliceReport:
-    """Index every event of the slice; dead letters are only collected.
+    """Write every event of the slice; dead letters are only collected.
 
     Raises ShortAnswer unless exactly the slice's offsets came, and what query and bulk raise.
     """
@@ -110,7 +112,7 @@ def stream(
         for operations in _documents(
             flow, engine, part, batch_rows, keys, run_id, coverage, report
         ):
-            sending.append(threads.submit(_timed_index, store, flow, operations))
+            sending.append(threads.submit(_timed, write, operations))
             if len(sending) > BATCHES_IN_FLIGHT:
                 _collect(sending.popleft(), report)
         while sending:
@@ -154,11 +156,9 @@ def _count(batch: Batch, rows: int, report: SliceReport) -> None:
         report.preview.append(Document(operation).body)
 
 
-def _timed_index(
-    store: DocumentStore, flow: Flow, operations: Sequence[bytes]
-) -> tuple[Outcome, float]:
+def _timed(write: Write, operations: Sequence[bytes]) -> tuple[Outcome, float]:
     began = time.monotonic()
-    return index_documents(store, flow, operations), time.monotonic() - began
+    return write(operations), time.monotonic() - began
 
 
 def _collect(sent: Future[tuple[Outcome, float]], report: SliceReport) -> None:

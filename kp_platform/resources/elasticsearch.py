@@ -7,7 +7,7 @@ on a minimal build without security, scripts or lifecycle management; so no `inf
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from pydantic import Field
 
 from kp_platform.pipeline.counting import Extent, Group, Where, iso
 from kp_platform.pipeline.errors import BulkOverloaded, RequestTooLarge, SliceError
-from kp_platform.pipeline.store import MAPPINGS, Hit, ItemResult, Stored, Version
+from kp_platform.pipeline.store import MAPPINGS, Hit, ItemResult, Reach, Stored, Version
 from kp_platform.resources.errors import ServerDown
 from kp_platform.settings import Settings
 
@@ -107,12 +107,12 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
         with self._answers():
             answer = self.client().mget(docs=docs)
         found: dict[tuple[str, str], Stored] = {}
-        for doc in answer["docs"]:
+        for key, doc in zip(keys, answer["docs"], strict=True):  # which names an index otherwise
             error = doc.get("error", {}).get("type")
             if error not in (None, "index_not_found_exception"):
                 raise self._down(f"{error} for {doc['_index']}/{doc['_id']}", "cannot read a shard")
             if doc.get("found"):
-                found[doc["_index"], doc["_id"]] = _stored(doc)
+                found[key] = _stored(doc)
         return found
 
     def find(self, index: str, field: str, value: str) -> list[Stored]:
@@ -137,13 +137,21 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
         with self._answers():
             self._patient().indices.refresh(index=index, ignore_unavailable=True)
 
-    @contextmanager
-    def snapshot(self, index: str) -> Iterator["ElasticsearchSnapshot"]:
+    def snapshot(self, index: str) -> AbstractContextManager["ElasticsearchSnapshot"]:
         """See `DocumentStore.snapshot`: a point in time."""
+        return self._point_in_time(index)
+
+    @contextmanager
+    def _point_in_time(
+        self, index: str, preference: str | None = None
+    ) -> Iterator["ElasticsearchSnapshot"]:
         client = self._patient()
         with self._answers():
             opened = client.open_point_in_time(
-                index=index, keep_alive=_SNAPSHOT_KEPT, ignore_unavailable=True
+                index=index,
+                keep_alive=_SNAPSHOT_KEPT,
+                preference=preference,
+                ignore_unavailable=True,
             )
             try:
                 yield ElasticsearchSnapshot(client, opened["id"])
@@ -178,10 +186,65 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
     def index_ids(self, index: str) -> dict[str, str]:
         """See `DocumentStore.index_ids`."""
         with self._answers():
-            answer = self.client().indices.get_settings(
-                index=index, name="index.uuid", ignore_unavailable=True
+            answer = self.client().indices.get(
+                index=index, features=["aliases", "settings"], ignore_unavailable=True
             )
-        return {name: each["settings"]["index"]["uuid"] for name, each in answer.items()}
+        return {
+            _name(concrete, each, index): each["settings"]["index"]["uuid"]
+            for concrete, each in answer.items()
+        }
+
+    def make_index(self, name: str, template: str, mappings: Path = MAPPINGS) -> None:
+        """See `DocumentStore.make_index`."""
+        body = json.loads((mappings / f"{template}.json").read_text())["template"]
+        with self._answers():
+            self.client().indices.create(
+                index=name, settings=body["settings"], mappings=body["mappings"]
+            )
+
+    def delete_index(self, name: str) -> None:
+        """See `DocumentStore.delete_index`."""
+        with self._answers():
+            self.client().indices.delete(index=name, ignore_unavailable=True)
+
+    def marks(self, index: str) -> dict[int, int]:
+        """See `DocumentStore.marks`: the checkpoints of the primary shards. No write up to a
+        checkpoint is under way."""
+        with self._answers():
+            answer = self.client().indices.stats(index=index, metric="docs", level="shards")
+        [found] = answer["indices"].values()
+        return {
+            int(shard): copy["seq_no"]["local_checkpoint"]
+            for shard, copies in found["shards"].items()
+            for copy in copies
+            if copy["routing"]["primary"]
+        }
+
+    def written_since(self, index: str, marks: Mapping[int, int], size: int) -> Iterator[list[Hit]]:
+        """See `DocumentStore.written_since`: a point in time of each shard, as each numbers its
+        writes by itself."""
+        for shard in self.marks(index):
+            query = {"range": {"_seq_no": {"gt": marks.get(shard, -1)}}}
+            with self._point_in_time(index, f"_shards:{shard}") as snapshot:
+                yield from snapshot.pages(query=query, size=size, sort=["_shard_doc"])
+
+    def block_writes(self, index: str, blocked: bool) -> None:
+        """See `DocumentStore.block_writes`."""
+        indices = self.client().indices
+        with self._answers():
+            if blocked:
+                indices.add_block(index=index, block="write")
+            else:
+                indices.put_settings(index=index, settings={"index.blocks.write": None})
+
+    def take_place(self, name: str, new: str, alias: str) -> None:
+        """See `DocumentStore.take_place`."""
+        indices = self.client().indices
+        with self._answers():
+            held = indices.get(index=name, features="aliases", ignore_unavailable=True)
+            actions: list[dict[str, Any]] = [{"remove_index": {"index": old}} for old in held]
+            actions += [{"add": {"index": new, "alias": each}} for each in (name, alias)]
+            indices.update_aliases(actions=actions)
 
     def ensure_index(self, name: str, mappings: Path = MAPPINGS) -> None:
         """See `DocumentStore.ensure_index`. A file with `index_patterns` is a template, which is
@@ -252,13 +315,42 @@ class ElasticsearchSnapshot:
     ) -> Iterator[list[Hit]]:
         same = {"bool": {"filter": [_equal(name, fact) for name, fact in facts.items()]}}
         query = {"bool": {"filter": _equal(field, value), "must_not": same}}
-        return self._pages(query=query, size=size, sort=["_shard_doc"])
+        return self.pages(query=query, size=size, sort=["_shard_doc"])
 
     def latest(self, where: Where, size: int, without: Sequence[str] = ()) -> Iterator[list[Hit]]:
         sort = [{where.field: "desc"}, {"_shard_doc": "asc"}]
-        return self._pages(query=_query(where), size=size, sort=sort, source_excludes=list(without))
+        return self.pages(query=_query(where), size=size, sort=sort, source_excludes=list(without))
 
-    def _pages(self, **search: Any) -> Iterator[list[Hit]]:
+    def reach(self, where: Where, below: Mapping[int, int]) -> dict[int, Reach]:
+        """A filter for each partition, all in one search."""
+        answer = self.client.search(
+            pit={"id": self.id, "keep_alive": _SNAPSHOT_KEPT},
+            **_EXACT,
+            query=_query(where),
+            track_total_hits=False,
+            aggs={
+                str(part): {
+                    "filter": {"term": {"partition": part}},
+                    "aggs": {
+                        "first": {"min": {"field": "offset"}},
+                        "last": {"max": {"field": "offset"}},
+                        "below": {"filter": {"range": {"offset": {"lt": offset}}}},
+                    },
+                }
+                for part, offset in below.items()
+            },
+        )
+        found = answer.get("aggregations", {})
+        return {
+            int(part): Reach(
+                int(each["first"]["value"]), int(each["last"]["value"]), each["below"]["doc_count"]
+            )
+            for part, each in found.items()
+            if each["doc_count"]
+        }
+
+    def pages(self, **search: Any) -> Iterator[list[Hit]]:
+        """What a search finds, page by page."""
         after: dict[str, Any] = {}
         while True:
             answer = self.client.search(
@@ -335,6 +427,11 @@ def _equal(field: str, fact: Any) -> dict[str, Any]:
     if isinstance(fact, str) and len(fact.encode()) > _LONGEST_TERM:
         return {"match_none": {}}  # no keyword is as long, and asking for it is an error
     return {"term": {field: fact}}
+
+
+def _name(concrete: str, index: dict[str, Any], alias: str) -> str:
+    """What an index behind an alias goes by: its own name, or that whose place it has taken."""
+    return next((name for name in index["aliases"] if name.startswith(f"{alias}-")), concrete)
 
 
 def _stored(hit: dict[str, Any]) -> Stored:

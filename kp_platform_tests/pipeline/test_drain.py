@@ -406,7 +406,17 @@ def test_a_server_that_stays_busy_fails_the_operation() -> None:
         send(store, [create("log.index-x", "a", b"{}")], retry_seconds=0.3)
 
 
-def test_a_write_block_fails_the_slice_and_makes_no_dead_letters(world: World) -> None:
+def test_a_write_block_that_passes_is_waited_for(world: World) -> None:
+    ids = world.access(7)
+    world.store.refuse[ids[2]] = [ItemResult(403, "cluster_block_exception", "a replay")]
+    [report] = world.drain()
+    assert report.outcome.indexed == 7
+
+
+def test_a_write_block_that_stays_fails_the_slice_and_makes_no_dead_letters(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "BLOCKED_SECONDS", 0)
     ids = world.access(7)
     world.store.refuse[ids[2]] = [ItemResult(403, "cluster_block_exception", "read-only")]
     with pytest.raises(IndexBlocked, match="read-only"):

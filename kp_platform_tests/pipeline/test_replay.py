@@ -1,271 +1,354 @@
-"""Dead letters read again, on fakes: at every moment each offset is a document or a letter."""
+"""Documents made again, on fakes: none is lost or doubled, and only the topic limits what comes."""
 
 import json
-import uuid
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from kp_platform.flows import ACCESS_LOG, FULL_TEXT, REFERENCE_CHANGES
-from kp_platform.pipeline import dead_letters, replay
-from kp_platform.pipeline.dead_letters import DEAD_INDEX, Letter, Selection
-from kp_platform.pipeline.documents import DeadLetter
-from kp_platform.pipeline.errors import QueryFailed, SliceError
+from kp_platform.changes import ReferenceChange
+from kp_platform.flows import ACCESS_LOG, REFERENCE_CHANGES
+from kp_platform.pipeline import indices, positions
+from kp_platform.pipeline.counting import Window
+from kp_platform.pipeline.drain import Pipeline
+from kp_platform.pipeline.errors import QueryFailed
 from kp_platform.pipeline.offsets import OffsetRange, Slice
-from kp_platform.pipeline.replay import MOST_OFFSETS, ReplayReport, slices
-from kp_platform.pipeline.store import ItemResult
+from kp_platform.pipeline.replay import (
+    NoSuchReplay,
+    ReplayReport,
+    Span,
+    followers,
+    into_new_indices,
+    into_place,
+    parse_offsets,
+    parse_window,
+    span_of_offsets,
+    span_of_time,
+)
 from kp_platform_tests.pipeline.world import World
 
 TOPIC = ACCESS_LOG.topic
-REJECTED = "document_parsing_exception"
-OPEN = Selection()
+MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
+DAY = Window(MIDNIGHT, MIDNIGHT + timedelta(days=1))
+INDEX = "log.index-2026.03.01"
+Way = Callable[[Pipeline, Span, Sequence[Pipeline]], Iterator[ReplayReport]]
 
 
 @pytest.fixture
 def world() -> World:
-    return World()
+    return World(slice_rows=10)
 
 
-def rejected(world: World, count: int, partition: int = 0) -> list[str]:
-    """Events that the index refuses once, between others: their mapping is mended later."""
-    ids = world.access(3 * count, partition=partition)
-    for identity in ids[1::3]:
-        world.store.refuse[identity] = [ItemResult(400, REJECTED, "no")]
+@pytest.fixture(params=[into_place, into_new_indices], ids=["in place", "new indices"])
+def way(request: pytest.FixtureRequest) -> Way:
+    found: Way = request.param
+    return found
+
+
+def replayed(world: World, way: Way, window: Window = DAY) -> ReplayReport:
+    changes = followers([world.pipeline_of(REFERENCE_CHANGES)], ACCESS_LOG)
+    assert len(changes) == 1
+    return [*way(world.pipeline, span_of_time(world.pipeline, window), changes)][-1]
+
+
+def documents(world: World) -> dict[str, dict[str, Any]]:
+    """What the alias shows, by id; none is there twice."""
+    world.store.refresh("log.index")
+    with world.store.snapshot("log.index") as snapshot:
+        found = {hit.id: hit.stored.source for hit in snapshot.hits}
+        assert len(found) == len(snapshot.hits)
+    return found
+
+
+def held(world: World) -> dict[int, int]:
+    state = world.kafka.topic_state(TOPIC)
+    return positions.offsets(positions.read(world.store, ACCESS_LOG, state))
+
+
+def without(document: dict[str, Any], *fields: str) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name not in fields}
+
+
+def test_documents_get_the_reference_data_of_now_and_keep_when_they_came(
+    world: World, way: Way
+) -> None:
+    ids = world.access(30)
     world.drain()
-    return ids[1::3]
+    before, positions_before = documents(world), held(world)
+    world.redis.set_values({"presto": "https://trino.io/"})
+    report = replayed(world, way)
+    after = documents(world)
+    assert sorted(after) == sorted(ids)
+    assert {each["redis_value"] for each in after.values()} == {"https://trino.io/"}
+    for identity, document in after.items():
+        assert without(document, "redis_value") == without(before[identity], "redis_value")
+    assert (report.rows, report.remade, report.kept) == (30, 30, 0)
+    assert held(world) == positions_before
+    assert world.drain() == []
 
 
-def letters(world: World, selection: Selection = OPEN) -> list[Letter]:
-    world.store.refresh(DEAD_INDEX)
-    return dead_letters.read(world.store, selection)
+def test_what_is_as_it_should_be_is_not_written(world: World) -> None:
+    world.access(25)
+    world.drain()
+    requests = world.store.requests
+    report = replayed(world, into_place)
+    assert (report.unchanged, report.remade) == (25, 0)
+    assert world.store.requests == requests
 
 
-def replayed(world: World, chosen: list[Letter] | None = None) -> ReplayReport:
-    pipelines = {flow.name: world.pipeline_of(flow) for flow in (ACCESS_LOG, REFERENCE_CHANGES)}
-    return replay.replay(pipelines, letters(world) if chosen is None else chosen)
+def test_a_document_that_somebody_deleted_comes_back(world: World, way: Way) -> None:
+    ids = world.access(20)
+    world.drain()
+    del world.store.documents[INDEX, ids[7]]
+    report = replayed(world, way)
+    assert sorted(documents(world)) == sorted(ids)
+    assert (report.brought_back, report.remade + report.unchanged) == (1, 19)
 
 
-def offsets(world: World) -> list[tuple[int, int]]:
-    """The offset of each document, and of each letter: twice when both are there."""
-    stored = [*world.stored("log.index").values(), *world.stored(DEAD_INDEX).values()]
-    return sorted((each.source["partition"], each.source["offset"]) for each in stored)
+def test_a_day_that_was_deleted_for_good_comes_back_under_its_name(world: World, way: Way) -> None:
+    ids = world.access(1010, partition=0)  # the last ones come late
+    world.drain()
+    world.store.delete_index(INDEX)
+    with pytest.raises(NoSuchReplay, match="reads it again by itself"):
+        span_of_time(world.pipeline, DAY)
+    indices.forget(world.store, ACCESS_LOG, [INDEX])
+    assert replayed(world, way).brought_back == 1010
+    assert sorted(documents(world)) == sorted(ids)
+    assert [*world.store.index_ids("log.index")] == [INDEX]
+    assert world.drain() == []  # it is noted, and there
+    [index] = {index for index, _ in world.stored_places("log.index")}
+    world.store.delete_index(index)
+    assert indices.deleted(world.store, ACCESS_LOG) == [INDEX]
 
 
-def test_a_letter_whose_message_has_become_good_is_a_document_with_its_enrichment(
-    world: World,
-) -> None:
-    ids = rejected(world, 4)
-    report = replayed(world)
-    assert (len(report.removed), report.still_dead, report.unreadable) == (4, [], [])
-    assert world.stored(DEAD_INDEX) == {}
-    documents = world.stored("log.index")
-    assert {documents[identity].source["test_name"] for identity in ids} == {"presto"}
-    assert offsets(world) == [(0, offset) for offset in range(12)]
-    assert str(report) == (
-        "4 became good and are removed, 0 are still dead, 0 cannot be read again"
+def test_only_events_of_the_time_are_made_again(world: World) -> None:
+    world.access(60, partition=0)
+    world.drain()
+    world.redis.set_values({"presto": "new"})
+    some = Window(MIDNIGHT + timedelta(milliseconds=20), MIDNIGHT + timedelta(milliseconds=30))
+    span = span_of_time(world.pipeline, some)
+    assert span.ranges == (OffsetRange(0, 20, 30),)
+    report = replayed(world, into_place, some)
+    assert report.remade == 10
+    changed = [each["offset"] for each in documents(world).values() if each["redis_value"] == "new"]
+    assert sorted(changed) == [*range(20, 30)]
+
+
+def test_an_event_of_the_time_that_came_late_is_found_by_its_document(world: World) -> None:
+    """Times are the senders'; those of FakeTrino begin anew after a thousand offsets."""
+    for _ in range(1010):
+        world.access(1, partition=0)
+    world.drain()
+    some = Window(MIDNIGHT + timedelta(milliseconds=3), MIDNIGHT + timedelta(milliseconds=5))
+    span = span_of_time(world.pipeline, some)
+    assert (span.documents, span.ranges) == (4, (OffsetRange(0, 3, 1005),))
+    world.redis.set_values({"presto": "new"})
+    report = replayed(world, into_place, some)
+    assert (report.remade, report.outside) == (4, 998)
+
+
+def test_a_duplicate_stays_at_its_first_offset(world: World, way: Way) -> None:
+    [identity] = world.access(1, partition=0)
+    first = world.kafka.raw_messages(TOPIC, [(0, 0)])[0, 0].value
+    world.kafka.produce(TOPIC, first, 2)
+    world.drain()
+    world.redis.set_values({"presto": "new"})
+    report = replayed(world, way)
+    assert report.duplicates == 1
+    document = documents(world)[identity]
+    assert (document["partition"], document["offset"]) == (0, 0)
+    assert document["redis_value"] == "new"
+
+
+def test_what_retention_has_deleted_stays_as_it_is_and_is_told(world: World, way: Way) -> None:
+    ids = world.access(30)
+    world.drain()
+    before = documents(world)
+    for partition, low in ((0, 4), (1, 10)):
+        world.kafka.delete_records(TOPIC, partition, low)
+    span = span_of_time(world.pipeline, DAY)
+    assert (span.documents, span.lost) == (30, {0: 4, 1: 10})
+    assert span.said_lost() == (
+        "14 documents stay as they are: retention has deleted messages of analyze.action "
+        "below 0:4 1:10"
     )
+    world.redis.set_values({"presto": "new"})
+    report = replayed(world, way)
+    assert (report.rows, report.remade, report.kept) == (16, 16, 14)
+    after = documents(world)
+    assert sorted(after) == sorted(ids)
+    kept = [identity for identity, each in after.items() if each["redis_value"] != "new"]
+    assert len(kept) == 14
+    assert all(after[identity] == before[identity] for identity in kept)
 
 
-def test_a_letter_that_is_still_bad_stays_with_the_reason_and_the_bytes_of_now(
-    world: World,
+def test_a_dead_letter_stays_one_and_is_no_document(world: World, way: Way) -> None:
+    world.access(6)
+    world.kafka.produce(TOPIC, b"not json", 1)
+    world.drain()
+    letters = world.stored("kp.dead")
+    report = replayed(world, way)
+    assert report.dead == 1
+    assert world.stored("kp.dead") == letters
+    assert len(documents(world)) == 6
+
+
+@pytest.mark.parametrize("moment", ["before_answer", "after_answer"])
+def test_what_is_indexed_meanwhile_is_there_too(world: World, way: Way, moment: str) -> None:
+    ids = world.access(20)
+    world.drain()
+
+    def go_on() -> None:
+        ids.extend(world.access(15))
+        world.drain()
+
+    setattr(world.trino, moment, go_on)
+    report = replayed(world, way)
+    assert sorted(documents(world)) == sorted(ids)
+    assert (report.rows, report.kept) == (20, 0)
+    assert world.lag() == 0
+
+
+@pytest.mark.parametrize("moment", ["before_answer", "after_answer"])
+def test_reference_data_that_change_meanwhile_are_those_of_the_change(
+    world: World, way: Way, moment: str
 ) -> None:
-    [identity] = rejected(world, 1)
-    [before] = letters(world)
-    world.store.refuse[identity] = [ItemResult(400, "illegal_argument_exception", "too long")]
-    report = replayed(world)
-    assert [found.reason for _, found in report.still_dead] == ["illegal_argument_exception"]
-    [after] = letters(world)
-    source = dead_letters.by_id(world.store, after.id).source
-    assert (source["reason"], source["detail"]) == ("illegal_argument_exception", "too long")
-    assert source["@timestamp"] == before.source["@timestamp"] <= source["replayed_at"]
-    assert (
-        json.loads(dead_letters.raw_bytes(Letter(after.id, source, after.version), "value") or b"")[
-            "uuid"
-        ]
-        == identity
-    )
+    world.access(20)
+    world.drain()
+    world.redis.set_values({"presto": "old"})
+
+    def change() -> None:
+        world.redis.set_values({"presto": "changed"})
+        world.announce([ReferenceChange("redis", "presto")])
+        world.follow_changes()
+
+    setattr(world.trino, moment, change)
+    replayed(world, way)
+    assert {each["redis_value"] for each in documents(world).values()} == {"changed"}
 
 
-def test_a_script_is_told_of_each_letter_by_its_id(world: World) -> None:
-    _, second, _ = rejected(world, 3)
-    at = {letter.place: letter for letter in letters(world)}
-    good, bad, dropped = at[0, 1], at[0, 4], at[0, 7]
-    world.store.refuse[second] = [ItemResult(400, REJECTED, "still")]
-    dead_letters.drop(world.store, [dropped], "2026-03-02T00:00:00.000Z")
-    report = replayed(world, letters(world, Selection(with_dropped=True)))
-    assert report.as_json() == {
-        "removed": [good.id],
-        "still_dead": [{"id": bad.id, "reason": REJECTED, "detail": "still"}],
-        "unreadable": [{"id": dropped.id, "cause": "it was dropped at 2026-03-02T00:00:00.000Z"}],
-    }
+def test_new_indices_take_the_place_of_the_old_again_and_again(world: World) -> None:
+    ids = world.access(20)
+    world.drain()
+    seen = set()
+    for value in ("first", "second"):
+        world.redis.set_values({"presto": value})
+        report = replayed(world, into_new_indices)
+        assert report.exchanged == [INDEX]
+        assert {each["redis_value"] for each in documents(world).values()} == {value}
+        assert [*world.store.index_ids("log.index")] == [INDEX]
+        seen.add(world.store.index_ids("log.index")[INDEX])
+        assert len({index for index, _ in world.stored_places("log.index")}) == 1
+        ids += world.access(5)
+        world.drain()  # by the name of the day, which is the new index's now
+        assert sorted(documents(world)) == sorted(ids)
+    assert len(seen) == 2
+    assert world.drain() == []  # nothing was taken for deleted
 
 
-def test_only_the_letters_that_were_asked_for_are_read(world: World) -> None:
-    rejected(world, 3)
-    [chosen, *others] = letters(world)
-    world.trino.queries.clear()
-    replayed(world, [chosen])
-    assert world.trino.queries == [[*chosen.place, chosen.place[1] + 1]]
-    assert {each.id for each in letters(world)} == {each.id for each in others}
+def test_a_replay_that_fails_leaves_the_old_index_and_nothing_of_the_new(world: World) -> None:
+    world.access(30)
+    world.drain()
+    before = documents(world)
+    world.trino.poison = set()
+    world.redis.set_values({"presto": "new"})
+    reports = into_new_indices(world.pipeline, span_of_time(world.pipeline, DAY), [])
+    next(reports)
+    world.trino.failure = "INSUFFICIENT_RESOURCES"
+    with pytest.raises(QueryFailed):
+        list(reports)
+    assert documents(world) == before
+    assert world.store.made == set()
+    assert {index for index, _ in world.stored_places("log.index")} == {INDEX}
 
 
-@pytest.mark.parametrize("kept", range(4))
-def test_a_replay_killed_anywhere_leaves_each_offset_a_document_or_a_letter(
-    world: World, kept: int
+@pytest.mark.parametrize("happened", [False, True], ids=["refused", "answer lost"])
+def test_an_exchange_without_an_answer_leaves_one_whole_index(
+    world: World, monkeypatch: pytest.MonkeyPatch, happened: bool
 ) -> None:
-    """Killed before the documents, or between these and the removal of the letters."""
-    rejected(world, 2)
-    chosen = letters(world)
-    world.store.dies_after = world.store.requests + kept
+    ids = world.access(30)
+    world.drain()
+    take_place = world.store.take_place
+
+    def fail(name: str, new: str, alias: str) -> None:
+        if happened:
+            take_place(name, new, alias)
+        raise ConnectionError
+
+    monkeypatch.setattr(world.store, "take_place", fail)
     with pytest.raises(ConnectionError):
-        replayed(world, chosen)
-    world.store.dies_after = None
-    assert sorted(set(offsets(world))) == [(0, offset) for offset in range(6)]
-    replayed(world)
-    assert offsets(world) == [(0, offset) for offset in range(6)]
-    assert world.stored(DEAD_INDEX) == {}
-
-
-def test_a_query_that_fails_leaves_all_letters(world: World) -> None:
-    rejected(world, 2)
-    world.trino.failure = "MySQL is down"
-    with pytest.raises(QueryFailed, match="MySQL is down"):
-        replayed(world)
-    assert len(letters(world)) == 2
-
-
-def test_a_dropped_letter_is_not_read_again_nor_is_it_as_a_neighbour(world: World) -> None:
-    ids = world.access(4, partition=0)
-    for identity in ids[:3]:
-        world.store.refuse[identity] = [ItemResult(400, REJECTED, "no")]
+        replayed(world, into_new_indices)
+    assert sorted(documents(world)) == sorted(ids)
+    assert (world.store.blocked, world.store.made) == (set(), set())
+    ids += world.access(5)
     world.drain()
-    middle = next(letter for letter in letters(world) if letter.place == (0, 1))
-    dead_letters.drop(world.store, [middle], "2026-03-02T00:00:00.000Z")
-    report = replayed(world, letters(world, Selection(with_dropped=True)))
-    assert len(report.removed) == 2
-    [(letter, cause)] = report.unreadable
-    assert (letter.id, cause) == (middle.id, "it was dropped at 2026-03-02T00:00:00.000Z")
-    assert sorted(world.stored("log.index")) == sorted([ids[0], ids[2], ids[3]])
+    assert sorted(documents(world)) == sorted(ids)
+    assert len({index for index, _ in world.stored_places("log.index")}) == 1
 
 
-def test_what_retention_deleted_is_said_exactly_and_its_letter_stays(world: World) -> None:
-    rejected(world, 2)
-    world.kafka.delete_records(TOPIC, 0, before=3)
-    report = replayed(world)
-    assert [letter.place for letter in report.removed] == [(0, 4)]
-    [(letter, cause)] = report.unreadable
-    assert letter.place == (0, 1)
-    assert cause == "retention deleted analyze.action partition 0 below offset 3"
-    assert [each.id for each in letters(world)] == [letter.id]
-
-
-def test_a_topic_made_again_is_said_and_its_new_messages_are_not_taken_for_old(
-    world: World,
-) -> None:
-    rejected(world, 1)
-    old = world.kafka.topic_state(TOPIC).topic_id
-    world.kafka.delete_topic(TOPIC)
-    world.kafka.create_topics({TOPIC: 3})
-    world.access(5, partition=0)
-    [(_, cause)] = replayed(world).unreadable
-    new = world.kafka.topic_state(TOPIC).topic_id
-    assert cause == f"topic analyze.action was made again: its id is {new}, not {old}"
-    assert len(letters(world)) == 1
-
-
-def test_a_topic_made_again_during_the_read_takes_no_letter_away(world: World) -> None:
-    rejected(world, 1)
-    chosen = letters(world)
-
-    def make_again() -> None:
-        world.kafka.delete_topic(TOPIC)
-        world.kafka.create_topics({TOPIC: 3})
-
-    world.trino.after_answer = make_again
-    with pytest.raises(SliceError, match="made again during the read"):
-        replayed(world, chosen)
-    assert len(letters(world)) == 1
-
-
-def test_an_offset_that_the_log_lost_from_its_end_and_a_flow_that_is_gone_are_said(
-    world: World,
-) -> None:
-    rejected(world, 1)
-    [letter] = letters(world)
-    beyond = replace(letter, source=letter.source | {"offset": 99})
-    foreign = replace(letter, source=letter.source | {"flow": FULL_TEXT.name})
-    causes = [cause for _, cause in replayed(world, [beyond, foreign]).unreadable]
-    assert causes == [
-        "analyze.action has no partition 0 with that offset any more",
-        "flow full_text is not declared",
-    ]
-
-
-def test_a_duplicate_of_an_event_that_was_indexed_since_is_no_letter_any_more(
-    world: World,
-) -> None:
-    [identity] = rejected(world, 1)
-    event = {"uuid": identity, "uri": f"/{identity}", "name": "presto"}
-    world.kafka.produce(TOPIC, json.dumps(event).encode(), 1)
+def test_new_indices_need_whole_days(world: World) -> None:
+    world.access(3)
     world.drain()
-    assert len(replayed(world).removed) == 1
-    assert world.stored("log.index")[identity].source["partition"] == 1
+    half = Window(MIDNIGHT, MIDNIGHT + timedelta(hours=36))
+    with pytest.raises(NoSuchReplay, match="whole days"):
+        list(into_new_indices(world.pipeline, span_of_time(world.pipeline, half), []))
+    span = span_of_offsets(world.pipeline, parse_offsets("0:[0,1)"))
+    with pytest.raises(NoSuchReplay, match="whole days"):
+        list(into_new_indices(world.pipeline, span, []))
 
 
-def test_a_conflict_stays_a_conflict_and_a_message_that_spoils_a_query_stays_unreadable(
-    world: World,
-) -> None:
-    identity = str(uuid.uuid4())
-    for uri in ("/first", "/second"):
-        event = {"uuid": identity, "uri": uri, "name": "kafka"}
-        world.kafka.produce(TOPIC, json.dumps(event).encode(), 0)
-    world.kafka.produce(TOPIC, b"[[[", 0)
-    world.trino.poison = {(0, 2)}
+def test_offsets_are_read_as_far_as_the_topic_holds_them(world: World) -> None:
+    world.access(30)
     world.drain()
-    report = replayed(world)
-    assert sorted(found.reason for _, found in report.still_dead) == ["conflict", "unreadable"]
-    assert "2 are still dead (1 conflict, 1 unreadable)" in str(report)
-    assert len(letters(world)) == 2
+    world.kafka.delete_records(TOPIC, 0, 4)
+    world.redis.set_values({"presto": "new"})
+    span = span_of_offsets(world.pipeline, parse_offsets("2:[1,2) 0:[2,7)"))
+    assert (span.ranges, span.lost) == ((OffsetRange(0, 4, 7), OffsetRange(2, 1, 2)), {0: 2})
+    assert "2 offsets cannot be read" in span.said_lost()
+    report = [*into_place(world.pipeline, span, [])][-1]
+    assert report.remade == 4
+    with pytest.raises(NoSuchReplay, match="1:\\[5,11\\) is indexed only up to 10"):
+        span_of_offsets(world.pipeline, parse_offsets("1:[5,11)"))
 
 
-def test_a_message_that_trino_may_fail_at_keeps_no_other_letter_from_its_replay(
-    world: World,
-) -> None:
-    rejected(world, 2)
-    world.trino.suspects = {(0, 1)}
-    report = replayed(world)
-    assert [letter.place for letter in report.removed] == [(0, 4)]
-    [(letter, cause)] = report.unreadable
-    assert (letter.place, cause) == ((0, 1), "GENERIC_INTERNAL_ERROR: no one knows")
-    assert [each.id for each in letters(world)] == [letter.id]
+def test_nothing_is_there_before_the_first_event(world: World) -> None:
+    assert len(span_of_time(world.pipeline, DAY)) == 0
+    assert replayed(world, into_place).rows == 0
 
 
-def test_a_change_that_was_dead_is_applied(world: World) -> None:
-    [identity] = world.access(1, name="nobody")
-    world.drain()
-    world.mysql.add_names(["nobody"])
-    change = json.dumps({"source": "mysql", "key": "nobody"}).encode()
-    offset = world.kafka.produce(REFERENCE_CHANGES.topic, change, 0)
-    state = world.kafka.topic_state(REFERENCE_CHANGES.topic)
-    raw = world.kafka.raw_messages(REFERENCE_CHANGES.topic, [(0, offset)])
-    dead_letters.bury(
-        world.store,
-        REFERENCE_CHANGES,
-        state,
-        [DeadLetter(0, offset, "", REJECTED, "no")],
-        raw,
-        "2026-03-02T00:00:00.000Z",
-    )
-    assert len(replayed(world).removed) == 1
-    assert world.stored("log.index")[identity].source["test_name"] == "nobody"
-    assert letters(world) == []
+def test_a_flow_of_changes_cannot_be_replayed(world: World) -> None:
+    with pytest.raises(NoSuchReplay, match="reference_changes"):
+        span_of_time(world.pipeline_of(REFERENCE_CHANGES), DAY)
 
 
-def test_slices_hold_exactly_the_places_and_one_run_of_each_partition() -> None:
-    places = [(0, 1), (0, 2), (0, 5), (2, 7), *((3, offset) for offset in range(MOST_OFFSETS + 1))]
-    first, second = slices(places)
-    assert first == Slice(
-        (OffsetRange(0, 1, 3), OffsetRange(2, 7, 8), OffsetRange(3, 0, MOST_OFFSETS))
-    )
-    assert second == Slice((OffsetRange(0, 5, 6), OffsetRange(3, MOST_OFFSETS, MOST_OFFSETS + 1)))
-    assert list(slices([])) == []
+@pytest.mark.parametrize("text", ["", "0", "0:[5,5)", "0:[1,2) 0:[2,3)", "0:[1,2),1:[1,2)", "x"])
+def test_offsets_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(NoSuchReplay, match="is not of the form"):
+        parse_offsets(text)
+
+
+def test_offsets_are_written_as_the_tags_of_runs_are() -> None:
+    part = Slice((OffsetRange(0, 120, 131), OffsetRange(3, 7, 9)))
+    assert parse_offsets(str(part)) == part
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [("yesterday", ""), ("2026-03-02", "2026-03-01"), ("2026-03-01", "x")]
+)
+def test_times_that_are_none_are_refused(start: str, end: str) -> None:
+    with pytest.raises(NoSuchReplay, match="not a time"):
+        parse_window(start, end)
+
+
+def test_times_are_utc_unless_they_say_otherwise() -> None:
+    window = parse_window("2026-03-01T02:00+02:00", "2026-03-02")
+    assert window == DAY
+    today = datetime.now(UTC).date() + timedelta(days=1)
+    assert parse_window("2026-03-01").end.date() == today
+
+
+def test_a_report_says_only_what_there_was() -> None:
+    report = ReplayReport(rows=5, remade=3, dead=2, seconds=1.25)
+    assert str(report) == "5 messages read: 3 made again, 2 dead letters, 1.2 s"
+    assert json.dumps(report.exchanged) == "[]"

@@ -60,5 +60,9 @@ class World:
             if index.startswith(prefix)
         }
 
+    def stored_places(self, prefix: str) -> list[tuple[str, str]]:
+        """Index and id of each document, also in indices that no alias shows."""
+        return [key for key in self.store.documents if key[0].startswith(prefix)]
+
     def lag(self, flow: Flow = ACCESS_LOG) -> int:
         return sum(each.lag for each in partition_lags(flow, self.kafka, self.store))

@@ -18,7 +18,7 @@ from kp_platform.pipeline.errors import SliceError
 from kp_platform.pipeline.offsets import OffsetRange, Slice, Watermarks
 from kp_platform.pipeline.query import keys_query, ranges_query, slice_query
 from kp_platform.pipeline.ranking import SQL_PATH
-from kp_platform.pipeline.store import Stored, create, delete, put, send
+from kp_platform.pipeline.store import Reach, Stored, create, delete, put, send
 from kp_platform.reference import REFERENCE_VALUES, seed, set_reference
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.errors import TopicMissing
@@ -192,6 +192,76 @@ class TestElasticsearch:
                 store.client().indices.delete(index=day)
         assert seen[0] != seen[1]
         assert store.index_ids("no-such-alias") == {}
+
+    def test_an_index_takes_the_place_of_another_and_goes_by_its_name(self, store: Any) -> None:
+        day = "log.index-2020.02.03"
+        send(store, [create(day, "old", b'{"name": "old"}')])
+        for round in range(2):
+            new = f"log.index.{new_id()}-2020.02.03"
+            store.make_index(new, "log.index")
+            send(store, [create(new, "new", b'{"name": "new"}')])
+            store.refresh(new)
+            store.refresh("log.index")
+            assert store.find("log.index", "name", "new") == []
+            before = store.index_ids("log.index")[day]
+            store.take_place(day, new, "log.index")
+            assert store.index_ids("log.index")[day] != before
+            assert [each.source for each in store.find("log.index", "name", "new")] == [
+                {"name": "new"}
+            ]
+            assert store.find("log.index", "name", "old") == []
+            send(store, [create(day, f"late-{round}", b'{"name": "late"}')])
+            key = (day, f"late-{round}")
+            assert store.get([key, (day, "old")]).keys() == {key}
+            send(store, [delete(day, "new")])
+            store.refresh("log.index")
+            assert len(store.find("log.index", "name", "late")) == 1
+        store.delete_index(new)
+        assert day not in store.index_ids("log.index")
+        store.delete_index(new)  # of what is not there nothing is said
+
+    def test_a_blocked_index_refuses_writes_until_it_is_not(self, store: Any) -> None:
+        day = "log.index-2020.02.04"
+        store.bulk(create(day, new_id(), b"{}"))
+        store.block_writes(day, True)
+        [refused] = store.bulk(create(day, new_id(), b"{}"))
+        assert refused.blocked
+        store.block_writes(day, False)
+        assert [each.written for each in store.bulk(create(day, new_id(), b"{}"))] == [True]
+
+    def test_what_was_written_since_a_mark_is_told_page_by_page(self, store: Any) -> None:
+        day = "log.index-2020.02.05"
+        send(store, [create(day, f"before-{number}", b"{}") for number in range(5)])
+        marks = store.marks(day)
+        assert marks.keys() == {0}
+        send(store, [create(day, f"after-{number}", b"{}") for number in range(3)])
+        send(store, [put(day, "before-2", b'{"name": "again"}')])
+        store.refresh("log.index")
+        since = list(store.written_since(day, marks, 3))
+        assert [len(page) for page in since] == [3, 1]
+        found = {hit.id: hit for page in since for hit in page}
+        assert found.keys() == {"after-0", "after-1", "after-2", "before-2"}
+        assert found["before-2"].stored.source == {"name": "again"}
+        everything = [hit.id for page in store.written_since(day, {}, 100) for hit in page]
+        assert len(everything) == 8
+        assert list(store.written_since(day, store.marks(day), 3)) == []
+
+    def test_a_snapshot_tells_how_far_partitions_reach(self, store: Any) -> None:
+        at = datetime(2020, 2, 6, tzinfo=UTC)
+        day = "log.index-2020.02.06"
+        for partition, offset in ((0, 7), (0, 9), (2, 3), (3, 5)):
+            body = {"@timestamp": iso(at), "partition": partition, "offset": offset}
+            send(store, [create(day, f"{partition}-{offset}", json.dumps(body).encode())])
+        store.refresh("log.index")
+        hour = Where("@timestamp", Window(at, at + HOUR))
+        later = Where("@timestamp", Window(at + HOUR, at + 2 * HOUR))
+        below = {0: 8, 1: 100, 2: 3}
+        for index in ("log.index", day):
+            with store.snapshot(index) as snapshot:
+                assert snapshot.reach(hour, below) == {0: Reach(7, 9, 1), 2: Reach(3, 3, 0)}
+                assert snapshot.reach(later, below) == {}
+        with store.snapshot("no-such") as snapshot:
+            assert snapshot.reach(hour, below) == {}
 
     def test_find_and_count_see_a_document_after_a_refresh(self, store: Any) -> None:
         flow = new_id()

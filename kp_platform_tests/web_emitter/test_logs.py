@@ -10,7 +10,8 @@ from uuid import uuid4
 
 import anyio
 import pytest
-from elasticsearch import Elasticsearch
+from elastic_transport import ApiResponseMeta, HttpHeaders, NodeConfig
+from elasticsearch import ApiError, Elasticsearch
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -62,13 +63,21 @@ class Answer:
 class FakeClient:
     """The one verb that the search uses; gives its answers in turn and keeps the questions."""
 
-    def __init__(self, *answers: Answer) -> None:
+    def __init__(self, *answers: Answer | ApiError) -> None:
         self._answers = list(answers)
         self.questions: list[dict[str, Any]] = []
 
     async def search(self, **question: Any) -> Answer:
         self.questions.append(question)
-        return self._answers.pop(0)
+        answer = self._answers.pop(0)
+        if isinstance(answer, ApiError):
+            raise answer
+        return answer
+
+
+def refusal(status: int) -> ApiError:
+    meta = ApiResponseMeta(status, "1.1", HttpHeaders(), 0.0, NodeConfig("http", "x", 1))
+    return ApiError("refused", meta, {})
 
 
 def newest(client: FakeClient, query: LogQuery) -> Found:
@@ -299,6 +308,20 @@ def test_without_a_filter_no_hit_means_nothing_indexed() -> None:
 def test_with_a_filter_no_hit_is_asked_again_without_it() -> None:
     assert newest(FakeClient(Answer(), Answer(DOCUMENT)), LogQuery(name="x")).anything_indexed
     assert not newest(FakeClient(Answer(), Answer()), LogQuery(name="x")).anything_indexed
+
+
+@pytest.mark.parametrize("status", [404, 503])
+def test_an_index_that_went_away_during_a_search_is_searched_again(status: int) -> None:
+    """A replay puts another in its place."""
+    found = newest(FakeClient(refusal(status), Answer(DOCUMENT)), LogQuery())
+    assert len(found.logs) == 1
+    with pytest.raises(SearchUnavailable, match=str(status)):
+        newest(FakeClient(refusal(status), refusal(status)), LogQuery())
+
+
+def test_a_search_that_is_refused_is_not_sent_again() -> None:
+    with pytest.raises(SearchUnavailable, match="400"):
+        newest(FakeClient(refusal(400)), LogQuery())
 
 
 def test_an_elasticsearch_that_is_not_there_is_unavailable() -> None:

@@ -101,7 +101,9 @@ def create_app(
                     "note_sink": to.notes,
                     "logs": read.logs,
                     "notes": read.notes,
-                    "overview": Remembered(partial(pages.overview, read.insights), KEPT_SECONDS),
+                    "overview": Remembered(
+                        partial(pages.overview, read.insights, read.logs), KEPT_SECONDS
+                    ),
                     "freshness": Remembered(read.freshness.now, KEPT_SECONDS),
                     "followers": Followers(),
                     "readiness": Readiness(to.accesses, read.logs),

@@ -7,7 +7,7 @@ a Host header, which anyone can forge.
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -23,10 +23,10 @@ from web_emitter.chart import Chart
 from web_emitter.events import MAX_TEXT_LENGTH, FullTextEvent
 from web_emitter.export import EXPORT_CAP
 from web_emitter.forms import FormRefused, InvalidNote, submitted_note
-from web_emitter.insights import HourOfAccess, Insights, Popular, Ranking
+from web_emitter.insights import Insights, Popular, Ranking
 from web_emitter.live import PING_SECONDS
 from web_emitter.log_query import PRESETS_IN_WORDS, BadQuery, LogQuery
-from web_emitter.logs import Found, Summary, fields_of
+from web_emitter.logs import Found, LogSearch, Summary, fields_of
 from web_emitter.notes import NoteQuery
 from web_emitter.rendering import environment, number, span
 from web_emitter.search import MAX_WORDS_LENGTH, SearchUnavailable
@@ -69,13 +69,14 @@ async def analysis(request: Request) -> Response:
         return _unavailable(request, "analysis_unavailable.html", _narrowing(query), error)
     context = _narrowing(query) | {
         "found": found,
+        "insights": insights,
         "freshness": freshness,
         "is_live": bool(request.query_params.get("live"))
         and query.is_first_page
         and not request.state.followers.is_full,
         "export_cap": EXPORT_CAP,
     }
-    return _page(request, "analysis.html", context | insights)
+    return _page(request, "analysis.html", context)
 
 
 def _narrowing(query: LogQuery) -> dict[str, Any]:
@@ -86,26 +87,36 @@ def _narrowing(query: LogQuery) -> dict[str, Any]:
     }
 
 
-async def _insights(request: Request, query: LogQuery, now: datetime) -> dict[str, Any]:
+async def _insights(request: Request, query: LogQuery, now: datetime) -> str:
     """What stands above the newest logs: of all of them what the platform computes, of a filter
     what Elasticsearch counts."""
     if not query.is_first_page:
-        return {"top": None, "chart": None}
+        return ""
     if query.is_filtered:
-        return await _counted(request, query, now)
-    ranking, hours = await request.state.overview()
-    computed = {
+        return _rendered(query, await _counted(request.state.logs, query, now))
+    overview: str = await request.state.overview()
+    return overview
+
+
+async def overview(insights: Insights, logs: LogSearch) -> str:
+    """What stands above all logs: what the platform has computed of them, as far as it can be had,
+    else what Elasticsearch counts."""
+    now, everything = datetime.now(UTC), LogQuery()
+    ranking, hours = await asyncio.gather(
+        _or_absent(insights.ranking()), _or_absent(insights.hours(now))
+    )
+    found = {
         "top": ranking and _popular_now(ranking, now),
         "chart": Chart.of_hours(hours, now) if hours else None,
     }
-    if all(computed.values()):
-        return computed
-    counted = await _counted(request, query, now)  # in the first minute nothing is computed yet
-    return {name: part or counted[name] for name, part in computed.items()}
+    if not all(found.values()):  # in the first minute nothing is computed yet
+        counted = await _counted(logs, everything, now)
+        found = {name: part or counted[name] for name, part in found.items()}
+    return _rendered(everything, found)
 
 
-async def _counted(request: Request, query: LogQuery, now: datetime) -> dict[str, Any]:
-    summary = await _or_absent(request.state.logs.summary(query, now))
+async def _counted(logs: LogSearch, query: LogQuery, now: datetime) -> dict[str, Any]:
+    summary = await _or_absent(logs.summary(query, now))
     if not summary or not summary.total:
         return {"top": None, "chart": None}
     return {
@@ -114,13 +125,11 @@ async def _counted(request: Request, query: LogQuery, now: datetime) -> dict[str
     }
 
 
-async def overview(
-    insights: Insights,
-) -> tuple[Ranking | None, tuple[HourOfAccess, ...] | None]:
-    """What the platform has computed of all logs, as far as it can be had."""
-    return await asyncio.gather(
-        _or_absent(insights.ranking()), _or_absent(insights.hours(datetime.now(UTC)))
-    )
+def _rendered(query: LogQuery, parts: Mapping[str, Any]) -> str:
+    """HTML, which stays the same for all who ask for it within a second."""
+    if not any(parts.values()):
+        return ""
+    return templates.get_template("insights.html").render(query=query, **parts)
 
 
 async def _or_absent(insight: Awaitable[T]) -> T | None:

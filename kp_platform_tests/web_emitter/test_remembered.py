@@ -66,3 +66,37 @@ def test_an_old_answer_is_asked_for_again() -> None:
         assert [await remembered(), await remembered()] == [1, 2]
 
     anyio.run(ask_twice)
+
+
+def test_under_steady_reading_nobody_waits_for_the_next_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("web_emitter.remembered.monotonic", lambda: now)
+
+    async def read() -> None:
+        nonlocal now
+        question = Question()
+        question.may_answer.set()
+        remembered = Remembered(question, 2)
+        assert await remembered() == 1
+        question.may_answer = anyio.Event()
+        now = 1.5
+        assert [await remembered(), await remembered()] == [1, 1]
+        assert question.asked == 1  # its task has not run yet
+        await anyio.sleep(0)
+        assert question.asked == 2
+        question.may_answer.set()
+        await anyio.sleep(0.01)
+        assert await remembered() == 2
+        now = 4.0  # too old to be given
+        assert await remembered() == 3
+        question.failure = RuntimeError("down")
+        now = 5.5
+        assert await remembered() == 3  # nobody waits for the failure
+        await anyio.sleep(0.01)
+        now = 9.0
+        with pytest.raises(RuntimeError, match="down"):
+            await remembered()
+
+    anyio.run(read)

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -246,6 +247,32 @@ def replay(
     console.print(str(report), markup=False)
     if as_json:
         _print_json({**span.as_json(), **asdict(report)})
+
+
+@app.command()
+def housekeep(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what would be deleted.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete what is older than the KP_KEEP_* settings say, as the schedule does every night."""
+    import dagster as dg
+
+    from kp_platform.flows import FLOWS
+    from kp_platform.housekeeping import all_that_is_old, sentence
+    from kp_platform.resources.elasticsearch import ElasticsearchResource
+    from kp_platform.resources.kafka import KafkaResource
+
+    os.environ.setdefault("DAGSTER_HOME", str(Settings().home / "dagster"))
+    with dg.DagsterInstance.get() as instance:
+        servers = ElasticsearchResource(), KafkaResource()
+        found = all_that_is_old(*servers, instance, FLOWS, datetime.now(UTC), dry_run)
+    if as_json:
+        _print_json([asdict(each) for each in found])
+    else:
+        for each in found:
+            _plain(sentence(each, dry_run))
 
 
 def _watched(reports: "Iterator[ReplayReport]", offsets: int, console: Console) -> "ReplayReport":

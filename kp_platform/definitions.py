@@ -14,6 +14,7 @@ from kp_platform.alerts import failure_sensor
 from kp_platform.assets import flow_asset, reference_assets, topic_asset
 from kp_platform.dead_letters import dead_letters_asset, dead_letters_sensor, dead_replay_job
 from kp_platform.flows import FLOWS, Flow
+from kp_platform.housekeeping import housekeeping_job, housekeeping_schedule
 from kp_platform.jobs import indexing_job, reference_job
 from kp_platform.kpi import kpi_asset, kpi_job, kpi_sensor
 from kp_platform.pages import page_assets
@@ -32,7 +33,7 @@ def build_definitions(
 ) -> dg.Definitions:
     """The same graph for production, tests and notebooks; `resources` replace the real ones."""
     jobs = {flow.name: indexing_job(flow) for flow in flows}
-    ranking, kpi = ranking_job(), kpi_job()
+    ranking, kpi, keeping = ranking_job(), kpi_job(), housekeeping_job(flows)
     again = [flow for flow in flows if can_replay(flow)]
     return dg.Definitions(
         assets=_with_code_references(
@@ -54,7 +55,9 @@ def build_definitions(
             kpi,
             dead_replay_job(flows),
             *map(replay_job, again),
+            keeping,
         ],
+        schedules=[housekeeping_schedule(keeping)],
         sensors=[
             *(offset_sensor(flow, jobs[flow.name]) for flow in flows),
             ranking_sensor(ranking),

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +283,7 @@ class FakeElasticsearch:
         self.deletions: Counter[str] = Counter()
         self.dies_after: int | None = None
         self.names: dict[str, str] = {}
-        self.made: set[str] = set()
+        self.made: dict[str, datetime] = {}
         self.blocked: set[str] = set()
         self._sequence = 0
 
@@ -354,7 +354,15 @@ class FakeElasticsearch:
 
     def make_index(self, name: str, template: str, mappings: Path = MAPPINGS) -> None:
         json.loads((mappings / f"{template}.json").read_text())
-        self.made.add(name)
+        self.made[name] = datetime.now(UTC)
+
+    def sizes(self, index: str) -> dict[str, tuple[int, int]]:
+        known = {concrete: name for name, concrete in self.names.items()}
+        counted = Counter(key[0] for key in self.documents if self._belongs(key[0], index))
+        return {known.get(name, name): (count, 100 * count) for name, count in counted.items()}
+
+    def behind_no_alias(self, beginning: str) -> dict[str, datetime]:
+        return {name: at for name, at in self.made.items() if name.startswith(beginning)}
 
     def marks(self, index: str) -> dict[int, int]:
         return {0: self._sequence}
@@ -372,7 +380,7 @@ class FakeElasticsearch:
         old = self._concrete(name)
         self.delete_index(old)
         self.blocked.discard(old)
-        self.made.discard(new)
+        del self.made[new]
         self.names[name] = new
 
     def _concrete(self, name: str) -> str:
@@ -385,7 +393,8 @@ class FakeElasticsearch:
         return self._concrete(index) == concrete or name.startswith(f"{index}-")
 
     def delete_index(self, name: str) -> None:
-        self.made.discard(name)
+        name = self._concrete(name)
+        self.made.pop(name, None)
         self.names = {known: each for known, each in self.names.items() if each != name}
         self.deletions[name] += 1
         for key in [key for key in self.documents if key[0] == name]:

@@ -26,6 +26,7 @@ JOBS = (
     "replay_dead_letters",
     "replay_access_log",
     "replay_full_text",
+    "housekeeping",
 )
 ENRICHED = dg.AssetKey("enriched_access_log")
 # A run imports the definitions before it works: what only a command line or a test needs, and the

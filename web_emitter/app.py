@@ -41,7 +41,7 @@ from web_emitter.settings import ACCESS_LOG_TOPIC, FULL_TEXT_TOPIC, Settings
 T = TypeVar("T")
 
 # The same for every reader.
-KEPT_SECONDS = 1.0
+KEPT_SECONDS = 2.0
 
 logger = logging.getLogger("web_emitter")
 

@@ -37,6 +37,8 @@ MILLISECOND = timedelta(milliseconds=1)
 # What a document keeps from when it was indexed first.
 _FIRST = ("indexed_at", "delay_ms")
 _PLACE = ("topic", "partition", "offset")
+# How the name of a new index goes on after that of the flow's index: when it was made, and its day.
+_NEW = re.compile(r"\.\d{14}[0-9a-f]{4}-[\d.]{10}")
 _RANGE = re.compile(r"(\d+):\[(\d+),(\d+)\)")
 
 
@@ -235,6 +237,12 @@ def parse_offsets(text: str) -> Slice:
     except ValueError:
         pass
     raise NoSuchReplay(f"{text!r} is not of the form 0:[120,131) 3:[7,9)")
+
+
+def is_new_index(flow: Flow, name: str) -> bool:
+    """Whether an index was made by a replay of the flow, by its name."""
+    beginning, rest = name[: len(flow.index)], name[len(flow.index) :]
+    return beginning == flow.index and _NEW.fullmatch(rest) is not None
 
 
 def followers(pipelines: Iterable[Pipeline], flow: Flow) -> list[Pipeline]:

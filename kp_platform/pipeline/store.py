@@ -177,7 +177,13 @@ class DocumentStore(Protocol):
         """Create an index as `<mappings>/<template>.json` makes them, but behind no alias."""
 
     def delete_index(self, name: str) -> None:
-        """Delete an index, if it is there."""
+        """Delete the index that goes by a name, if it is there."""
+
+    def sizes(self, index: str) -> dict[str, tuple[int, int]]:
+        """The indices behind an alias, by name as in `index_ids`: documents, and bytes on disk."""
+
+    def behind_no_alias(self, beginning: str) -> dict[str, datetime]:
+        """Indices whose names begin like this and that no alias shows: when each was made."""
 
     def marks(self, index: str) -> dict[int, int]:
         """For each shard a number that grows with each write."""

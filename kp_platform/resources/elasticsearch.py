@@ -204,8 +204,39 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
 
     def delete_index(self, name: str) -> None:
         """See `DocumentStore.delete_index`."""
+        indices = self.client().indices
         with self._answers():
-            self.client().indices.delete(index=name, ignore_unavailable=True)
+            for concrete in indices.get(index=name, features="aliases", ignore_unavailable=True):
+                indices.delete(index=concrete, ignore_unavailable=True)
+
+    def sizes(self, index: str) -> dict[str, tuple[int, int]]:
+        """See `DocumentStore.sizes`."""
+        indices = self.client().indices
+        with self._answers():
+            held = indices.get(index=index, features="aliases", ignore_unavailable=True)
+            if not held.body:
+                return {}
+            found = indices.stats(index=index, metric="docs,store")["indices"]
+        return {
+            _name(concrete, each, index): (
+                found[concrete]["primaries"]["docs"]["count"],
+                found[concrete]["total"]["store"]["size_in_bytes"],
+            )
+            for concrete, each in held.items()
+            if concrete in found
+        }
+
+    def behind_no_alias(self, beginning: str) -> dict[str, datetime]:
+        """See `DocumentStore.behind_no_alias`."""
+        with self._answers():
+            found = self.client().indices.get(
+                index=f"{beginning}*", features=["aliases", "settings"], ignore_unavailable=True
+            )
+        return {
+            name: _EPOCH + timedelta(milliseconds=int(each["settings"]["index"]["creation_date"]))
+            for name, each in found.items()
+            if not each["aliases"]
+        }
 
     def marks(self, index: str) -> dict[int, int]:
         """See `DocumentStore.marks`: the checkpoints of the primary shards. No write up to a

@@ -259,7 +259,7 @@ def test_a_replay_that_fails_leaves_the_old_index_and_nothing_of_the_new(world: 
     with pytest.raises(QueryFailed):
         list(reports)
     assert documents(world) == before
-    assert world.store.made == set()
+    assert world.store.made == {}
     assert {index for index, _ in world.stored_places("log.index")} == {INDEX}
 
 
@@ -280,7 +280,7 @@ def test_an_exchange_without_an_answer_leaves_one_whole_index(
     with pytest.raises(ConnectionError):
         replayed(world, into_new_indices)
     assert sorted(documents(world)) == sorted(ids)
-    assert (world.store.blocked, world.store.made) == (set(), set())
+    assert (world.store.blocked, world.store.made) == (set(), {})
     ids += world.access(5)
     world.drain()
     assert sorted(documents(world)) == sorted(ids)

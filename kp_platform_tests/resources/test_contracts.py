@@ -220,6 +220,25 @@ class TestElasticsearch:
         assert day not in store.index_ids("log.index")
         store.delete_index(new)  # of what is not there nothing is said
 
+    def test_what_is_made_is_behind_no_alias_until_it_takes_its_place(self, store: Any) -> None:
+        day, marker = "log.index-2020.02.07", new_id()
+        new = f"log.index.{marker}-2020.02.07"
+        store.make_index(new, "log.index")
+        [(name, made_at)] = store.behind_no_alias(f"log.index.{marker}").items()
+        assert name == new
+        assert abs(datetime.now(UTC) - made_at) < timedelta(minutes=5)
+        send(store, [create(new, new_id(), b"{}"), create(new, new_id(), b"{}")])
+        store.refresh(new)
+        assert day not in store.sizes("log.index")
+        store.take_place(day, new, "log.index")
+        documents, size = store.sizes("log.index")[day]
+        assert documents == 2
+        assert size > 0
+        assert store.behind_no_alias(f"log.index.{marker}") == {}
+        store.delete_index(day)  # by the name that it goes by
+        assert day not in store.index_ids("log.index")
+        assert store.sizes("no-such-alias") == {}
+
     def test_a_blocked_index_refuses_writes_until_it_is_not(self, store: Any) -> None:
         day = "log.index-2020.02.04"
         store.bulk(create(day, new_id(), b"{}"))

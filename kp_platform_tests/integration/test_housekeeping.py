@@ -1,0 +1,64 @@
+"""Housekeeping on the real servers: what it tells, and that it takes nothing that is needed."""
+
+import json
+
+import dagster as dg
+import pytest
+
+from kp_platform.definitions import build_definitions
+from kp_platform.flows import ACCESS_LOG
+from kp_platform.pipeline import indices
+from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform_tests.integration.events import (
+    Event,
+    documents,
+    drain,
+    publish,
+    search,
+    unused_hours,
+)
+from kp_platform_tests.stack import Stack
+
+
+def test_old_events_stay_while_the_topic_holds_them(quiet_stack: Stack) -> None:
+    drain()
+    [hour] = unused_hours(1)
+    event = Event()
+    publish(event.value, at=hour)
+    drain()
+    variables = {"KP_KEEP_LOG_DAYS": "1", "KP_KEEP_DEAD_LETTER_DAYS": "1", "KP_KEEP_KPI_DAYS": "1"}
+    keeping = Stack(quiet_stack.settings, quiet_stack.variables | variables)
+    for options in (("--dry-run",), ()):
+        found = json.loads(keeping.kp("housekeep", *options, "--json").stdout)
+        by_name = {each["what"]: each for each in found}
+        told = f"log.index-{hour:%Y.%m.%d}: analyze.action still holds messages of it"
+        assert told in by_name["log.index"]["kept"]
+        assert by_name["log.index"]["names"] == []
+        assert {"kp.dead", "kp.gaps", "access.kpi", "runs of Dagster"} <= by_name.keys()
+    said = keeping.kp("housekeep", "--dry-run").stdout
+    assert "log.index: nothing would be deleted; kept: " in said
+    assert len(documents(event.uuid)) == 1
+    assert indices.deleted(ElasticsearchResource(), ACCESS_LOG) == []
+
+
+def test_the_job_deletes_old_kpis_and_keeps_the_rest(
+    quiet_stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KP_KEEP_KPI_DAYS", "30")
+    store = ElasticsearchResource()
+    store.ensure_index("access.kpi")
+    client = store.client()
+    hours = {"old": "2026-01-05T06:00:00.000Z", "young": "2099-01-01T00:00:00.000Z"}
+    for name, hour in hours.items():
+        client.index(
+            index="access.kpi", id=name, document={"hour": hour, "scope": "all"}, refresh=True
+        )
+    job = build_definitions().resolve_job_def("housekeeping")
+    with dg.DagsterInstance.ephemeral() as instance:
+        for dry_run, left in ((True, {"old", "young"}), (False, {"young"})):
+            config = {"ops": {"housekeep": {"config": {"dry_run": dry_run}}}}
+            assert job.execute_in_process(instance=instance, run_config=config).success
+            store.refresh("access.kpi")
+            found = {each["hour"] for each in search("access.kpi", {"ids": {"values": [*hours]}})}
+            assert found == {hours[name] for name in left}
+    client.delete(index="access.kpi", id="young", refresh=True)

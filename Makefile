@@ -5,7 +5,16 @@ VENV := .venv
 PIP := $(VENV)/bin/pip --quiet --disable-pip-version-check install
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup packages test-packages demo up down test faults bench docs screenshots check
+AUDIT := .venv-audit
+LOCK := $(AUDIT)/bin/uv --quiet --native-tls pip compile --universal --python-version 3.11 \
+	--generate-hashes --no-annotate
+CHECK_BOM := from cyclonedx.schema import SchemaVersion; \
+	from cyclonedx.validation.json import JsonStrictValidator; \
+	error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(open("bom.cdx.json").read()); \
+	raise SystemExit(f"bom.cdx.json: {error}" if error else 0)
+
+.PHONY: help setup packages test-packages demo up down test faults bench docs screenshots check \
+	audit update
 
 help:
 	@echo 'make demo    set up, start everything, follow 200 requests until they are searchable'
@@ -17,6 +26,8 @@ help:
 	@echo 'make docs    docs/reference and .env.example, from the code'
 	@echo 'make screenshots  the pictures of docs/screenshots'
 	@echo 'make check   ruff, mypy, Dagster definitions'
+	@echo 'make audit   bill of materials (bom.cdx.json), known vulnerabilities of the packages'
+	@echo 'make update  the newest packages that pyproject.toml allows, and all tests with them'
 	@echo 'make setup   system packages and .venv only'
 
 setup: $(INSTALLED)
@@ -65,3 +76,23 @@ check: setup
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -W 'ignore:Function' -m dagster definitions validate --log-level warning
+
+$(AUDIT)/.installed: requirements-audit.txt | packages
+	@echo 'installing the tools of the audit into $(AUDIT)'
+	@$(PYTHON) -m venv $(AUDIT)
+	@$(AUDIT)/bin/pip --quiet --disable-pip-version-check install --require-hashes --no-deps -r $<
+	@touch $@
+
+audit: setup $(AUDIT)/.installed
+	@$(VENV)/bin/python -m kp_platform_tests.bom > bom.cdx.json
+	@$(AUDIT)/bin/python -c '$(CHECK_BOM)'
+	@echo 'bom.cdx.json: CycloneDX 1.6, as its schema wants it'
+	@$(AUDIT)/bin/pip-audit --strict --disable-pip --progress-spinner off \
+		-r requirements.txt -r requirements-dev.txt
+
+update: $(AUDIT)/.installed
+	@$(LOCK) --upgrade pyproject.toml -o requirements.txt
+	@$(LOCK) --upgrade pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
+	@$(LOCK) --upgrade --group audit -o requirements-audit.txt
+	@git --no-pager diff --stat -- 'requirements*.txt'
+	@$(MAKE) --no-print-directory check test

@@ -256,7 +256,8 @@ def housekeep(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete what is older than the KP_KEEP_* settings say, as the schedule does every night."""
+    """Delete what is older than the settings keep it (KP_KEEP_RUN_DAYS and its neighbours), as the
+    schedule does every night."""
     import dagster as dg
 
     from kp_platform.flows import FLOWS

@@ -24,6 +24,8 @@ EXPORT_PAGE_SIZE = 1_000
 # each of them, and there may be as many as logs.
 SAMPLE = 20_000
 _SECOND = timedelta(seconds=1)
+# How many times farther from its neighbour a page is looked for, when near it there is too little.
+_FARTHER = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,16 +261,18 @@ class ElasticsearchLogs:
 
     async def _page(self, query: LogQuery) -> Mapping[str, Any]:
         """The hits of a page, and one more if there is one. A page next to another is first looked
-        for near it: else all events of its day would be sorted for it."""
+        for near it, and then not quite so near: else all events of its day would be sorted for it.
+        """
         if at := query.after or query.before:
-            if query.after:
-                span = {"gte": max(0, at.milliseconds - at.reach)}
-            else:
-                span = {"lte": min(at.milliseconds + at.reach, LATEST)}
-            near = {"range": {"@timestamp": span | {"format": "epoch_millis"}}}
-            hits = await self._search(query, PAGE_SIZE + 1, near)
-            if len(hits["hits"]) > PAGE_SIZE:
-                return hits
+            for reach in (at.reach, _FARTHER * at.reach):
+                if query.after:
+                    span = {"gte": max(0, at.milliseconds - reach)}
+                else:
+                    span = {"lte": min(at.milliseconds + reach, LATEST)}
+                near = {"range": {"@timestamp": span | {"format": "epoch_millis"}}}
+                hits = await self._search(query, PAGE_SIZE + 1, near)
+                if len(hits["hits"]) > PAGE_SIZE:
+                    return hits
         return await self._search(query, PAGE_SIZE + 1)
 
     async def _has_any(self) -> bool:

@@ -78,7 +78,7 @@ class Cursor:
         """The places of the first and the last hit of a page. A page next to it may span ten times
         as much."""
         (newest, *first), (oldest, *last) = hits[0]["sort"], hits[-1]["sort"]
-        reach = min(10 * (newest - oldest) + 1_000, _LONGEST_REACH)
+        reach = min(10 * (newest - oldest) + 50, _LONGEST_REACH)
         return cls(newest, first[0], first[1], reach), cls(oldest, last[0], last[1], reach)
 
     @property

@@ -159,20 +159,21 @@ def test_a_full_page_tells_where_the_next_one_begins() -> None:
     assert newest(FakeClient(Answer(*[DOCUMENT] * 50)), LogQuery()).older is None
     found = newest(FakeClient(Answer(*[DOCUMENT] * 51)), LogQuery())
     assert len(found.logs) == 50
-    assert found.older == Cursor(9_000 - 49, 3, 7, reach=10 * 49 + 1_000)
+    assert found.older == Cursor(9_000 - 49, 3, 7, reach=10 * 49 + 50)
 
 
 def test_an_older_page_is_looked_for_near_its_place_and_then_everywhere() -> None:
-    client = FakeClient(Answer(*[DOCUMENT] * 50), Answer(DOCUMENT))
-    found = newest(client, LogQuery(name="kafka", after=Cursor(9_000, 3, 7, reach=2_000)))
-    near, everywhere = client.questions
-    for question in (near, everywhere):
+    client = FakeClient(Answer(*[DOCUMENT] * 50), Answer(*[DOCUMENT] * 9), Answer(DOCUMENT))
+    found = newest(client, LogQuery(name="kafka", after=Cursor(9_000, 3, 7, reach=20)))
+    near, farther, everywhere = client.questions
+    for question in (near, farther, everywhere):
         assert question["search_after"] == [9_000, 3, 7]
         assert question["track_total_hits"] is False
         assert "from" not in question
     name = {"term": {"name": "kafka"}}
-    span = {"range": {"@timestamp": {"gte": 7_000, "format": "epoch_millis"}}}
-    assert near["query"] == {"bool": {"filter": [span, name]}}
+    for question, start in ((near, 8_980), (farther, 7_000)):
+        span = {"range": {"@timestamp": {"gte": start, "format": "epoch_millis"}}}
+        assert question["query"] == {"bool": {"filter": [span, name]}}
     assert everywhere["query"] == {"bool": {"filter": [name]}}
     assert len(found.logs) == 1
 

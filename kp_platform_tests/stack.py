@@ -28,10 +28,12 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The programs of one KP_HOME. `variables` are the environment that `kp` is run with."""
+    """The programs of one KP_HOME. `variables` are the environment that `kp` is run with, `folder`
+    is the one that holds its code."""
 
     settings: Settings
     variables: dict[str, str]
+    folder: Path = ROOT
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -43,7 +45,7 @@ class Stack:
         done = subprocess.run(
             [sys.executable, "-m", "kp_platform", *arguments],
             env=self.variables,
-            cwd=ROOT,
+            cwd=self.folder,
             capture_output=True,
             text=True,
             timeout=600,

@@ -23,6 +23,13 @@ JOB_NAME = "housekeeping"
 # In UTC: little is read at night, and no hour begins.
 DAILY = "20 3 * * *"
 _RUNS_AT_ONCE = 500
+# What a setting keeps, in words.
+_KINDS = {
+    "keep_log_days": "daily indices",
+    "keep_dead_letter_days": "dead letters and gaps",
+    "keep_kpi_days": "KPIs",
+    "keep_run_days": "runs of Dagster",
+}
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 
@@ -99,6 +106,9 @@ def all_that_is_old(
     if settings.keep_run_days:
         before = now - timedelta(days=settings.keep_run_days)
         found.append(old_runs(instance, before, dry_run))
+    for name, kinds in _KINDS.items():
+        if not getattr(settings, name):
+            found.append(Old(kinds, kept=[f"all, for KP_{name.upper()} is 0"]))
     return found
 
 

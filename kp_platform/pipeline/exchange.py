@@ -7,7 +7,8 @@ The new index goes by the name of the old from then on, so writers and readers k
 Writes to the old one are refused for about a second, and sent again until they reach the new one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import orjson
 
@@ -24,21 +25,37 @@ _FEW = 2_000
 _MOST_ROUNDS = 20
 
 
-def exchange(
-    store: DocumentStore, flow: Flow, name: str, new: str, marks: Mapping[int, int]
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An index as it was before the first document of the one that is to replace it was read: its
+    id, None if it was not there, and `store.marks` of it."""
+
+    index_id: str | None = None
+    marks: Mapping[int, int] = field(default_factory=dict)
+
+
+def see(store: DocumentStore, flow: Flow, names: Sequence[str]) -> dict[str, Seen]:
+    """The indices that go by these names, as they are now."""
+    there = store.index_ids(flow.index)
+    return {
+        name: Seen(there[name], store.marks(name)) if name in there else Seen() for name in names
+    }
+
+
+def exchange(store: DocumentStore, flow: Flow, name: str, new: str, seen: Seen) -> None:
     """Put `new` in the place of the index that goes by `name`, if there is one.
 
-    `marks` are what `store.marks(name)` was before the first document of `new` was read. What the
-    old index was given since then is in the new one too, and wins over what is there. Raises
-    SliceError and what the store raises; then the old index is still in its place, unless only the
-    answer to the last step was lost.
+    What that was given since it was seen is in the new one too, and wins over what is there. Raises
+    SliceError, also when it is another one by now, and what the store raises; then the old index is
+    still in its place, unless only the answer to the last step was lost.
     """
     there = store.index_ids(flow.index)
+    if seen.index_id not in (None, there.get(name)):
+        raise SliceError(f"{name} was deleted or exchanged by another while it was made again")
     try:
         if name in there:
             _copy(store, name, new, {}, create)  # what the topic does not hold any more
-            marks = _follow(store, name, new, marks)
+            marks = _follow(store, name, new, seen.marks)
             indices.expect(store, flow, name, there[name], store.index_ids(new)[new], utc_now())
             store.block_writes(name, True)
             _copy(store, name, new, marks, put)

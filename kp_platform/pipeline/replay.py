@@ -27,7 +27,7 @@ from kp_platform.pipeline.counting import Where, Window, iso
 from kp_platform.pipeline.documents import Document
 from kp_platform.pipeline.drain import Pipeline
 from kp_platform.pipeline.errors import SliceError
-from kp_platform.pipeline.exchange import exchange
+from kp_platform.pipeline.exchange import exchange, see
 from kp_platform.pipeline.offsets import OffsetRange, Slice, TopicState, Watermarks, plan
 from kp_platform.pipeline.store import DocumentStore, Stored, create, put, send
 from kp_platform.pipeline.stream import utc_now
@@ -65,7 +65,7 @@ class Span:
 
     def __str__(self) -> str:
         ranges = " ".join(str(part) for part in self.ranges) or "none"
-        asked = f"{self.window}: " if self.window else ""
+        asked = f"{self.window}, {self.documents} documents: " if self.window else ""
         return f"{asked}{len(self)} offsets of {self.state.topic} to read: {ranges}"
 
     def as_json(self) -> dict[str, Any]:
@@ -129,7 +129,8 @@ class ReplayReport:
             "kept as they are, their messages are gone": self.kept,
         }
         found = ", ".join(f"{count} {what}" for what, count in told.items() if count)
-        return f"{self.rows} messages read: {found or 'nothing to do'}, {self.seconds:.1f} s"
+        new = f"; new: {', '.join(self.exchanged)}" if self.exchanged else ""
+        return f"{self.rows} messages read: {found or 'nothing to do'}, {self.seconds:.1f} s{new}"
 
     def add(self, outcome: Outcome, rows: int) -> None:
         self.rows += rows
@@ -259,14 +260,14 @@ def into_place(
     reference data. Raises SliceError and its kin; what was written until then stays written, and
     the same replay can be done again.
     """
-    seen = _ends(changes)
+    ends = _ends(changes)
     report = ReplayReport()
     yield from _read(pipeline, span, _Writer(pipeline.store, span.window), report)
     if report.brought_back and span.window:  # perhaps into a new index
         there = pipeline.store.index_ids(pipeline.flow.index)
         names = [name for name in _names(pipeline.flow, span.window) if name in there]
         indices.note(pipeline.store, pipeline.flow, names, utc_now())
-    _catch_up(changes, seen)
+    _catch_up(changes, ends)
 
 
 def into_new_indices(
@@ -277,21 +278,20 @@ def into_new_indices(
     """
     flow, store = pipeline.flow, pipeline.store
     names = span.whole_days(flow)
-    there = store.index_ids(flow.index)
-    marks = {name: store.marks(name) for name in names if name in there}
+    before = see(store, flow, names)
     made = _NewIndices(store, flow, names)
-    seen = _ends(changes)
+    ends = _ends(changes)
     report = ReplayReport()
     try:
         yield from _read(pipeline, span, _Writer(store, span.window, made), report)
         for name, new in sorted(made.names.items()):
-            exchange(store, flow, name, new, marks.get(name, {}))
+            exchange(store, flow, name, new, before[name])
             del made.names[name]
             report.exchanged.append(name)
             yield report
     finally:
         made.delete_unused()
-    _catch_up(changes, seen)
+    _catch_up(changes, ends)
 
 
 class _NewIndices:

@@ -88,7 +88,8 @@ def test_this_release_goes_on_where_the_one_before_ended(upgraded: tuple[Stack, 
     told = json.loads(now.kp("replay", "--from", days[0], "--new-indices", "--json").stdout)
     assert (told["remade"], told["kept"], told["dead"]) == (41, 0, 1)
     assert len(search(ACCESS_LOG.index, EVERYTHING)) == 41
-    assert {each["what"] for each in json.loads(now.kp("housekeep", "--json").stdout)} == {
+    kept_house = json.loads(now.kp("housekeep", "--json").stdout)
+    assert [each["what"] for each in kept_house if not each["kept"]] == [
         "unfinished replays",
         "runs of Dagster",
-    }
+    ]

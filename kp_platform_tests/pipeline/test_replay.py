@@ -12,7 +12,7 @@ from kp_platform.flows import ACCESS_LOG, REFERENCE_CHANGES
 from kp_platform.pipeline import indices, positions
 from kp_platform.pipeline.counting import Window
 from kp_platform.pipeline.drain import Pipeline
-from kp_platform.pipeline.errors import QueryFailed
+from kp_platform.pipeline.errors import QueryFailed, SliceError
 from kp_platform.pipeline.offsets import OffsetRange, Slice
 from kp_platform.pipeline.replay import (
     NoSuchReplay,
@@ -261,6 +261,21 @@ def test_a_replay_that_fails_leaves_the_old_index_and_nothing_of_the_new(world: 
     assert documents(world) == before
     assert world.store.made == {}
     assert {index for index, _ in world.stored_places("log.index")} == {INDEX}
+
+
+def test_of_two_replays_at_once_the_later_gives_way(world: World) -> None:
+    ids = world.access(30)
+    world.drain()
+    first = into_new_indices(world.pipeline, span_of_time(world.pipeline, DAY), [])
+    next(first)
+    world.redis.set_values({"presto": "second"})
+    replayed(world, into_new_indices)
+    with pytest.raises(SliceError, match="exchanged by another"):
+        list(first)
+    after = documents(world)
+    assert sorted(after) == sorted(ids)
+    assert {each["redis_value"] for each in after.values()} == {"second"}
+    assert world.store.made == {}
 
 
 @pytest.mark.parametrize("happened", [False, True], ids=["refused", "answer lost"])

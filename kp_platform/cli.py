@@ -265,7 +265,9 @@ def housekeep(
     from kp_platform.resources.elasticsearch import ElasticsearchResource
     from kp_platform.resources.kafka import KafkaResource
 
-    os.environ.setdefault("DAGSTER_HOME", str(Settings().home / "dagster"))
+    home = os.environ.setdefault("DAGSTER_HOME", str(Settings().home / "dagster"))
+    if not os.path.isdir(home):
+        raise Failure(f"there is no Dagster in {home} yet: start it with `kp up`")
     with dg.DagsterInstance.get() as instance:
         servers = ElasticsearchResource(), KafkaResource()
         found = all_that_is_old(*servers, instance, FLOWS, datetime.now(UTC), dry_run)

@@ -349,7 +349,8 @@ class FakeElasticsearch:
 
     def index_ids(self, index: str) -> dict[str, str]:
         known = {concrete: name for name, concrete in self.names.items()}
-        names = {concrete for concrete, _ in self.documents if self._belongs(concrete, index)}
+        held = {*self.made, *(concrete for concrete, _ in self.documents)}
+        names = {concrete for concrete in held if self._belongs(concrete, index)}
         return {known.get(name, name): f"{name}-{self.deletions[name]}" for name in names}
 
     def make_index(self, name: str, template: str, mappings: Path = MAPPINGS) -> None:
@@ -376,8 +377,10 @@ class FakeElasticsearch:
     def block_writes(self, index: str, blocked: bool) -> None:
         (self.blocked.add if blocked else self.blocked.discard)(self._concrete(index))
 
-    def take_place(self, name: str, new: str, alias: str) -> None:
+    def take_place(self, name: str, new: str, alias: str, index_id: str | None) -> None:
         old = self._concrete(name)
+        if self.index_ids(alias).get(name) != index_id:
+            raise SliceError(f"another index than before goes by the name {name}")
         self.delete_index(old)
         self.blocked.discard(old)
         del self.made[new]

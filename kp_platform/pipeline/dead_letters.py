@@ -119,7 +119,7 @@ def bury(
             "key": _base64(message.key),
             "value": _base64(message.value),
         }
-        identity = f"{flow.name}:{state.topic_id}:{letter.partition}:{letter.offset}"
+        identity = _identity(flow, state, letter.partition, letter.offset)
         operations.append(create(DEAD_INDEX, identity, orjson.dumps(body)))
     _send_letters(store, operations)
 
@@ -158,6 +158,15 @@ def tally(store: DocumentStore, selection: Selection) -> Tally:
             else:
                 dropped += count
     return Tally(counted, dropped)
+
+
+def of_places(
+    store: DocumentStore, flow: Flow, state: TopicState, places: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], Letter]:
+    """The letters of messages at these (partition, offset), dropped ones too."""
+    keys = {(DEAD_INDEX, _identity(flow, state, *place)): place for place in places}
+    stored = store.get([*keys])
+    return {keys[key]: Letter(key[1], each.source, each.version) for key, each in stored.items()}
 
 
 def remove(store: DocumentStore, letters: Sequence[Letter]) -> None:
@@ -238,6 +247,10 @@ def record_gaps(
         identity = f"{flow.name}:{state.topic_id}:{gap.partition}:{gap.start}"
         operations.append(put(GAP_INDEX, identity, orjson.dumps(body)))
     send(store, operations)
+
+
+def _identity(flow: Flow, state: TopicState, partition: int, offset: int) -> str:
+    return f"{flow.name}:{state.topic_id}:{partition}:{offset}"
 
 
 def _common(flow: Flow, state: TopicState, partition: int, now: str) -> dict[str, Any]:

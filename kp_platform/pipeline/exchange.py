@@ -34,6 +34,10 @@ class Seen:
     marks: Mapping[int, int] = field(default_factory=dict)
 
 
+class NotKnown(SliceError):
+    """Whether one index has taken the place of another: the answer was lost, or an error."""
+
+
 def see(store: DocumentStore, flow: Flow, names: Sequence[str]) -> dict[str, Seen]:
     """The indices that go by these names, as they are now."""
     there = store.index_ids(flow.index)
@@ -42,31 +46,62 @@ def see(store: DocumentStore, flow: Flow, names: Sequence[str]) -> dict[str, See
     }
 
 
-def exchange(store: DocumentStore, flow: Flow, name: str, new: str, seen: Seen) -> None:
-    """Put `new` in the place of the index that goes by `name`, if there is one.
+def exchange(
+    store: DocumentStore, flow: Flow, name: str, new: str, new_id: str, seen: Seen
+) -> None:
+    """Put `new`, whose id is `new_id`, in the place of the index that goes by `name`, if there is
+    one.
 
     What that was given since it was seen is in the new one too, and wins over what is there. Raises
-    SliceError, also when it is another one by now, and what the store raises; then the old index is
-    still in its place, unless only the answer to the last step was lost.
+    NotKnown when only the last step may have been done, which is safe to be left so. Raises
+    SliceError, also when one of the two is another one by now, and what the store raises; then the
+    old index is still in its place.
     """
-    there = store.index_ids(flow.index)
-    if seen.index_id not in (None, there.get(name)):
+    index_id = store.index_ids(flow.index).get(name)
+    if seen.index_id not in (None, index_id):
         raise SliceError(f"{name} was deleted or exchanged by another while it was made again")
+    marks, blocks = seen.marks, False
+    if index_id is not None:
+        _copy(store, name, new, {}, create)  # what the topic does not hold any more
+        marks = _follow(store, name, new, seen.marks)
     try:
-        if name in there:
-            _copy(store, name, new, {}, create)  # what the topic does not hold any more
-            marks = _follow(store, name, new, seen.marks)
-            indices.expect(store, flow, name, there[name], store.index_ids(new)[new], utc_now())
+        if index_id is not None:
+            _check_same(store, flow, name, index_id, new, new_id)
+            indices.expect(store, flow, name, index_id, new_id, utc_now())
+            blocks = True
             store.block_writes(name, True)
             _copy(store, name, new, marks, put)
-            _check(store, name, new)
+            _check_same(store, flow, name, index_id, new, new_id)
+            _check_counts(store, name, new)
         store.refresh(new)
-        store.take_place(name, new, flow.index)
+        _take_place(store, flow, name, new, index_id)
     except BaseException:
-        if name in there:
+        if blocks:
             store.block_writes(name, False)
         raise
     indices.note(store, flow, [name], utc_now())
+
+
+def _take_place(
+    store: DocumentStore, flow: Flow, name: str, new: str, index_id: str | None
+) -> None:
+    try:
+        store.take_place(name, new, flow.index, index_id)
+    except Exception as error:
+        raise NotKnown(
+            f"{new} was to take the place of {name}: {error}; "
+            "if it has not, `kp housekeep` deletes it in some days"
+        ) from error
+
+
+def _check_same(
+    store: DocumentStore, flow: Flow, name: str, index_id: str, new: str, new_id: str
+) -> None:
+    """Somebody may have deleted one, and a write have made it again."""
+    if store.index_ids(flow.index).get(name) != index_id:
+        raise SliceError(f"{name} was deleted or exchanged by another while it was copied")
+    if store.index_ids(new).get(new) != new_id:
+        raise SliceError(f"{new} was deleted while it was filled")
 
 
 def _follow(
@@ -101,7 +136,7 @@ def _copy(
     return copied
 
 
-def _check(store: DocumentStore, name: str, new: str) -> None:
+def _check_counts(store: DocumentStore, name: str, new: str) -> None:
     store.refresh(new)
     held, found = (_count(store, each) for each in (name, new))
     if found < held:

@@ -21,11 +21,10 @@ from kp_platform.pipeline.kpi import INDEX as KPI_INDEX
 from kp_platform.pipeline.kpi import LOOK_BACK
 from kp_platform.pipeline.log import Log
 from kp_platform.pipeline.offsets import TopicState
-from kp_platform.pipeline.replay import is_new_index
 from kp_platform.pipeline.store import DocumentStore, delete, send
 
 # Longer than any replay takes: what is behind no alias then is not being made any more.
-UNFINISHED = timedelta(days=1)
+UNFINISHED = timedelta(days=7)
 _PAGE = 1_000
 
 
@@ -85,7 +84,7 @@ def _unfinished(store: DocumentStore, flows: Sequence[Flow], now: datetime, dry_
     old = Old("unfinished replays")
     for flow in flows:
         for name, made_at in store.behind_no_alias(f"{flow.index}.").items():
-            if is_new_index(flow, name) and made_at < now - UNFINISHED:
+            if indices.is_replayed(flow, name) and made_at < now - UNFINISHED:
                 old.names.append(name)
     for name in [] if dry_run else old.names:
         store.delete_index(name)
@@ -97,24 +96,45 @@ def _daily(
 ) -> Old:
     """The indices of whole days before a moment."""
     old = Old(flow.index)
-    store.refresh(flow.index)
-    low = {part: marks.low for part, marks in state.partitions.items()}
     for name, (documents, size) in sorted(store.sizes(flow.index).items()):
-        day = indices.first_moment(flow, name)
+        try:
+            day = indices.first_moment(flow, name)
+        except ValueError:
+            old.kept.append(f"{name}: it is not of a day")
+            continue
         if day + timedelta(days=1) > before:
             continue
-        with store.snapshot(name) as snapshot:
-            reach = snapshot.reach(Where("@timestamp", EVER), low)
-        if any(each.last >= low[part] for part, each in reach.items()):
+        if not (_may_go if dry_run else _delete)(store, flow, state, name):
             old.kept.append(f"{name}: {flow.topic} still holds messages of it")
             continue
         old.names.append(name)
         old.documents += documents
         old.bytes += size
-    for name in [] if dry_run else old.names:
-        indices.forget(store, flow, [name])  # else its events would be read again
-        store.delete_index(name)
     return old
+
+
+def _may_go(store: DocumentStore, flow: Flow, state: TopicState, name: str) -> bool:
+    """Whether the topic holds none of an index's messages."""
+    low = {part: marks.low for part, marks in state.partitions.items()}
+    store.refresh(name)
+    with store.snapshot(name) as snapshot:
+        reach = snapshot.reach(Where("@timestamp", EVER), low)
+    return all(each.last < low[part] for part, each in reach.items())
+
+
+def _delete(store: DocumentStore, flow: Flow, state: TopicState, name: str) -> bool:
+    """Delete an index that may go. Late events wait meanwhile, and then make it anew."""
+    store.block_writes(name, True)
+    try:
+        if not _may_go(store, flow, state, name):
+            store.block_writes(name, False)
+            return False
+    except BaseException:
+        store.block_writes(name, False)
+        raise
+    indices.forget(store, flow, [name])  # else its events would be read again
+    store.delete_index(name)
+    return True
 
 
 def _documents(
@@ -128,7 +148,7 @@ def _documents(
     old, held = Old(index), 0
     store.refresh(index)
     with store.snapshot(index) as snapshot:
-        for hits in snapshot.latest(where, _PAGE):
+        for hits in snapshot.latest(where, _PAGE, without=("key", "value")):
             gone = [hit for hit in hits if not is_held(hit.stored.source)]
             held += len(hits) - len(gone)
             old.documents += len(gone)

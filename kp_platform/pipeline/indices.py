@@ -7,6 +7,7 @@ An index is noted before the position passes the first events that lie in it. Wh
 for good removes its note first; who exchanges it notes first which one will take its place.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,9 @@ from kp_platform.pipeline.errors import SliceError
 from kp_platform.pipeline.store import DocumentStore, create, delete, put, send
 
 INDEX = "kp.indices"
+# How the name of an index that a replay makes goes on after that of the flow's index: when it was
+# made, and its day.
+_REPLAYED = re.compile(r"\.\d{14}[0-9a-f]{4}-[\d.]{10}")
 
 
 def note(store: DocumentStore, flow: Flow, names: Collection[str], now: str) -> None:
@@ -80,6 +84,11 @@ def first_moment(flow: Flow, name: str) -> datetime:
     """The start of the day (UTC) whose events lie in a daily index."""
     day = name.removeprefix(f"{flow.index}-")
     return datetime.strptime(day, "%Y.%m.%d").replace(tzinfo=UTC)
+
+
+def is_replayed(flow: Flow, name: str) -> bool:
+    """Whether an index was made by a replay of the flow, by its name."""
+    return name.startswith(flow.index) and _REPLAYED.fullmatch(name[len(flow.index) :]) is not None
 
 
 def _is_there(noted: Mapping[str, Any], there: Mapping[str, str]) -> bool:

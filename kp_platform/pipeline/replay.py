@@ -21,13 +21,14 @@ from typing import Any
 import orjson
 
 from kp_platform.flows import Flow
-from kp_platform.pipeline import indices, positions
+from kp_platform.pipeline import dead_letters, indices, positions
 from kp_platform.pipeline.bulk import Outcome
 from kp_platform.pipeline.counting import Where, Window, iso
+from kp_platform.pipeline.dead_letters import Letter
 from kp_platform.pipeline.documents import Document
 from kp_platform.pipeline.drain import Pipeline
 from kp_platform.pipeline.errors import SliceError
-from kp_platform.pipeline.exchange import exchange, see
+from kp_platform.pipeline.exchange import NotKnown, exchange, see
 from kp_platform.pipeline.offsets import OffsetRange, Slice, TopicState, Watermarks, plan
 from kp_platform.pipeline.store import DocumentStore, Stored, create, put, send
 from kp_platform.pipeline.stream import utc_now
@@ -37,8 +38,6 @@ MILLISECOND = timedelta(milliseconds=1)
 # What a document keeps from when it was indexed first.
 _FIRST = ("indexed_at", "delay_ms")
 _PLACE = ("topic", "partition", "offset")
-# How the name of a new index goes on after that of the flow's index: when it was made, and its day.
-_NEW = re.compile(r"\.\d{14}[0-9a-f]{4}-[\d.]{10}")
 _RANGE = re.compile(r"(\d+):\[(\d+),(\d+)\)")
 
 
@@ -155,7 +154,7 @@ def span_of_time(pipeline: Pipeline, window: Window) -> Span:
     if deleted := set(names).intersection(indices.deleted(pipeline.store, pipeline.flow)):
         said = f"{', '.join(sorted(deleted))} was deleted"
         raise NoSuchReplay(f"{said}: the next run reads it again by itself, see `kp lag`")
-    are_there = pipeline.store.index_ids(pipeline.flow.index).keys() >= set(names)
+    all_there = pipeline.store.index_ids(pipeline.flow.index).keys() >= set(names)
     state, held = pipeline.look()
     low = {part: state.partitions[part].low for part in held}
     ends = positions.offsets(held)
@@ -172,7 +171,9 @@ def span_of_time(pipeline: Pipeline, window: Window) -> Span:
         have = indexed.get(part)
         start = min(first[part], have.first) if have else first[part]
         stop = max(after[part], have.last + 1) if have else after[part]
-        start, stop = max(start, low[part]), min(stop, end) if are_there else end
+        if not all_there and after[part] > low[part]:
+            stop = end
+        start, stop = max(start, low[part]), min(stop, end)
         if start < stop:
             ranges.append(OffsetRange(part, start, stop))
     return Span(
@@ -240,12 +241,6 @@ def parse_offsets(text: str) -> Slice:
     raise NoSuchReplay(f"{text!r} is not of the form 0:[120,131) 3:[7,9)")
 
 
-def is_new_index(flow: Flow, name: str) -> bool:
-    """Whether an index was made by a replay of the flow, by its name."""
-    beginning, rest = name[: len(flow.index)], name[len(flow.index) :]
-    return beginning == flow.index and _NEW.fullmatch(rest) is not None
-
-
 def followers(pipelines: Iterable[Pipeline], flow: Flow) -> list[Pipeline]:
     """Those that make documents of the flow follow reference data."""
     return [each for each in pipelines if each.flow.rewrites and each.flow.rewrites.target == flow]
@@ -260,14 +255,19 @@ def into_place(
     reference data. Raises SliceError and its kin; what was written until then stays written, and
     the same replay can be done again.
     """
-    ends = _ends(changes)
-    report = ReplayReport()
-    yield from _read(pipeline, span, _Writer(pipeline.store, span.window), report)
-    if report.brought_back and span.window:  # perhaps into a new index
-        there = pipeline.store.index_ids(pipeline.flow.index)
-        names = [name for name in _names(pipeline.flow, span.window) if name in there]
-        indices.note(pipeline.store, pipeline.flow, names, utc_now())
-    _catch_up(changes, ends)
+    follower, report = _Follower(changes), ReplayReport()
+    writer = _Writer(pipeline, span)
+    try:
+        for each in _read(pipeline, span, writer, report):
+            writer.settle()
+            follower.catch_up()
+            yield each
+        if report.brought_back and span.window:  # perhaps into a new index
+            there = pipeline.store.index_ids(pipeline.flow.index)
+            names = [name for name in _names(pipeline.flow, span.window) if name in there]
+            indices.note(pipeline.store, pipeline.flow, names, utc_now())
+    finally:
+        follower.catch_up()
 
 
 def into_new_indices(
@@ -280,26 +280,32 @@ def into_new_indices(
     names = span.whole_days(flow)
     before = see(store, flow, names)
     made = _NewIndices(store, flow, names)
-    ends = _ends(changes)
-    report = ReplayReport()
+    follower, report = _Follower(changes), ReplayReport()
+    writer = _Writer(pipeline, span, made)
     try:
-        yield from _read(pipeline, span, _Writer(store, span.window, made), report)
-        for name, new in sorted(made.names.items()):
-            exchange(store, flow, name, new, before[name])
+        yield from _read(pipeline, span, writer, report)
+        for name, (new, new_id) in sorted(made.names.items()):
+            try:
+                exchange(store, flow, name, new, new_id, before[name])
+            except NotKnown:
+                del made.names[name]  # it may be in its place
+                raise
             del made.names[name]
             report.exchanged.append(name)
             yield report
+        writer.settle()
     finally:
-        made.delete_unused()
-    _catch_up(changes, ends)
+        for new, _ in made.names.values():
+            store.delete_index(new)
+        follower.catch_up()
 
 
 class _NewIndices:
-    """Indices for days, each made when its first document comes. `names`: by the names that they
-    are to go by."""
+    """Indices for days, each made when its first document comes. `names`: name and id of each, by
+    the name that it is to go by."""
 
     def __init__(self, store: DocumentStore, flow: Flow, allowed: Sequence[str]) -> None:
-        self.names: dict[str, str] = {}
+        self.names: dict[str, tuple[str, str]] = {}
         self._store, self._flow, self._allowed = store, flow, allowed
         # Not `<index>-...`: such a name would be behind the alias from its first moment.
         self._prefix = f"{self._flow.index}.{datetime.now(UTC):%Y%m%d%H%M%S}{secrets.token_hex(2)}"
@@ -312,76 +318,87 @@ class _NewIndices:
                     raise ValueError(f"{name} is of another time")
                 new = self._prefix + name.removeprefix(self._flow.index)
                 self._store.make_index(new, self._flow.index, self._flow.mappings)
-                self.names[name] = new
-            return self.names[name]
-
-    def delete_unused(self) -> None:
-        """Delete those that have not come to their place; the answer may be lost that one has."""
-        in_place = set(self._store.index_ids(self._flow.index).values())
-        for new in self.names.values():
-            if not in_place.intersection(self._store.index_ids(new).values()):
-                self._store.delete_index(new)
+                self.names[name] = new, self._store.index_ids(new)[new]
+            return self.names[name][0]
 
 
-@dataclass(frozen=True, slots=True)
 class _Writer:
     """Writes documents over themselves, or into new indices."""
 
-    store: DocumentStore
-    window: Window | None
-    new: _NewIndices | None = None
+    def __init__(self, pipeline: Pipeline, span: Span, new: _NewIndices | None = None) -> None:
+        self._flow, self._store = pipeline.flow, pipeline.store
+        self._state, self._window, self._new = span.state, span.window, new
+        self._letters: list[Letter] = []
+
+    def settle(self) -> None:
+        """Remove the dead letters of messages that have become documents."""
+        letters, self._letters = self._letters, []
+        dead_letters.remove(self._store, letters)
 
     def __call__(self, operations: Sequence[bytes]) -> Outcome:
         documents = [Document(each) for each in operations]
         inside = [each for each in documents if self._is_inside(each)]
         outcome = Outcome(outside=len(documents) - len(inside))
-        held = self.store.get([(each.index, each.id) for each in inside])
-        writing: list[tuple[Document, bool]] = []
+        held = self._store.get([(each.index, each.id) for each in inside])
+        letters = self._letters_of([each for each in inside if (each.index, each.id) not in held])
+        writing: list[tuple[Document, Stored | None]] = []
         lines: list[bytes] = []
         for document in inside:
             theirs = held.get((document.index, document.id))
+            letter = letters.get((document.body["partition"], document.body["offset"]))
             if theirs is not None and _differ(document.body, theirs.source, _PLACE):
                 outcome.duplicates += 1
-                continue
-            line = self._operation(document, theirs)
-            if line is None:
+            elif letter is not None and letter.dropped_at:
+                outcome.dead.append(document.dead("dropped", "its bytes are to be forgotten"))
+            elif (line := self._operation(document, theirs)) is None:
                 outcome.already_there += 1
-                continue
-            writing.append((document, theirs is None))
-            lines.append(line)
-        results = send(self.store, lines) if lines else []
-        for (document, is_missing), result in zip(writing, results, strict=True):
+            else:
+                writing.append((document, theirs))
+                lines.append(line)
+        results = send(self._store, lines) if lines else []
+        for (document, theirs), result in zip(writing, results, strict=True):
+            place = document.body["partition"], document.body["offset"]
+            if result.rejected and theirs is not None:
+                raise SliceError(f"{document.id} is refused now: {result.error}: {result.reason}")
             if result.rejected:
                 outcome.dead.append(document.dead(result.error, result.reason))
-            elif result.conflict:  # written meanwhile, from what is known now
+                continue
+            if place in letters:
+                self._letters.append(letters[place])
+            if result.conflict:  # written meanwhile, from what is known now
                 outcome.already_there += 1
-            elif is_missing:
+            elif theirs is None:
                 outcome.indexed += 1
             else:
                 outcome.rewritten += 1
         return outcome
 
+    def _letters_of(self, documents: Sequence[Document]) -> dict[tuple[int, int], Letter]:
+        """The dead letters of events that have no document, by partition and offset."""
+        places = [(each.body["partition"], each.body["offset"]) for each in documents]
+        return dead_letters.of_places(self._store, self._flow, self._state, places)
+
     def _is_inside(self, document: Document) -> bool:
         moment: str = document.body["@timestamp"]
-        window = self.window
+        window = self._window
         return window is None or iso(window.start) <= moment < iso(window.end)
 
     def _operation(self, document: Document, theirs: Stored | None) -> bytes | None:
         """None: the document is as it should be."""
         body = document.body
         if theirs is None:
-            index = self.new.of(document.index) if self.new else document.index
+            index = self._new.of(document.index) if self._new else document.index
             return create(index, document.id, orjson.dumps(body))
         body |= {name: theirs.source[name] for name in _FIRST if name in theirs.source}
-        if self.new:
-            return put(self.new.of(document.index), document.id, orjson.dumps(body))
-        if not _differ(body, theirs.source, body.keys() - {"run_id"}):
+        if self._new:
+            return put(self._new.of(document.index), document.id, orjson.dumps(body))
+        if not _differ(body, theirs.source, (body.keys() | theirs.source.keys()) - {"run_id"}):
             return None
         return put(document.index, document.id, orjson.dumps(body), expected=theirs.version)
 
 
-def _differ(ours: Mapping[str, Any], theirs: Mapping[str, Any], names: Any) -> bool:
-    return any(ours[name] != theirs.get(name) for name in names)
+def _differ(ours: Mapping[str, Any], theirs: Mapping[str, Any], names: Iterable[str]) -> bool:
+    return any(ours.get(name) != theirs.get(name) for name in names)
 
 
 def _read(
@@ -408,23 +425,27 @@ def _slices(state: TopicState, ranges: Sequence[OffsetRange], most_rows: int) ->
         at |= {part.partition: part.end for part in todo.ranges}
 
 
-def _ends(changes: Sequence[Pipeline]) -> list[TopicState]:
-    return [each.log.topic_state(each.flow.topic) for each in changes]
+class _Follower:
+    """Makes documents follow reference data that changed while a replay read them."""
 
+    def __init__(self, changes: Sequence[Pipeline]) -> None:
+        self._seen = [(each, each.log.topic_state(each.flow.topic)) for each in changes]
 
-def _catch_up(changes: Sequence[Pipeline], seen: Sequence[TopicState]) -> None:
-    """Reference data that changed while they were read: their documents follow again."""
-    for pipeline, before in zip(changes, seen, strict=True):
-        state = pipeline.log.topic_state(pipeline.flow.topic)
-        if state.topic_id != before.topic_id:
-            raise SliceError(f"topic {state.topic} was deleted and made again during the replay")
-        ranges = tuple(
-            OffsetRange(part, marks.high, state.partitions[part].high)
-            for part, marks in sorted(before.partitions.items())
-            if marks.high < state.partitions[part].high
-        )
-        for part in _slices(state, ranges, pipeline.flow.slice_rows or pipeline.limits.slice_rows):
-            pipeline.read(state, part)
+    def catch_up(self) -> None:
+        """Rewrite what was announced since the last time. Raises what a flow of changes raises."""
+        for number, (pipeline, before) in enumerate(self._seen):
+            state = pipeline.log.topic_state(pipeline.flow.topic)
+            if state.topic_id != before.topic_id:
+                raise SliceError(f"topic {state.topic} was deleted and made again meanwhile")
+            ranges = tuple(
+                OffsetRange(part, marks.high, state.partitions[part].high)
+                for part, marks in sorted(before.partitions.items())
+                if marks.high < state.partitions[part].high
+            )
+            most = pipeline.flow.slice_rows or pipeline.limits.slice_rows
+            for part in _slices(state, ranges, most):
+                pipeline.read(state, part)
+            self._seen[number] = pipeline, state
 
 
 def _check_flow(pipeline: Pipeline) -> None:

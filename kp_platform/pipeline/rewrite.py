@@ -24,7 +24,7 @@ from typing import Any
 import orjson
 
 from kp_platform.flows import Flow, Rewrite
-from kp_platform.pipeline import positions
+from kp_platform.pipeline import indices, positions
 from kp_platform.pipeline.documents import Columns, DeadLetter, Place, enrichment
 from kp_platform.pipeline.errors import SliceError
 from kp_platform.pipeline.log import Log
@@ -82,6 +82,11 @@ class Rewriter:
             rounds.append(report)
             if settled and not conflicts:
                 return _summed(rounds)
+            if settled and time.monotonic() > deadline:
+                raise SliceError(
+                    f"{conflicts} documents of {self.rewrites.target.index} are written by others "
+                    f"again and again, for {self.patience_seconds:.0f} s"
+                )
             self._wait_until_indexed(goal, deadline)
 
     def _has_indexed(self, goal: TopicState) -> bool:
@@ -164,8 +169,9 @@ class Rewriter:
         changed = [(hit, new) for hit, new in changed if new != hit.stored.source]
         operations = []
         for hit, new in changed:
-            # Not `hit.index`: a replay may put another index in its place meanwhile.
-            index = target.daily_index(new["@timestamp"][:10])
+            index = hit.index
+            if indices.is_replayed(target, index):  # another may be in its place meanwhile
+                index = target.daily_index(new["@timestamp"][:10])
             operations.append(put(index, hit.id, orjson.dumps(new), expected=hit.stored.version))
         results = send(self.store, operations) if operations else []
         return _Sent([new for _, new in changed], results)

@@ -261,19 +261,25 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
 
     def block_writes(self, index: str, blocked: bool) -> None:
         """See `DocumentStore.block_writes`."""
-        indices = self.client().indices
+        indices = self._patient().indices
         with self._answers():
             if blocked:
                 indices.add_block(index=index, block="write")
             else:
                 indices.put_settings(index=index, settings={"index.blocks.write": None})
 
-    def take_place(self, name: str, new: str, alias: str) -> None:
-        """See `DocumentStore.take_place`."""
-        indices = self.client().indices
+    def take_place(self, name: str, new: str, alias: str, index_id: str | None) -> None:
+        """See `DocumentStore.take_place`. An alias cannot have the name of an index, so all of it
+        fails when one was made meanwhile."""
+        indices = self._patient().indices
+        actions: list[dict[str, Any]] = []
         with self._answers():
-            held = indices.get(index=name, features="aliases", ignore_unavailable=True)
-            actions: list[dict[str, Any]] = [{"remove_index": {"index": old}} for old in held]
+            if index_id is not None:
+                held = indices.get(index=name, features="settings", ignore_unavailable=True)
+                ids = {old: each["settings"]["index"]["uuid"] for old, each in held.items()}
+                if [*ids.values()] != [index_id]:
+                    raise SliceError(f"another index than before goes by the name {name}")
+                actions = [{"remove_index": {"index": old}} for old in ids]
             actions += [{"add": {"index": new, "alias": each}} for each in (name, alias)]
             indices.update_aliases(actions=actions)
 
@@ -288,12 +294,16 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
                 self._create_index(name, body)
 
     def _put_template(self, name: str, body: dict[str, Any]) -> None:
-        """Days that exist get the fields that were added since; others cannot be changed."""
+        """Days that exist get the fields that they lack; others cannot be changed, but by a replay
+        into a new index."""
         indices = self.client().indices
         indices.put_index_template(name=name, **_keywords(body))
         if indices.exists_alias(name=name):
             fields = body["template"]["mappings"]["properties"]
-            indices.put_mapping(index=name, properties=fields)
+            for day, held in indices.get_mapping(index=name).items():
+                known = held["mappings"].get("properties", {})
+                if added := {each: fields[each] for each in fields.keys() - known.keys()}:
+                    indices.put_mapping(index=day, properties=added)
 
     def _patient(self) -> "Elasticsearch":
         """For requests that read or write much."""
@@ -386,6 +396,7 @@ class ElasticsearchSnapshot:
         while True:
             answer = self.client.search(
                 pit={"id": self.id, "keep_alive": _SNAPSHOT_KEPT},
+                allow_partial_search_results=False,
                 seq_no_primary_term=True,
                 track_total_hits=False,
                 **search,

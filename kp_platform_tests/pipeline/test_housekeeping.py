@@ -57,6 +57,7 @@ def test_a_day_stays_while_the_topic_holds_a_message_of_it(world: World) -> None
     told = kept_house(world, Keep(log_days=30))["log.index"]
     assert (told.names, told.documents) == ([], 0)
     assert told.kept == [f"{INDEX}: {TOPIC} still holds messages of it"]
+    assert world.store.blocked == set()
     assert len(world.stored("log.index")) == 12
 
 
@@ -78,6 +79,12 @@ def test_a_day_that_was_replayed_into_a_new_index_goes_too(world: World) -> None
     assert kept_house(world, Keep(log_days=30))["log.index"].names == [INDEX]
     assert world.stored_places("log.index") == []
     assert world.drain() == []
+
+
+def test_an_index_of_no_day_stays_and_is_told(world: World) -> None:
+    send(world.store, [put("log.index-restored", "a", b"{}")])
+    told = kept_house(world, Keep(log_days=30))["log.index"]
+    assert told.kept == ["log.index-restored: it is not of a day"]
 
 
 def test_letters_and_gaps_go_when_the_topic_holds_none_of_their_messages(world: World) -> None:
@@ -135,13 +142,13 @@ def test_kpis_go_but_never_those_of_the_last_week(world: World, days: int, left:
     assert len(world.stored("access.kpi")) == left
 
 
-def test_what_a_killed_replay_left_goes_after_a_day(world: World) -> None:
+def test_what_a_killed_replay_left_goes_after_a_week(world: World) -> None:
     unfinished = "log.index.20260331120000abcd-2026.03.01"
     others = ("log.index.of-somebody-else", "log.index.20260331120000abcd-x")
     for name in (unfinished, *others):
         world.store.make_index(name, "log.index")
-    world.store.made = dict.fromkeys(world.store.made, LATER - timedelta(hours=23))
+    world.store.made = dict.fromkeys(world.store.made, LATER - timedelta(days=6))
     assert kept_house(world, Keep())["unfinished replays"].names == []
-    world.store.made = dict.fromkeys(world.store.made, LATER - timedelta(hours=25))
+    world.store.made = dict.fromkeys(world.store.made, LATER - timedelta(days=8))
     assert kept_house(world, Keep())["unfinished replays"].names == [unfinished]
     assert sorted(world.store.made) == sorted(others)

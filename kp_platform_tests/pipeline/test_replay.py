@@ -9,10 +9,12 @@ import pytest
 
 from kp_platform.changes import ReferenceChange
 from kp_platform.flows import ACCESS_LOG, REFERENCE_CHANGES
-from kp_platform.pipeline import indices, positions
+from kp_platform.pipeline import dead_letters, indices, positions
 from kp_platform.pipeline.counting import Window
+from kp_platform.pipeline.dead_letters import Selection
 from kp_platform.pipeline.drain import Pipeline
 from kp_platform.pipeline.errors import QueryFailed, SliceError
+from kp_platform.pipeline.exchange import NotKnown
 from kp_platform.pipeline.offsets import OffsetRange, Slice
 from kp_platform.pipeline.replay import (
     NoSuchReplay,
@@ -26,6 +28,7 @@ from kp_platform.pipeline.replay import (
     span_of_offsets,
     span_of_time,
 )
+from kp_platform.pipeline.store import ItemResult, create, send
 from kp_platform_tests.pipeline.world import World
 
 TOPIC = ACCESS_LOG.topic
@@ -286,20 +289,96 @@ def test_an_exchange_without_an_answer_leaves_one_whole_index(
     world.drain()
     take_place = world.store.take_place
 
-    def fail(name: str, new: str, alias: str) -> None:
+    def fail(name: str, new: str, alias: str, index_id: str | None) -> None:
         if happened:
-            take_place(name, new, alias)
+            take_place(name, new, alias, index_id)
         raise ConnectionError
 
     monkeypatch.setattr(world.store, "take_place", fail)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(NotKnown, match="housekeep"):
         replayed(world, into_new_indices)
     assert sorted(documents(world)) == sorted(ids)
-    assert (world.store.blocked, world.store.made) == (set(), {})
+    assert world.store.blocked == set()
+    assert len(world.store.made) == (0 if happened else 1)  # it is not deleted at once
     ids += world.access(5)
     world.drain()
     assert sorted(documents(world)) == sorted(ids)
-    assert len({index for index, _ in world.stored_places("log.index")}) == 1
+    assert indices.deleted(world.store, ACCESS_LOG) == []
+
+
+def test_an_index_that_somebody_deletes_while_it_is_copied_is_not_replaced(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.access(30)
+    world.drain()
+    written_since = world.store.written_since
+    late: list[str] = []
+
+    def delete_and_go_on(index: str, marks: Any, size: int) -> Any:
+        yield from written_since(index, marks, size)
+        if not late:
+            world.store.delete_index(INDEX)
+            late.extend(world.access(3))
+            send(world.store, [create(INDEX, each, b'{"uuid": "late"}') for each in late])
+
+    monkeypatch.setattr(world.store, "written_since", delete_and_go_on)
+    with pytest.raises(SliceError, match="deleted or exchanged by another"):
+        replayed(world, into_new_indices)
+    assert sorted(documents(world)) == sorted(late)
+    assert (world.store.blocked, world.store.made) == (set(), {})
+    assert indices.deleted(world.store, ACCESS_LOG) == [INDEX]
+
+
+def test_a_mapping_that_refuses_a_document_is_an_error_and_no_dead_letter(
+    world: World, way: Way
+) -> None:
+    ids = world.access(9)
+    world.drain()
+    before = documents(world)
+    world.redis.set_values({"presto": "new"})
+    world.store.refuse[ids[4]] = [ItemResult(400, "document_parsing_exception", "no date")]
+    with pytest.raises(SliceError, match="is refused now: document_parsing_exception: no date"):
+        replayed(world, way)
+    assert documents(world)[ids[4]] == before[ids[4]]
+    assert (world.stored("kp.dead"), world.store.made) == ({}, {})
+
+
+def test_a_letter_whose_message_has_become_good_goes_and_a_dropped_one_stays(
+    world: World, way: Way
+) -> None:
+    ids = world.access(6, partition=0)
+    for identity in ids[2:4]:
+        world.store.refuse[identity] = [ItemResult(400, "document_parsing_exception", "no")]
+    world.drain()
+    world.store.refresh("kp.dead")
+    letters = {each.place: each for each in dead_letters.read(world.store, Selection())}
+    assert sorted(letters) == [(0, 2), (0, 3)]
+    dead_letters.drop(world.store, [letters[0, 3]], "2026-03-02T00:00:00.000Z")
+    report = replayed(world, way)
+    assert (report.brought_back, report.dead) == (1, 1)
+    assert sorted(documents(world)) == sorted(each for each in ids if each != ids[3])
+    [left] = world.stored("kp.dead").values()
+    assert (left.source["offset"], left.source["value"]) == (3, None)
+
+
+def test_a_replay_that_fails_leaves_no_older_reference_data(world: World, way: Way) -> None:
+    world.access(30)
+    world.drain()
+    world.redis.set_values({"presto": "old"})
+
+    def change() -> None:
+        world.redis.set_values({"presto": "changed"})
+        world.announce([ReferenceChange("redis", "presto")])
+        world.follow_changes()
+
+    world.trino.after_answer = change
+    changes = followers([world.pipeline_of(REFERENCE_CHANGES)], ACCESS_LOG)
+    reports = way(world.pipeline, span_of_time(world.pipeline, DAY), changes)
+    next(reports)
+    world.kafka.topics[TOPIC].topic_id = "made again"
+    with pytest.raises(SliceError):
+        list(reports)
+    assert {each["redis_value"] for each in documents(world).values()} == {"changed"}
 
 
 def test_new_indices_need_whole_days(world: World) -> None:

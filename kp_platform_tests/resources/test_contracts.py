@@ -21,7 +21,7 @@ from kp_platform.pipeline.ranking import SQL_PATH
 from kp_platform.pipeline.store import Reach, Stored, create, delete, put, send
 from kp_platform.reference import REFERENCE_VALUES, seed, set_reference
 from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform.resources.errors import TopicMissing
+from kp_platform.resources.errors import ServerDown, TopicMissing
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.mysql import MySQLResource
 from kp_platform.resources.redis import RedisResource
@@ -204,7 +204,7 @@ class TestElasticsearch:
             store.refresh("log.index")
             assert store.find("log.index", "name", "new") == []
             before = store.index_ids("log.index")[day]
-            store.take_place(day, new, "log.index")
+            store.take_place(day, new, "log.index", before)
             assert store.index_ids("log.index")[day] != before
             assert [each.source for each in store.find("log.index", "name", "new")] == [
                 {"name": "new"}
@@ -216,6 +216,12 @@ class TestElasticsearch:
             send(store, [delete(day, "new")])
             store.refresh("log.index")
             assert len(store.find("log.index", "name", "late")) == 1
+        for wrong in (None, "another"):
+            store.make_index(f"{new}-2", "log.index")
+            with pytest.raises((SliceError, ServerDown)):
+                store.take_place(day, f"{new}-2", "log.index", wrong)
+            assert len(store.find("log.index", "name", "late")) == 1
+            store.delete_index(f"{new}-2")
         store.delete_index(new)
         assert day not in store.index_ids("log.index")
         store.delete_index(new)  # of what is not there nothing is said
@@ -230,7 +236,7 @@ class TestElasticsearch:
         send(store, [create(new, new_id(), b"{}"), create(new, new_id(), b"{}")])
         store.refresh(new)
         assert day not in store.sizes("log.index")
-        store.take_place(day, new, "log.index")
+        store.take_place(day, new, "log.index", None)
         documents, size = store.sizes("log.index")[day]
         assert documents == 2
         assert size > 0
@@ -497,6 +503,29 @@ def test_an_index_that_exists_gets_the_fields_that_are_new(
     store.ensure_index(name, tmp_path)  # nothing new, so nothing is written
     indices.put_settings(index=name, settings={"index.blocks.read_only": None})
     indices.delete(index=name)
+
+
+def test_a_day_keeps_the_type_of_a_field_and_the_next_one_has_the_new(
+    quiet_stack: Stack, tmp_path: Path
+) -> None:
+    """Of the real server only: the fake has no mapping."""
+    store, name = ElasticsearchResource(), f"contract-{new_id()}"
+    types = []
+    for kind, day in (("keyword", "2020.01.01"), ("long", "2020.01.02")):
+        mappings = {"properties": {"a": {"type": kind}, f"of-{kind}": {"type": "date"}}}
+        template = {"aliases": {name: {}}, "settings": {}, "mappings": mappings}
+        body = {"index_patterns": [f"{name}-*"], "priority": 200, "template": template}
+        (tmp_path / f"{name}.json").write_text(json.dumps(body))
+        store.ensure_index(name, tmp_path)
+        store.bulk(create(f"{name}-{day}", new_id(), b"{}"))
+    indices = store.client().indices
+    for held in indices.get_mapping(index=name).values():
+        fields = held["mappings"]["properties"]
+        assert "of-long" in fields
+        types.append(fields["a"]["type"])
+    assert sorted(types) == ["keyword", "long"]
+    indices.delete(index=f"{name}-2020.01.01,{name}-2020.01.02")
+    indices.delete_index_template(name=name)
 
 
 class TestReferenceData:

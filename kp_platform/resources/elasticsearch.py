@@ -272,14 +272,12 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
         """See `DocumentStore.take_place`. An alias cannot have the name of an index, so all of it
         fails when one was made meanwhile."""
         indices = self._patient().indices
-        actions: list[dict[str, Any]] = []
         with self._answers():
-            if index_id is not None:
-                held = indices.get(index=name, features="settings", ignore_unavailable=True)
-                ids = {old: each["settings"]["index"]["uuid"] for old, each in held.items()}
-                if [*ids.values()] != [index_id]:
-                    raise SliceError(f"another index than before goes by the name {name}")
-                actions = [{"remove_index": {"index": old}} for old in ids]
+            held = indices.get(index=name, features="settings", ignore_unavailable=True)
+            ids = {old: each["settings"]["index"]["uuid"] for old, each in held.items()}
+            if [*ids.values()] != ([] if index_id is None else [index_id]):
+                raise SliceError(f"another index than before goes by the name {name}")
+            actions: list[dict[str, Any]] = [{"remove_index": {"index": old}} for old in ids]
             actions += [{"add": {"index": new, "alias": each}} for each in (name, alias)]
             indices.update_aliases(actions=actions)
 

@@ -220,6 +220,7 @@ def replay(
     """Make documents again from the messages that the topic still holds, with the reference data
     of now. Positions do not move; it can be repeated."""
     from kp_platform.pipeline import replay as again
+    from kp_platform.pipeline import span as spans
 
     pipelines = _pipelines()
     if flow not in pipelines:
@@ -227,9 +228,9 @@ def replay(
     if bool(start) == bool(offsets) or (end and not start):
         raise typer.BadParameter("name a time by --from and --to, or --offsets")
     if offsets:
-        span = again.span_of_offsets(pipelines[flow], again.parse_offsets(offsets))
+        span = spans.span_of_offsets(pipelines[flow], spans.parse_offsets(offsets))
     else:
-        span = again.span_of_time(pipelines[flow], again.parse_window(start, end))
+        span = spans.span_of_time(pipelines[flow], spans.parse_window(start, end))
     if new_indices:
         span.whole_days(pipelines[flow].flow)  # refused before anything is said
     console = _console()
@@ -470,7 +471,7 @@ def _is_expected(error: Exception) -> bool:
     from kp_platform.local.errors import StackError
     from kp_platform.pipeline.dead_letters import NoSuchLetter
     from kp_platform.pipeline.errors import SliceError
-    from kp_platform.pipeline.replay import NoSuchReplay
+    from kp_platform.pipeline.span import NoSuchReplay
     from kp_platform.resources.errors import ServerDown, TopicMissing
 
     expected = (

@@ -25,12 +25,11 @@ from kp_platform.pipeline.counting import Window
 from kp_platform.pipeline.drain import Pipeline
 from kp_platform.pipeline.replay import (
     ReplayReport,
-    Span,
     followers,
     into_new_indices,
     into_place,
-    span_of_time,
 )
+from kp_platform.pipeline.span import Span, span_of_time
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.trino import TrinoResource

@@ -8,7 +8,8 @@ import pytest
 from kp_platform.flows import ACCESS_LOG, FLOWS, FULL_TEXT
 from kp_platform.pipeline import indices
 from kp_platform.pipeline.housekeeping import Keep, Old, housekeep
-from kp_platform.pipeline.replay import into_new_indices, parse_window, span_of_time
+from kp_platform.pipeline.replay import into_new_indices
+from kp_platform.pipeline.span import parse_window, span_of_time
 from kp_platform.pipeline.store import put, send
 from kp_platform_tests.pipeline.world import World
 

@@ -17,12 +17,14 @@ from kp_platform.pipeline.errors import QueryFailed, SliceError
 from kp_platform.pipeline.exchange import NotKnown
 from kp_platform.pipeline.offsets import OffsetRange, Slice
 from kp_platform.pipeline.replay import (
-    NoSuchReplay,
     ReplayReport,
-    Span,
     followers,
     into_new_indices,
     into_place,
+)
+from kp_platform.pipeline.span import (
+    NoSuchReplay,
+    Span,
     parse_offsets,
     parse_window,
     span_of_offsets,

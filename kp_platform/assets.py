@@ -72,6 +72,20 @@ class DrainConfig(dg.Config):
         )
 
 
+def pipelines_of(
+    flows: Sequence[Flow],
+    kafka: KafkaResource,
+    trino: TrinoResource,
+    elasticsearch: ElasticsearchResource,
+    run_id: str = "",
+) -> dict[str, Pipeline]:
+    """The pipeline of each flow by its name, with the limits of the settings."""
+    limits = DrainConfig().limits()
+    return {
+        flow.name: Pipeline(flow, kafka, trino, elasticsearch, limits, run_id) for flow in flows
+    }
+
+
 def topic_asset(flow: Flow) -> dg.AssetSpec:
     """The topic that a flow reads; made by the emitter, so Dagster only shows it."""
     return dg.AssetSpec(

@@ -482,16 +482,13 @@ def _is_expected(error: Exception) -> bool:
 
 def _pipelines() -> "dict[str, Pipeline]":
     """The pipeline of each flow, by its name."""
-    from kp_platform.assets import DrainConfig
+    from kp_platform.assets import pipelines_of
     from kp_platform.flows import FLOWS
-    from kp_platform.pipeline.drain import Pipeline
     from kp_platform.resources.elasticsearch import ElasticsearchResource
     from kp_platform.resources.kafka import KafkaResource
     from kp_platform.resources.trino import TrinoResource
 
-    servers = KafkaResource(), TrinoResource(), ElasticsearchResource()
-    limits = DrainConfig().limits()
-    return {each.name: Pipeline(each, *servers, limits) for each in FLOWS}
+    return pipelines_of(FLOWS, KafkaResource(), TrinoResource(), ElasticsearchResource())
 
 
 def _dead_store() -> "ElasticsearchResource":

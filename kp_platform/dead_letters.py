@@ -13,13 +13,12 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from kp_platform.assets import GROUP, DrainConfig, flow_asset_key, preview
+from kp_platform.assets import GROUP, flow_asset_key, pipelines_of, preview
 from kp_platform.flows import Flow
 from kp_platform.jobs import MAX_RUNTIME_SECONDS
 from kp_platform.pipeline import dead_letters
 from kp_platform.pipeline.dead_letters import DEAD_INDEX, Letter, Selection, Tally
 from kp_platform.pipeline.dead_replay import DeadReplayReport, replay
-from kp_platform.pipeline.drain import Pipeline
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.errors import ServerDown
 from kp_platform.resources.kafka import KafkaResource
@@ -134,11 +133,7 @@ def dead_replay_job(flows: Sequence[Flow]) -> dg.JobDefinition:
     ) -> None:
         elasticsearch.refresh(DEAD_INDEX)
         letters = dead_letters.read(elasticsearch, config.selection())
-        limits = DrainConfig().limits()
-        pipelines = {
-            flow.name: Pipeline(flow, kafka, trino, elasticsearch, limits, context.run.run_id)
-            for flow in flows
-        }
+        pipelines = pipelines_of(flows, kafka, trino, elasticsearch, context.run.run_id)
         report = replay(pipelines, letters)
         context.log.info("%s", report)
         for letter, cause in report.unreadable:

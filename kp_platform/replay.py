@@ -15,14 +15,13 @@ from pydantic import Field
 from kp_platform.assets import (
     GROUP,
     OBJECTS_UNTIL_COLLECTED,
-    DrainConfig,
     flow_asset_key,
     partitioned_asset,
+    pipelines_of,
 )
 from kp_platform.flows import Flow
 from kp_platform.jobs import AssetJob
 from kp_platform.pipeline.counting import Window
-from kp_platform.pipeline.drain import Pipeline
 from kp_platform.pipeline.replay import (
     ReplayReport,
     followers,
@@ -80,10 +79,7 @@ def replay_asset(flow: Flow, flows: Sequence[Flow]) -> dg.AssetsDefinition:
         elasticsearch: ElasticsearchResource,
     ) -> Iterator[dg.AssetMaterialization]:
         gc.set_threshold(OBJECTS_UNTIL_COLLECTED)
-        limits, run_id = DrainConfig().limits(), context.run.run_id
-        pipelines = {
-            each.name: Pipeline(each, kafka, trino, elasticsearch, limits, run_id) for each in flows
-        }
+        pipelines = pipelines_of(flows, kafka, trino, elasticsearch, context.run.run_id)
         changes = followers(pipelines.values(), flow)
         write = into_new_indices if config.new_indices else into_place
         for day in context.partition_keys:

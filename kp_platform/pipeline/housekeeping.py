@@ -124,17 +124,17 @@ def _may_go(store: DocumentStore, flow: Flow, state: TopicState, name: str) -> b
 
 def _delete(store: DocumentStore, flow: Flow, state: TopicState, name: str) -> bool:
     """Delete an index that may go. Late events wait meanwhile, and then make it anew."""
+    may_go = False
     store.block_writes(name, True)
     try:
-        if not _may_go(store, flow, state, name):
+        may_go = _may_go(store, flow, state, name)
+    finally:
+        if not may_go:
             store.block_writes(name, False)
-            return False
-    except BaseException:
-        store.block_writes(name, False)
-        raise
-    indices.forget(store, flow, [name])  # else its events would be read again
-    store.delete_index(name)
-    return True
+    if may_go:
+        indices.forget(store, flow, [name])  # else its events would be read again
+        store.delete_index(name)
+    return may_go
 
 
 def _documents(

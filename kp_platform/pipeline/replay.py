@@ -169,7 +169,9 @@ class _Writer:
 
     def __init__(self, pipeline: Pipeline, span: Span, new: _NewIndices | None = None) -> None:
         self._flow, self._store = pipeline.flow, pipeline.store
-        self._state, self._window, self._new = span.state, span.window, new
+        self._state, self._new = span.state, new
+        window = span.window
+        self._bounds = (iso(window.start), iso(window.end)) if window else None
         self._letters: list[Letter] = []
 
     def settle(self) -> None:
@@ -222,8 +224,7 @@ class _Writer:
 
     def _is_inside(self, document: Document) -> bool:
         moment: str = document.body["@timestamp"]
-        window = self._window
-        return window is None or iso(window.start) <= moment < iso(window.end)
+        return self._bounds is None or self._bounds[0] <= moment < self._bounds[1]
 
     def _operation(self, document: Document, theirs: Stored | None) -> bytes | None:
         """None: the document is as it should be."""

@@ -71,6 +71,13 @@ def held(world: World) -> dict[int, int]:
     return positions.offsets(positions.read(world.store, ACCESS_LOG, state))
 
 
+def change(world: World) -> None:
+    """Another value of presto, announced and followed."""
+    world.redis.set_values({"presto": "changed"})
+    world.announce([ReferenceChange("redis", "presto")])
+    world.follow_changes()
+
+
 def without(document: dict[str, Any], *fields: str) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name not in fields}
 
@@ -223,12 +230,7 @@ def test_reference_data_that_change_meanwhile_are_those_of_the_change(
     world.drain()
     world.redis.set_values({"presto": "old"})
 
-    def change() -> None:
-        world.redis.set_values({"presto": "changed"})
-        world.announce([ReferenceChange("redis", "presto")])
-        world.follow_changes()
-
-    setattr(world.trino, moment, change)
+    setattr(world.trino, moment, lambda: change(world))
     replayed(world, way)
     assert {each["redis_value"] for each in documents(world).values()} == {"changed"}
 
@@ -256,7 +258,6 @@ def test_a_replay_that_fails_leaves_the_old_index_and_nothing_of_the_new(world: 
     world.access(30)
     world.drain()
     before = documents(world)
-    world.trino.poison = set()
     world.redis.set_values({"presto": "new"})
     reports = into_new_indices(world.pipeline, span_of_time(world.pipeline, DAY), [])
     next(reports)
@@ -368,12 +369,7 @@ def test_a_replay_that_fails_leaves_no_older_reference_data(world: World, way: W
     world.drain()
     world.redis.set_values({"presto": "old"})
 
-    def change() -> None:
-        world.redis.set_values({"presto": "changed"})
-        world.announce([ReferenceChange("redis", "presto")])
-        world.follow_changes()
-
-    world.trino.after_answer = change
+    world.trino.after_answer = lambda: change(world)
     changes = followers([world.pipeline_of(REFERENCE_CHANGES)], ACCESS_LOG)
     reports = way(world.pipeline, span_of_time(world.pipeline, DAY), changes)
     next(reports)

@@ -12,11 +12,18 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 MASK = "********"
 LOOPBACK_HOSTS = {"127.0.0.1", "localhost"}
 _ROOT = Path(__file__).parents[1]
+STACK_ENV = "stack.env"
+"""The file in KP_HOME with the settings that `kp up` made up for this stack, passwords too."""
 EXTERNAL_SERVICES = ("kafka", "mysql", "redis", "elasticsearch", "trino")
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
@@ -31,7 +38,8 @@ def _local_port(port: int) -> Callable[[dict[str, Any]], int]:
 
 
 class Settings(BaseSettings):
-    """The effective settings of one stack. Environment wins over `.env`, `.env` over defaults."""
+    """The effective settings of one stack. Environment wins over `.env`, `.env` over `stack.env` in
+    KP_HOME, that over defaults."""
 
     model_config = SettingsConfigDict(
         env_prefix="KP_",
@@ -176,6 +184,21 @@ class Settings(BaseSettings):
         ge=0,
         description="Dagster's runs and their logs are deleted after so many days; 0: never.",
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        given = (init_settings, env_settings, dotenv_settings)
+        homes = (source().get("home") for source in given)
+        home = next(filter(None, homes), cls.model_fields["home"].default)
+        made_up = Path(home).expanduser() / STACK_ENV
+        return (*given, DotEnvSettingsSource(settings_cls, env_file=made_up))
 
     @field_validator("home", "cache")
     @classmethod

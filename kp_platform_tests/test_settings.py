@@ -34,6 +34,17 @@ def test_an_address_that_is_given_is_not_shifted() -> None:
     assert settings(port_offset=300, trino_url="http://t:8080/").trino_url == "http://t:8080"
 
 
+def test_what_a_stack_was_made_with_is_read_from_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stack.env").write_text("KP_TRINO_USER=made-up\nKP_MYSQL_USER=made-up\n")
+    monkeypatch.setenv("KP_HOME", str(tmp_path))
+    monkeypatch.setenv("KP_MYSQL_USER", "given")
+    found = settings()
+    assert (found.trino_user, found.mysql_user) == ("made-up", "given")
+    assert settings(home=tmp_path / "other").trino_user == "kp_platform"
+
+
 def test_what_children_are_given_makes_the_same_settings(tmp_path: Path) -> None:
     before = settings(home=tmp_path, port_offset=200, mysql_password=SecretStr("a b"))
     variables = environment(before, secrets=True)

@@ -8,8 +8,11 @@ import base64
 import shutil
 import subprocess
 import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from string import Template
+
+import dotenv
 
 from kp_platform.local import machine
 from kp_platform.local.errors import StackError
@@ -21,7 +24,7 @@ from kp_platform.local.servers import (
     mysql_command,
     mysql_environment,
 )
-from kp_platform.settings import Settings
+from kp_platform.settings import STACK_ENV, Settings
 
 TEMPLATES = Path(__file__).with_name("templates")
 MARKER = "kp-stack"
@@ -42,6 +45,26 @@ def claim(home: Path) -> None:
         (home / MARKER).write_text("All state of one local kp_platform stack.\n", encoding="utf-8")
     except OSError as error:
         raise StackError(f"KP_HOME={home} cannot be written: {error.strerror}") from error
+
+
+def settle(home: Path, flag: str, make: Callable[[], Mapping[str, str]]) -> None:
+    """What `kp up FLAG` made up for a stack is kept with it, so every later command knows. `make`
+    is called once, for a fresh KP_HOME. Raises StackError when it holds a stack of another kind.
+    """
+    path, title = home / STACK_ENV, f"# Made by `kp up {flag}`."
+    if path.exists() and path.read_text(encoding="utf-8").startswith(title):
+        return
+    if is_ours(home):
+        raise StackError(
+            f"KP_HOME={home} holds a stack that was not made by `kp up {flag}`: "
+            "name another folder, or remove it with `kp down --purge`"
+        )
+    claim(home)
+    made = make()
+    path.touch(mode=0o600)
+    path.write_text(f"{title}\n", encoding="utf-8")
+    for name, value in made.items():
+        dotenv.set_key(path, name, value)
 
 
 def purge(home: Path) -> None:

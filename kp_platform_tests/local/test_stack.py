@@ -42,3 +42,17 @@ def test_first_data_that_cannot_be_made_name_the_command_that_tells_what_is_miss
     with pytest.raises(StackError, match=r"KP_HOME \(exit 7\); `kp doctor`") as caught:
         state._run("mysql", command)
     assert caught.value.details == ("no library",)
+
+
+def test_what_a_stack_is_made_with_is_made_up_once_and_for_its_owner_only(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    made = iter(({"KP_TRINO_USER": "it's $me", "KP_TRINO_URL": "https://h:1"}, {}))
+    for _ in range(2):
+        state.settle(home, "--kind", lambda: next(made))
+    assert Settings(_env_file=None, home=home).trino_user == "it's $me"
+    assert (home / "stack.env").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_stack_of_another_kind_is_not_made_over(settings: Settings) -> None:
+    with pytest.raises(StackError, match="`kp up --kind`: name another folder"):
+        state.settle(settings.home, "--kind", dict)

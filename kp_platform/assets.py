@@ -21,6 +21,7 @@ from kp_platform.lineage import column_metadata
 from kp_platform.pipeline import lease
 from kp_platform.pipeline.bulk import Outcome
 from kp_platform.pipeline.drain import Limits, Pipeline
+from kp_platform.pipeline.offsets import assignment_text, parse_assignment
 from kp_platform.pipeline.stream import SliceReport
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
@@ -45,7 +46,11 @@ OBJECTS_UNTIL_COLLECTED = 50_000
 
 
 class DrainConfig(dg.Config):
-    """Limits of one run; those left out come from the KP_* settings."""
+    """What one run takes; limits that are left out come from the KP_* settings."""
+
+    partitions: str = Field(
+        default="", description="Partitions that the run takes, e.g. `0-5`. Empty: all."
+    )
 
     slice_rows: int | None = Field(
         default=None, ge=1, description="Most events that one Trino query reads (KP_SLICE_ROWS)."
@@ -67,7 +72,7 @@ class DrainConfig(dg.Config):
         return Limits(
             **{
                 name: getattr(settings, name) if given is None else given
-                for name, given in self.model_dump().items()
+                for name, given in self.model_dump(exclude={"partitions"}).items()
             }
         )
 
@@ -149,8 +154,9 @@ def flow_asset(flow: Flow) -> dg.AssetsDefinition:
         elasticsearch: ElasticsearchResource,
     ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
         run_id, limits = context.run.run_id, config.limits()
+        assignment = parse_assignment(config.partitions)
         yield from _drained(
-            context, key, Pipeline(flow, kafka, trino, elasticsearch, limits, run_id)
+            context, key, Pipeline(flow, kafka, trino, elasticsearch, limits, run_id, assignment)
         )
 
     return take_slices
@@ -183,13 +189,19 @@ def _documents(flow: Flow) -> str:
     return f", one document for each event, its id the event's {flow.id_field}"
 
 
+def work_of(flow: Flow, assignment: range) -> str:
+    """The name of a run's lease: the flow, and the partitions of it unless it takes all."""
+    return lease.OF.join(filter(None, (flow.name, assignment_text(assignment))))
+
+
 def _drained(
     context: dg.AssetExecutionContext, key: dg.AssetKey, pipeline: Pipeline
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
     total = SliceReport()
     gc.set_threshold(OBJECTS_UNTIL_COLLECTED)
     try:
-        with lease.kept(pipeline.store, pipeline.flow.name, pipeline.run_id):
+        work = work_of(pipeline.flow, pipeline.assignment)
+        with lease.kept(pipeline.store, work, pipeline.run_id):
             for report in gathered(pipeline.drain()):
                 context.log.info("%s", sentence(report))
                 metadata = report_metadata(pipeline.flow, report, pipeline.run_id)

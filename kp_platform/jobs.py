@@ -12,6 +12,8 @@ from kp_platform.flows import Flow
 
 AssetJob = Any  # what define_asset_job returns has no public name
 FLOW_TAG = "kp/flow"
+# On runs that take some partitions of a flow only, e.g. `0-5`.
+ASSIGNMENT_TAG = "kp/assignment"
 # After this Dagster's run monitoring ends a run whose machine is gone; runs end long before.
 MAX_RUNTIME_SECONDS = 3600
 SENSOR_RUN_TAGS = {

@@ -5,15 +5,17 @@ and run keys could be deleted, or burnt by a failed launch, so positions alone s
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
+from kp_platform.assets import DrainConfig, work_of
 from kp_platform.flows import Flow
-from kp_platform.jobs import FLOW_TAG, AssetJob
+from kp_platform.jobs import ASSIGNMENT_TAG, FLOW_TAG, AssetJob
 from kp_platform.pipeline import indices, lease, positions
-from kp_platform.pipeline.offsets import Plan, TopicState
+from kp_platform.pipeline.offsets import Plan, TopicState, assignment_text
+from kp_platform.pipeline.positions import Position
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.errors import ServerDown, TopicMissing
 from kp_platform.resources.kafka import KafkaResource
@@ -45,10 +47,10 @@ def decide(
     """Start a run when there is something to do, no run holds the flow, and the last did not just
     fail.
 
-    `runs` are the latest of the flow, newest first; only the newest can hold it, for it was started
-    when no other did. One whose process was lost with its code server stays STARTED for half an
-    hour: it holds the flow only as long as it beats. `deleted` are indices whose events have to be
-    read again.
+    `runs` are the latest that took these partitions of the flow, newest first; only the newest can
+    hold them, for it was started when no other did. One whose process was lost with its code server
+    stays STARTED for half an hour: it holds them only as long as it beats. `deleted` are indices
+    whose events have to be read again.
     """
     if runs and runs[0].is_live(max_run_seconds) and not runs[0].is_silent(beat_seconds_ago):
         return Decision(False, f"{runs[0]} is {runs[0].status.value.lower()}; lag {todo.lag}")
@@ -71,12 +73,52 @@ def run_tags(todo: Plan, decision: Decision) -> dict[str, str]:
     return tags
 
 
-def _beat_seconds_ago(
-    elasticsearch: ElasticsearchResource, flow: Flow, runs: Sequence[JobRun]
-) -> float | None:
-    if not runs or runs[0].status != dg.DagsterRunStatus.STARTED:
-        return None
-    return lease.seconds_since_beat(elasticsearch, flow.name, runs[0].run_id)
+def assignment_tag(assignment: range) -> dict[str, str]:
+    """What tells the runs of these partitions from other runs of their flow; empty for all."""
+    text = assignment_text(assignment)
+    return {ASSIGNMENT_TAG: text} if text else {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """A look at a flow by its sensor."""
+
+    flow: Flow
+    settings: Settings
+    instance: dg.DagsterInstance
+    elasticsearch: ElasticsearchResource
+    deleted: Sequence[str]
+
+    def runs_to_start(
+        self, state: TopicState, held: Mapping[int, Position]
+    ) -> tuple[list[dg.RunRequest], list[str]]:
+        """A run for each part of the flow that needs one, and what is said of all of them."""
+        requests, said = [], []
+        for assignment in state.assignments(self.settings.partitions_per_run):
+            todo = positions.plan_from(state.of(assignment), held, self.settings.slice_rows)
+            decision = self._decision(assignment, todo)
+            part, tags = assignment_text(assignment), assignment_tag(assignment)
+            said.append(f"{part}: {decision.reason}" if part else decision.reason)
+            if decision.start:
+                config = dg.RunConfig(ops={self.flow.asset: DrainConfig(partitions=part)})
+                tags |= run_tags(todo, decision)
+                requests.append(dg.RunRequest(run_config=config if part else None, tags=tags))
+        return requests, said
+
+    def _decision(self, assignment: range, todo: Plan) -> Decision:
+        tags = {FLOW_TAG: self.flow.name, **assignment_tag(assignment)}
+        runs = latest_runs(self.instance, dg.RunsFilter(tags=tags))
+        beat = None
+        if runs and runs[0].status == dg.DagsterRunStatus.STARTED:
+            work = work_of(self.flow, assignment)
+            beat = lease.seconds_since_beat(self.elasticsearch, work, runs[0].run_id)
+        return decide(
+            todo,
+            runs,
+            self.settings.max_run_seconds,
+            beat_seconds_ago=beat,
+            deleted=self.deleted,
+        )
 
 
 def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:
@@ -90,34 +132,27 @@ def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             f"Watches the end offsets of topic {flow.topic}; starts a run when they are past the "
-            "positions and no run of the flow is live."
+            "positions and no run of these partitions is live."
         ),
     )
     def watch_offsets(
         context: dg.SensorEvaluationContext,
         kafka: KafkaResource,
         elasticsearch: ElasticsearchResource,
-    ) -> dg.RunRequest | dg.SkipReason:
+    ) -> list[dg.RunRequest] | dg.SkipReason:
         settings = Settings()
         deadline = time.monotonic() + settings.sensor_wait_seconds
         try:
             state, held = positions.look(kafka, elasticsearch, flow)
             deleted = indices.deleted(elasticsearch, flow)
+            watch = _Watch(flow, settings, context.instance, elasticsearch, deleted)
             while True:
-                todo = positions.plan_from(state, held, settings.slice_rows)
-                runs = latest_runs(context.instance, dg.RunsFilter(tags={FLOW_TAG: flow.name}))
-                decision = decide(
-                    todo,
-                    runs,
-                    settings.max_run_seconds,
-                    beat_seconds_ago=_beat_seconds_ago(elasticsearch, flow, runs),
-                    deleted=deleted,
-                )
-                if decision.start:
-                    context.log.info("%s: %s", flow.topic, decision.reason)
-                    return dg.RunRequest(tags=run_tags(todo, decision))
+                requests, said = watch.runs_to_start(state, held)
+                if requests:
+                    context.log.info("%s: %s", flow.topic, "; ".join(said))
+                    return requests
                 if time.monotonic() >= deadline:
-                    return dg.SkipReason(f"{flow.topic}: {decision.reason}")
+                    return dg.SkipReason(f"{flow.topic}: {'; '.join(said)}")
                 _wait_for_events(kafka, state)
                 state, held = positions.look(kafka, elasticsearch, flow)
         except (ServerDown, TopicMissing) as error:

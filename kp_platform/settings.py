@@ -130,6 +130,11 @@ class Settings(BaseSettings):
     slice_rows: int = Field(
         200_000, ge=1, le=1_000_000, description="Most events that one Trino query reads."
     )
+    partitions_per_run: int = Field(
+        0,
+        ge=0,
+        description="A run takes so many partitions of a topic, and others run beside it; 0: all.",
+    )
     bulk_rows: int = Field(
         5_000, ge=1, le=50_000, description="Most documents in one bulk request."
     )

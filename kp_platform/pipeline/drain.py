@@ -27,7 +27,7 @@ from kp_platform.pipeline.errors import (
     SliceTaken,
 )
 from kp_platform.pipeline.log import Log
-from kp_platform.pipeline.offsets import Plan, Slice, TopicState
+from kp_platform.pipeline.offsets import ALL_PARTITIONS, Plan, Slice, TopicState
 from kp_platform.pipeline.positions import Position
 from kp_platform.pipeline.query import Keys, QueryEngine
 from kp_platform.pipeline.rewrite import Rewriter
@@ -56,7 +56,8 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     """A flow with the three servers that its slices pass through. `run_id` is the Dagster run that
-    takes them; its documents carry it. `write` takes the place of indexing new documents."""
+    takes them; its documents carry it. `assignment` are the partitions that it takes. `write` takes
+    the place of indexing new documents."""
 
     flow: Flow
     log: Log
@@ -64,6 +65,7 @@ class Pipeline:
     store: DocumentStore
     limits: Limits
     run_id: str = ""
+    assignment: range = ALL_PARTITIONS
     write: Write | None = None
     keys: Keys = field(default_factory=Keys, init=False)
 
@@ -86,7 +88,7 @@ class Pipeline:
         self._mirror(positions.offsets(held))
         self.keys.other_rows = max((each.other_rows for each in held.values()), default=0)
         if deleted := indices.deleted(self.store, self.flow):
-            yield self._read_again(state, held, deleted)
+            yield self._read_again(deleted)
             state, held = self.look()
         topic_id = ""
         while time.monotonic() - started < self.limits.max_run_seconds:
@@ -120,8 +122,8 @@ class Pipeline:
         self.store.ensure_index(self.flow.index, self.flow.mappings)
 
     def look(self) -> tuple[TopicState, dict[int, Position]]:
-        """The topic and the positions as they are now."""
-        return positions.look(self.log, self.store, self.flow)
+        """The topic and the positions as they are now, of the assigned partitions."""
+        return positions.look(self.log, self.store, self.flow, self.assignment)
 
     def plan(self, state: TopicState, held: Mapping[int, Position]) -> Plan:
         """What to do next, given the topic and the positions."""
@@ -168,7 +170,7 @@ class Pipeline:
         self, state: TopicState, held: dict[int, Position]
     ) -> tuple[TopicState, dict[int, Position]]:
         """The topic as it is now; the positions are read again only for another topic id."""
-        now = self.log.topic_state(self.flow.topic)
+        now = self.log.topic_state(self.flow.topic).of(self.assignment)
         return (now, held) if now.topic_id == state.topic_id else self.look()
 
     def _mirror(self, offsets: Mapping[int, int]) -> None:
@@ -178,17 +180,16 @@ class Pipeline:
 
     def _made_again(self, state: TopicState, held: Mapping[int, Position]) -> SliceReport | None:
         """A loss when the topic was read before under another id, and never under this one."""
-        if held or not positions.other_topic_ids(self.store, self.flow, state):
+        if held or not positions.is_made_again(self.store, self.flow, state):
             return None
         return _losses(
             f"topic {self.flow.topic} was deleted and made again; it is read from its start"
         )
 
-    def _read_again(
-        self, state: TopicState, held: Mapping[int, Position], names: list[str]
-    ) -> SliceReport:
-        """Positions back to the first event of the days whose indices were deleted; what is
-        indexed already stays as it is."""
+    def _read_again(self, names: list[str]) -> SliceReport:
+        """Positions of all partitions back to the first event of the days whose indices were
+        deleted; what is indexed already stays as it is. Who else follows the topic ends."""
+        state, held = positions.look(self.log, self.store, self.flow)
         day = min(indices.first_moment(self.flow, name) for name in names)
         first = self.log.offsets_at(self.flow.topic, day)
         back = {part: first[part] for part in held if first[part] < held[part].offset}

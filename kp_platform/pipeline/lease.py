@@ -18,6 +18,8 @@ from kp_platform.pipeline.store import DocumentStore, put, send
 
 INDEX = "kp.leases"
 BEAT_SECONDS = 5.0
+# Between a flow and the partitions of it that a run takes, e.g. `access_log:0-5`.
+OF = ":"
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,12 @@ Belongs here: half-open ranges, slices, watermarks and the plan made from them; 
 Does not belong here: where positions are kept (`positions.py`) and who reads a slice (`drain.py`).
 """
 
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+ALL_PARTITIONS = range(sys.maxsize)
+"""The assignment of a run that takes those partitions too that are added later."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -80,6 +84,33 @@ class TopicState:
     topic: str
     topic_id: str
     partitions: Mapping[int, Watermarks]
+
+    def of(self, assignment: range) -> "TopicState":
+        """The same, of the assigned partitions alone."""
+        marks = {part: at for part, at in self.partitions.items() if part in assignment}
+        return replace(self, partitions=marks)
+
+    def assignments(self, partitions_per_run: int) -> list[range]:
+        """The partitions that each run takes, so many at once; 0: one run takes all of them."""
+        if not partitions_per_run:
+            return [ALL_PARTITIONS]
+        starts = range(0, max(self.partitions, default=0) + 1, partitions_per_run)
+        return [range(start, start + partitions_per_run) for start in starts]
+
+
+def assignment_text(assignment: range) -> str:
+    """`0-5` for the partitions from 0 to 5; empty for all."""
+    return "" if assignment == ALL_PARTITIONS else f"{assignment.start}-{assignment.stop - 1}"
+
+
+def parse_assignment(text: str) -> range:
+    """The partitions of a text as `assignment_text` writes it. Raises ValueError."""
+    if not text:
+        return ALL_PARTITIONS
+    first, dash, last = text.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise ValueError(f"partitions {text!r} are not of the form FIRST-LAST, e.g. 0-5")
+    return range(int(first), int(last) + 1)
 
 
 @dataclass(frozen=True, slots=True)

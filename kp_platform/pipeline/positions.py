@@ -12,7 +12,7 @@ import orjson
 from kp_platform.flows import Flow
 from kp_platform.pipeline.errors import SliceError, SliceTaken
 from kp_platform.pipeline.log import Log
-from kp_platform.pipeline.offsets import Plan, TopicState, plan
+from kp_platform.pipeline.offsets import ALL_PARTITIONS, Plan, TopicState, plan
 from kp_platform.pipeline.store import DocumentStore, Version, create, put, send
 
 INDEX = "kp.positions"
@@ -43,17 +43,19 @@ def read(store: DocumentStore, flow: Flow, state: TopicState) -> dict[int, Posit
     }
 
 
-def look(log: Log, store: DocumentStore, flow: Flow) -> tuple[TopicState, dict[int, Position]]:
-    """The topic and the positions as they are now, and fit to each other.
+def look(
+    log: Log, store: DocumentStore, flow: Flow, assignment: range = ALL_PARTITIONS
+) -> tuple[TopicState, dict[int, Position]]:
+    """The topic and the positions as they are now, and fit to each other, of some partitions.
 
     Positions are read after the watermarks, so one that another run has just moved may lie past
     them. That is no log that lost its end: watermarks only grow, so they are read once more.
     """
-    state = log.topic_state(flow.topic)
+    state = log.topic_state(flow.topic).of(assignment)
     held = read(store, flow, state)
     if all(held[part].offset <= state.partitions[part].high for part in held):
         return state, held
-    again = log.topic_state(flow.topic)
+    again = log.topic_state(flow.topic).of(assignment)
     return again, held if again.topic_id == state.topic_id else read(store, flow, again)
 
 
@@ -67,11 +69,11 @@ def offsets(held: Mapping[int, Position]) -> dict[int, int]:
     return {partition: position.offset for partition, position in held.items()}
 
 
-def other_topic_ids(store: DocumentStore, flow: Flow, state: TopicState) -> set[str]:
-    """Ids under which the flow's topic was read before: not empty when the topic was made again."""
+def is_made_again(store: DocumentStore, flow: Flow, state: TopicState) -> bool:
+    """Whether the flow's topic was read before under other ids only."""
     store.refresh(INDEX)
     seen = {stored.source["topic_id"] for stored in store.find(INDEX, "flow", flow.name)}
-    return seen - {state.topic_id}
+    return bool(seen) and state.topic_id not in seen
 
 
 def move(

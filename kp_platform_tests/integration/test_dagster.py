@@ -2,7 +2,8 @@
 
 import contextlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 import httpx
@@ -10,6 +11,7 @@ import pytest
 
 from kp_platform.definitions import build_definitions
 from kp_platform.flows import ACCESS_LOG
+from kp_platform.jobs import FLOW_TAG
 from kp_platform.pipeline.lag import partition_lags
 from kp_platform.reference import REFERENCE_VALUES
 from kp_platform.resources.elasticsearch import ElasticsearchResource
@@ -38,21 +40,31 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def tick(instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
+def tick(instance: dg.DagsterInstance) -> list[dg.RunRequest] | dg.SkipReason:
     """What the sensor of the access log answers right now."""
     sensor = build_definitions().resolve_sensor_def("access_log_offsets")
     resources = {"kafka": KafkaResource(), "elasticsearch": ElasticsearchResource()}
     with dg.build_sensor_context(instance=instance, resources=resources) as context:
-        answer = sensor(context)
-    assert isinstance(answer, dg.RunRequest | dg.SkipReason)
+        answer: Any = sensor(context)
+    assert isinstance(answer, list | dg.SkipReason)
     return answer
 
 
-def run(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+def started(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
+    answer = tick(instance)
+    assert isinstance(answer, list)
+    return answer
+
+
+def run(
+    instance: dg.DagsterInstance, tags: Mapping[str, str] | None = None, **config: object
+) -> dg.ExecuteInProcessResult:
     job = build_definitions().resolve_job_def("index_access_log")
+    taken = {"follow_idle_seconds": 0, **config}
     return job.execute_in_process(
         instance=instance,
-        run_config={"ops": {"enriched_access_log": {"config": {"follow_idle_seconds": 0}}}},
+        tags=tags,
+        run_config={"ops": {"enriched_access_log": {"config": taken}}},
     )
 
 
@@ -81,10 +93,40 @@ def test_the_sensor_asks_for_a_run_when_events_wait_and_not_when_caught_up(
     assert isinstance(caught_up, dg.SkipReason)
     assert caught_up.skip_message == "analyze.action: caught up, lag 0"
     publish(Event().value)
-    asked = tick(instance)
-    assert isinstance(asked, dg.RunRequest)
+    [asked] = started(instance)
     assert "lag 1" in asked.tags["kp/reason"]
+    assert not asked.run_config
     run(instance)
+
+
+def test_partitions_that_are_spread_over_runs_are_started_and_held_apart(
+    quiet_stack: Stack, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(instance)
+    monkeypatch.setenv("KP_PARTITIONS_PER_RUN", "2")
+    events = [Event() for _ in range(8)]
+    for number, event in enumerate(events):
+        publish(event.value, partition=number % 4)
+    requests = started(instance)
+    parts = [dict(each.run_config["ops"]["enriched_access_log"]["config"]) for each in requests]
+    assert parts == [{"partitions": "0-1"}, {"partitions": "2-3"}]
+    assert [each.tags["kp/assignment"] for each in requests] == ["0-1", "2-3"]
+    assert [each.tags["kp/partitions"] for each in requests] == ["0,1", "2,3"]
+    first, second = requests
+    instance.create_run_for_job(
+        build_definitions().resolve_job_def("index_access_log"),
+        tags={FLOW_TAG: ACCESS_LOG.name, **first.tags},
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    assert [each.tags["kp/assignment"] for each in started(instance)] == ["2-3"]
+    for request, part in zip(requests, parts, strict=True):
+        [done] = run(instance, request.tags, **part).asset_materializations_for_node(
+            "enriched_access_log"
+        )
+        assert done.metadata["rows"].value == 4
+    assert all(len(documents(event.uuid)) == 1 for event in events)
+    lags = partition_lags(ACCESS_LOG, KafkaResource(), ElasticsearchResource())
+    assert sum(each.lag for each in lags) == 0
 
 
 def test_a_run_indexes_reports_and_checks_what_it_did(

@@ -489,6 +489,51 @@ def test_a_topic_made_again_under_a_following_run_is_said_too(world: World) -> N
     assert next(reports).rows == 4
 
 
+def test_partitions_added_to_a_topic_that_was_made_again_are_no_loss(world: World) -> None:
+    world.access(3)
+    world.drain()
+    world.kafka.delete_topic(TOPIC)
+    world.kafka.create_topics({TOPIC: 3})
+    world.access(3)
+    first, second = (replace(world.pipeline, assignment=part) for part in (range(2), range(2, 3)))
+    reports = [*first.drain(), *second.drain()]
+    assert [bool(report.losses) for report in reports if report] == [True, False, False]
+
+
+def test_runs_that_take_partitions_each_take_all_of_them_once(world: World) -> None:
+    ids = world.access(30)
+    first, second = (replace(world.pipeline, assignment=part) for part in (range(2), range(2, 4)))
+    taken = [
+        {part.partition: len(part) for report in run.drain() if report for part in report.asked}
+        for run in (first, second)
+    ]
+    assert taken == [{0: 10, 1: 10}, {2: 10}]
+    assert world.stored("log.index").keys() == set(ids)
+    assert world.lag() == 0
+
+
+def test_a_run_of_some_partitions_reads_a_deleted_index_again_for_all(world: World) -> None:
+    world.access(30)
+    following = replace(
+        world.pipeline,
+        assignment=range(2),
+        limits=replace(world.pipeline.limits, follow_idle_seconds=9),
+    )
+    reports = (report for report in following.drain() if report is not None)
+    assert next(reports).rows == 20
+    other = replace(world.pipeline, assignment=range(2, 3))
+    assert [report.rows for report in other.drain() if report] == [10]
+    [day] = world.store.index_ids("log.index")
+    world.store.delete_index(day)
+    loss, again = (report for report in other.drain() if report)
+    assert (bool(loss.losses), again.rows) == (True, 10)
+    assert world.lag() == 20
+    world.access(3)
+    assert list(reports) == []  # its positions were moved, so it ends
+    assert sum(report.rows for report in world.drain()) == 23
+    assert len(world.stored("log.index")) == 33
+
+
 def test_positions_are_mirrored_to_the_consumer_group(world: World) -> None:
     world.access(9)
     world.drain()

@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kp_platform.pipeline.offsets import OffsetRange, Plan, Slice, TopicState, Watermarks, plan
+from kp_platform.pipeline.offsets import (
+    ALL_PARTITIONS,
+    OffsetRange,
+    Plan,
+    Slice,
+    TopicState,
+    Watermarks,
+    assignment_text,
+    parse_assignment,
+    plan,
+)
 
 
 def topic(**marks: tuple[int, int]) -> TopicState:
@@ -141,3 +151,33 @@ def test_following_the_plan_reaches_the_end_and_skips_only_recorded_gaps(
         position = positions.get(partition, marks.low)
         first = position if marks.low <= position <= marks.high else marks.low
         assert read[partition] == list(range(first, marks.high))
+
+
+@given(topics(), st.integers(0, 10))
+def test_each_partition_is_taken_by_one_run(
+    drawn: tuple[TopicState, dict[int, int]], partitions_per_run: int
+) -> None:
+    state, _ = drawn
+    parts = [state.of(each).partitions for each in state.assignments(partitions_per_run)]
+    assert sorted(number for part in parts for number in part) == sorted(state.partitions)
+    assert all(len(part) <= (partitions_per_run or len(state.partitions)) for part in parts)
+
+
+def test_a_partition_that_is_added_changes_no_other_assignment() -> None:
+    def said(count: int) -> list[str]:
+        state = TopicState("t", "id", dict.fromkeys(range(count), Watermarks(0, 0)))
+        return [assignment_text(each) for each in state.assignments(4)]
+
+    assert said(12) == ["0-3", "4-7", "8-11"]
+    assert said(13) == ["0-3", "4-7", "8-11", "12-15"]
+
+
+@pytest.mark.parametrize("assignment", [ALL_PARTITIONS, range(1), range(6, 12)])
+def test_an_assignment_is_read_as_it_is_written(assignment: range) -> None:
+    assert parse_assignment(assignment_text(assignment)) == assignment
+
+
+@pytest.mark.parametrize("text", ["3", "5-3", "-3", "1-", "a-b", "0-5,7"])
+def test_another_text_is_no_assignment(text: str) -> None:
+    with pytest.raises(ValueError, match="FIRST-LAST"):
+        parse_assignment(text)

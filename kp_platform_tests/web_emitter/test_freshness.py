@@ -8,6 +8,7 @@ from starlette.testclient import TestClient
 
 from kp_platform.flows import ACCESS_LOG, FLOWS
 from kp_platform.pipeline import lag as platform
+from kp_platform.pipeline import lease
 from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform_tests.conftest import wait_for
@@ -132,6 +133,23 @@ def test_it_is_what_kp_lag_says(quiet_stack: Stack) -> None:
         assert [(each.number, each.lag) for each in partitions] == [
             (each.partition, each.lag) for each in lags
         ]
+
+
+def test_of_the_runs_that_share_a_flow_the_latest_beat_is_told(quiet_stack: Stack) -> None:
+    store, flow = ElasticsearchResource(), "shared_flow"
+    publish(Event().value)
+    drain()
+    for work, run in {flow: "all", f"{flow}:0-1": "first", f"{flow}:2-3": "second"}.items():
+        lease.beat(store, work, run)
+    store.refresh(lease.INDEX)
+
+    async def ask() -> dict[str, str]:
+        async with connection(quiet_stack.settings.elasticsearch_url, 60) as client:
+            freshness = ElasticsearchFreshness(client, KafkaTopics("127.0.0.1:1"))
+            _, leases = await freshness._state()
+            return {each: str(leases[each]["run_id"]) for each in leases}
+
+    assert anyio.run(ask)[flow] == "second"
 
 
 def test_a_kafka_that_is_not_there_costs_a_page_little() -> None:

@@ -98,7 +98,7 @@ def topic_asset(flow: Flow) -> dg.AssetSpec:
         kinds={"kafka"},
         group_name=GROUP,
         description=f"Topic {flow.topic}: JSON objects {', '.join(flow.fields)}, one per event.",
-        metadata={"partitions": flow.partitions, "table": f"presto_etc/kafka, topic {flow.topic}"},
+        metadata={"table": f"presto_etc/kafka, topic {flow.topic}"},
     )
 
 

@@ -62,11 +62,23 @@ def help_without_a_command(context: typer.Context) -> None:
 
 
 @app.command()
-def up() -> None:
+def up(
+    cluster: Annotated[
+        bool,
+        typer.Option(
+            "--cluster",
+            help="A new KP_HOME gets three Kafka brokers, two Trino workers, 12 partitions.",
+        ),
+    ] = False,
+) -> None:
     """Start all services and return when each of them answers."""
-    from kp_platform.local import stack
+    from kp_platform.local import stack, state
+    from kp_platform.local.cluster import cluster as made
 
     settings = Settings()
+    if cluster:
+        state.settle(settings.home, "--cluster", lambda: made(settings.port_offset))
+        settings = Settings()
     stack.up(settings, _console())
     _print_urls(settings)
 
@@ -103,16 +115,20 @@ def status(as_json: AsJson = False) -> None:
 
 @app.command()
 def logs(
-    service: Annotated[str, typer.Argument(help=f"One of: {', '.join(SERVICES)}.")],
+    service: Annotated[
+        str, typer.Argument(help=f"One of: {', '.join(SERVICES)}; or a further one of `kp status`.")
+    ],
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many last lines.")] = 50,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as the log grows.")] = False,
 ) -> None:
     """Show the log of one service."""
+    from kp_platform.local.servers import services
     from kp_platform.local.supervisor import log_file
 
-    if service not in SERVICES:
-        raise typer.BadParameter(f"unknown service {service!r}; known: {', '.join(SERVICES)}")
     settings = Settings()
+    known = [each.name for each in services(settings)]
+    if service not in known:
+        raise typer.BadParameter(f"unknown service {service!r}; known: {', '.join(known)}")
     if service in settings.external_services:
         raise Failure(f"{service} runs elsewhere (KP_EXTERNAL): its log is there")
     path = log_file(settings.home, service)

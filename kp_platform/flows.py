@@ -50,7 +50,6 @@ class Flow:
     rewrites: Rewrite | None = None
     slice_rows: int | None = None
     stale_hours: int | None = None
-    partitions: int = 4
     folder: Path = _PACKAGE
 
     def __post_init__(self) -> None:

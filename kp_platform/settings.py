@@ -65,11 +65,15 @@ class Settings(BaseSettings):
 
     kafka_bootstrap_servers: str = Field(
         default_factory=_local("127.0.0.1:{port}", 18092),
-        description="Kafka brokers, a comma list of host:port.",
+        description="Kafka brokers, a comma list of host:port; `kp up` starts one for each address "
+        "of 127.0.0.1.",
     )
     trino_url: str = Field(
         default_factory=_local("http://127.0.0.1:{port}", 18080),
         description="Trino coordinator.",
+    )
+    trino_workers: int = Field(
+        0, ge=0, le=9, description="Workers beside the local Trino coordinator; 0: it works itself."
     )
     presto_etc: str = Field(
         "",
@@ -112,7 +116,11 @@ class Settings(BaseSettings):
     )
 
     kafka_controller_port: Port = Field(
-        default_factory=_local_port(18093), description="KRaft controller of the local Kafka."
+        default_factory=_local_port(18093),
+        description="KRaft controller of the local Kafka; those of further brokers follow it.",
+    )
+    topic_partitions: int = Field(
+        4, ge=1, le=1_000, description="Partitions of the topics that `kp up` makes."
     )
     elasticsearch_transport_port: Port = Field(
         default_factory=_local_port(18021), description="Transport of the local Elasticsearch."

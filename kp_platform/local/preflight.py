@@ -43,7 +43,7 @@ def examine(
     local = {service.name for service in services if service.is_local}
     findings = [_platform(), *_software(settings, local), *_disks(settings, local)]
     if not running:
-        findings += [_memory(), *_ports(services)]
+        findings += [_memory(services), *_ports(services)]
     return findings
 
 
@@ -99,12 +99,13 @@ def _disk(setting: str, folder: Path) -> Finding:
     return Finding(f"disk of {setting}", False, f"only {detail}", remedy)
 
 
-def _memory() -> Finding:
+def _memory(services: tuple[Service, ...]) -> Finding:
     available = psutil.virtual_memory().available
+    least = LEAST_MEMORY + sum(service.more_memory for service in services)
     detail = f"{decimal(available)} available"
-    if available >= LEAST_MEMORY:
+    if available >= least:
         return Finding("memory", True, detail)
-    remedy = f"end other programs: {decimal(LEAST_MEMORY)} are needed; or use KP_EXTERNAL"
+    remedy = f"end other programs: {decimal(least)} are needed; or use KP_EXTERNAL"
     return Finding("memory", False, f"only {detail}", remedy)
 
 

@@ -26,6 +26,13 @@ def kafka() -> None:
     KafkaResource().probe()
 
 
+def broker(address: str) -> None:
+    """This one answers, and the others count it in."""
+    from kp_platform.resources.kafka import KafkaResource
+
+    KafkaResource(bootstrap_servers=address).probe_broker()
+
+
 def mysql() -> None:
     from kp_platform.resources.mysql import MySQLResource
 
@@ -48,6 +55,13 @@ def trino() -> None:
     from kp_platform.resources.trino import TrinoResource
 
     TrinoResource().probe()
+
+
+def trino_worker(url: str) -> None:
+    """The coordinator gives it work."""
+    from kp_platform.resources.trino import TrinoResource
+
+    TrinoResource().probe_worker(url)
 
 
 def code_server(settings: Settings) -> None:

@@ -10,9 +10,10 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pymysql.converters import escape_string
@@ -25,6 +26,7 @@ from kp_platform.settings import LOOPBACK_HOSTS, Settings
 LOOPBACK = "127.0.0.1"
 SERVERS, CODE, CONSUMERS = range(3)
 """The stages of a start: a stage begins when the one before it is ready."""
+MEMORY_OF_A_BROKER, MEMORY_OF_A_WORKER = 500_000_000, 1_500_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,7 @@ class Service:
 
     `ready` returns when the service answers for real and raises ServerDown when it does not (yet).
     `environment` is seen in the process list: it holds paths and ports, never a secret.
+    `more_memory`: bytes that it needs on top of what a stack with one node of each server takes.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Service:
     command: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     ports: tuple[Port, ...] = ()
+    more_memory: int = 0
 
     @property
     def is_local(self) -> bool:
@@ -58,13 +62,17 @@ class Service:
 
 def services(settings: Settings) -> tuple[Service, ...]:
     """All services in the order of their start. Raises StackError when settings contradict."""
-    return tuple(
-        build(settings)
-        for build in (
-            _kafka, _mysql, _redis, _elasticsearch, _trino,
-            _code_server, _webserver, _daemon, _emitter,
-        )
-    )  # fmt: skip
+    return (
+        *_kafka(settings),
+        _mysql(settings),
+        _redis(settings),
+        _elasticsearch(settings),
+        *_trino(settings),
+        _code_server(settings),
+        _webserver(settings),
+        _daemon(settings),
+        _emitter(settings),
+    )
 
 
 def distribution(settings: Settings, name: str) -> Path:
@@ -99,30 +107,62 @@ def java_command(classpath: Path, main: str, *arguments: str, heap: str) -> tupl
     return (str(java), *options, "-cp", f"{classpath}/*", main, *arguments)
 
 
-def _kafka(settings: Settings) -> Service:
-    brokers = settings.kafka_bootstrap_servers
-    declare = partial(Service, name="kafka", stage=SERVERS, address=brokers, ready=probes.kafka)
-    if "kafka" in settings.external_services:
-        return declare()
-    listener = kafka_port(settings)
-    controller = Port(setting="KP_KAFKA_CONTROLLER_PORT", number=settings.kafka_controller_port)
-    return declare(
-        ports=(listener, controller),
-        command=java_command(
-            distribution(settings, "kafka"),
-            "kafka.Kafka",
-            str(settings.home / "kafka" / "server.properties"),
-            heap="512m",
-        ),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broker:
+    """A Kafka broker of this machine, which is one of the controllers too."""
+
+    name: str
+    node: int
+    address: str
+    listener: Port
+    controller: Port
+
+
+def brokers(settings: Settings) -> tuple[Broker, ...]:
+    """One for each address of KP_KAFKA_BOOTSTRAP_SERVERS; their controllers listen on
+    KP_KAFKA_CONTROLLER_PORT and the ports that follow it."""
+    addresses = settings.kafka_bootstrap_servers.split(",")
+    return tuple(
+        Broker(
+            name="kafka" if node == 1 else f"kafka-{node}",
+            node=node,
+            address=address.strip(),
+            listener=_broker_port(address.strip()),
+            controller=Port(
+                setting="KP_KAFKA_CONTROLLER_PORT", number=settings.kafka_controller_port + node - 1
+            ),
+        )
+        for node, address in enumerate(addresses, start=1)
     )
 
 
-def kafka_port(settings: Settings) -> Port:
-    setting = "KP_KAFKA_BOOTSTRAP_SERVERS"
-    if "," in settings.kafka_bootstrap_servers:
-        raise StackError(f"{setting} names several brokers: name kafka in KP_EXTERNAL")
-    host, _, port = settings.kafka_bootstrap_servers.partition(":")
-    return local_port(setting, host, int(port) if port.isdecimal() else None, "kafka")
+def _broker_port(address: str) -> Port:
+    host, _, port = address.partition(":")
+    number = int(port) if port.isdecimal() else None
+    return local_port("KP_KAFKA_BOOTSTRAP_SERVERS", host, number, "kafka")
+
+
+def _kafka(settings: Settings) -> tuple[Service, ...]:
+    if "kafka" in settings.external_services:
+        address = settings.kafka_bootstrap_servers
+        return (Service(name="kafka", stage=SERVERS, address=address, ready=probes.kafka),)
+    return tuple(
+        Service(
+            name=broker.name,
+            stage=SERVERS,
+            address=broker.address,
+            ready=partial(probes.broker, broker.address),
+            ports=(broker.listener, broker.controller),
+            command=java_command(
+                distribution(settings, "kafka"),
+                "kafka.Kafka",
+                str(settings.home / broker.name / "server.properties"),
+                heap="512m",
+            ),
+            more_memory=0 if broker.node == 1 else MEMORY_OF_A_BROKER,
+        )
+        for broker in brokers(settings)
+    )
 
 
 def _mysql(settings: Settings) -> Service:
@@ -273,23 +313,54 @@ def _not_as_root() -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _trino(settings: Settings) -> Service:
-    url = settings.trino_url
-    declare = partial(Service, name="trino", stage=SERVERS, address=url, ready=probes.trino)
+def _trino(settings: Settings) -> tuple[Service, ...]:
+    """The coordinator, which works itself unless there are workers; they listen on the ports that
+    follow its own."""
+    declare = partial(Service, name="trino", stage=SERVERS, address=settings.trino_url)
     if "trino" in settings.external_services:
-        return declare()
-    port = _url_port("KP_TRINO_URL", url, "trino")
+        return (declare(ready=probes.trino),)
+    port = _url_port("KP_TRINO_URL", settings.trino_url, "trino")
+    workers = trino_workers(settings)
+    alone = ("-D", "node-scheduler.include-coordinator=false") if workers else ()
+    coordinator = declare(ready=probes.trino, **_trino_node(settings, "trino", port, *alone))
+    return (
+        coordinator,
+        *(
+            _trino_worker(settings, name, replace(port, number=port.number + number))
+            for number, name in enumerate(workers, start=1)
+        ),
+    )
+
+
+def trino_workers(settings: Settings) -> tuple[str, ...]:
+    return tuple(f"trino-worker-{number + 1}" for number in range(settings.trino_workers))
+
+
+def _trino_worker(settings: Settings, name: str, port: Port) -> Service:
+    url = f"http://{LOOPBACK}:{port.number}"
+    return Service(
+        name=name,
+        stage=SERVERS,
+        address=url,
+        ready=partial(probes.trino_worker, url),
+        more_memory=MEMORY_OF_A_WORKER,
+        **_trino_node(settings, name, port, "-D", "coordinator=false"),
+    )
+
+
+def _trino_node(settings: Settings, name: str, port: Port, *options: str) -> dict[str, Any]:
     command = (
         str(distribution(settings, "trino") / "bin" / "launcher"),
         "-jvm-dir", str(machine.TRINO_JAVA_HOME),
         "-etc-dir", str(settings.presto_folder),
-        "-data-dir", str(settings.home / "trino"),
+        "-data-dir", str(settings.home / name),
         "-D", f"node.bind-ip={LOOPBACK}",
         "-D", f"node.internal-address={LOOPBACK}",
+        *options,
         "run",
     )  # fmt: skip
     environment = {"KP_TRINO_PORT": str(port.number), "KP_KAFKA_TABLES": kafka_tables(settings)}
-    return declare(ports=(port,), command=command, environment=environment)
+    return {"ports": (port,), "command": command, "environment": environment}
 
 
 def kafka_tables(settings: Settings) -> str:

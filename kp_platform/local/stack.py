@@ -89,10 +89,10 @@ def _start_stage(
             keeper.start_program(service.name)
     _await(members, keeper, deadline, console)
     if stage == SERVERS:
-        _load(console)
+        _load(settings, console)
 
 
-def _load(console: Console) -> None:
+def _load(settings: Settings, console: Console) -> None:
     """What the services need to find: the topics, and the reference data of a first start."""
     from kp_platform.flows import FLOWS
     from kp_platform.reference import is_seeded, seed
@@ -101,7 +101,7 @@ def _load(console: Console) -> None:
     from kp_platform.resources.redis import RedisResource
 
     kafka = KafkaResource()
-    created = kafka.create_topics({flow.topic: flow.partitions for flow in FLOWS})
+    created = kafka.create_topics({flow.topic: settings.topic_partitions for flow in FLOWS})
     topics = ", ".join(created) + " created" if created else "all there"
     console.print(f"  topics: {topics}")
     mysql = MySQLResource()

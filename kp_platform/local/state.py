@@ -18,11 +18,12 @@ from kp_platform.local import machine
 from kp_platform.local.errors import StackError
 from kp_platform.local.servers import (
     Service,
+    brokers,
     distribution,
     java_command,
-    kafka_port,
     mysql_command,
     mysql_environment,
+    trino_workers,
 )
 from kp_platform.settings import STACK_ENV, Settings
 
@@ -82,22 +83,38 @@ def prepare(settings: Settings, services: tuple[Service, ...]) -> None:
 
 
 def _prepare_kafka(settings: Settings) -> None:
-    folder = settings.home / "kafka"
-    config = folder / "server.properties"
-    _render(
-        "server.properties",
-        config,
-        port=kafka_port(settings).number,
-        controller_port=settings.kafka_controller_port,
-        data=folder / "data",
-    )
-    if not (folder / "data" / "meta.properties").exists():
-        # A cluster id is 16 bytes in base64; Kafka makes none that starts with a dash.
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        arguments = ("format", "--ignore-formatted", "-t", f"k{cluster[1:]}", "-c", str(config))
-        storage_tool = "kafka.tools.StorageTool"
-        jars = distribution(settings, "kafka")
-        _run("kafka", java_command(jars, storage_tool, *arguments, heap="128m"))
+    nodes = brokers(settings)
+    voters = (f"{each.node}@127.0.0.1:{each.controller.number}" for each in nodes)
+    replicas = min(3, len(nodes))
+    shared: dict[str, int | str] = {
+        "voters": ",".join(voters),
+        "replicas": replicas,
+        "in_sync": max(1, replicas - 1),  # one broker may be away
+    }
+    for broker in nodes:
+        folder = settings.home / broker.name
+        config = folder / "server.properties"
+        _render(
+            "server.properties",
+            config,
+            node=broker.node,
+            port=broker.listener.number,
+            controller_port=broker.controller.number,
+            data=folder / "data",
+            **shared,
+        )
+        if not (folder / "data" / "meta.properties").exists():
+            _format(settings, broker.name, config)
+
+
+def _format(settings: Settings, name: str, config: Path) -> None:
+    """All brokers of a KP_HOME get one cluster id, also those formatted by a later `kp up`."""
+    # A cluster id is 16 bytes in base64; Kafka makes none that starts with a dash.
+    home = uuid.uuid5(uuid.NAMESPACE_URL, settings.home.as_uri())
+    cluster = base64.urlsafe_b64encode(home.bytes).decode().rstrip("=")
+    arguments = ("format", "--ignore-formatted", "-t", f"k{cluster[1:]}", "-c", str(config))
+    jars = distribution(settings, "kafka")
+    _run(name, java_command(jars, "kafka.tools.StorageTool", *arguments, heap="128m"))
 
 
 def _prepare_mysql(settings: Settings) -> None:
@@ -141,7 +158,8 @@ def _prepare_elasticsearch(settings: Settings) -> None:
 
 
 def _prepare_trino(settings: Settings) -> None:
-    (settings.home / "trino").mkdir(exist_ok=True)
+    for name in ("trino", *trino_workers(settings)):
+        (settings.home / name).mkdir(exist_ok=True)
 
 
 def _prepare_dagster(settings: Settings) -> None:
@@ -163,7 +181,7 @@ _PREPARE = {
 }
 
 
-def _render(template: str, path: Path, **values: int | Path) -> None:
+def _render(template: str, path: Path, **values: int | str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = (TEMPLATES / template).read_text(encoding="utf-8")
     path.write_text(Template(text).substitute(values), encoding="utf-8")

@@ -115,6 +115,18 @@ class KafkaResource(dg.ConfigurableResource[None]):
         except KafkaException as error:
             raise self._down(error) from error
 
+    def probe_broker(self) -> None:
+        """Raises ServerDown unless the one broker of this address answers, and is one of those that
+        may hold partitions."""
+        try:
+            # A client of its own: one that has learnt of other brokers would ask any of them.
+            client = AdminClient({"bootstrap.servers": self.address}, logger=logger)
+            found = client.list_topics(timeout=self.timeout_seconds).brokers.values()
+        except KafkaException as error:
+            raise self._down(error) from error
+        if not self.address.endswith(tuple(f":{each.port}" for each in found)):
+            raise self._down("the other brokers do not count it in", "is not ready")
+
     def topic_state(self, topic: str) -> TopicState:
         """Topic id, low and high watermarks of all partitions; the high one stands before the first
         transaction that is still open. Raises ServerDown, TopicMissing."""

@@ -137,6 +137,18 @@ class TrinoResource(dg.ConfigurableResource[None]):
             behind = f"catalog {catalog.name} of Trino {self.address}"
             raise ServerDown(catalog.server, behind, catalog.setting, error.message) from error
 
+    def probe_worker(self, url: str) -> None:
+        """Raises ServerDown unless the coordinator gives work to the worker at this URL."""
+        sql = "SELECT http_uri, state FROM system.runtime.nodes"
+        try:
+            with self._run(sql, [], _PROBE_SECONDS) as answer:
+                nodes = [node for batch in answer.batches(100) for node in batch]
+        except trino.exceptions.TrinoQueryError as error:
+            raise self._down(error.message, "is not ready") from error
+        if (url, "active") not in map(tuple, nodes):
+            cause = "the coordinator gives it no work"
+            raise ServerDown("Trino worker", url, "KP_TRINO_WORKERS", cause, "is not ready")
+
     @contextlib.contextmanager
     def query(self, sql: str, parameters: Sequence[object]) -> Iterator[TrinoAnswer]:
         """Run a query with its `?` bound; left early, the query is cancelled.

@@ -81,7 +81,9 @@ class Topics:
         self._store = ElasticsearchResource()
         servers = Servers.of(stack.settings)
         flows = [flow_of(name, folder) for name in sizes]
-        KafkaResource().create_topics({flow.topic: flow.partitions for flow in flows})
+        KafkaResource().create_topics(
+            {flow.topic: stack.settings.topic_partitions for flow in flows}
+        )
         for flow, count in zip(flows, sizes.values(), strict=True):
             publish(servers, count, flow.topic)
         self._pipelines = {

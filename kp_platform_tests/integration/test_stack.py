@@ -60,7 +60,7 @@ def test_status_tells_of_every_service_that_it_is_ready(whole_stack: Stack) -> N
 
 def test_lag_is_a_list_of_partitions(whole_stack: Stack) -> None:
     found = json.loads(whole_stack.kp("lag", "--json").stdout)
-    by_flow = {flow.name: list(range(flow.partitions)) for flow in FLOWS}
+    by_flow = {flow.name: list(range(whole_stack.settings.topic_partitions)) for flow in FLOWS}
     assert [(each["flow"], each["partition"]) for each in found] == [
         (name, partition) for name, partitions in by_flow.items() for partition in partitions
     ]

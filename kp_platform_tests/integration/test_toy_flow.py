@@ -17,7 +17,7 @@ from kp_platform_tests.toy_flow.flow import ORDERS
 def test_a_declared_flow_is_joined_indexed_checked_and_watched(quiet_stack: Stack) -> None:
     """Nothing but a value, a table file, an SQL file and a mapping in toy_flow/."""
     kafka, elasticsearch = KafkaResource(), ElasticsearchResource()
-    kafka.create_topics({ORDERS.topic: ORDERS.partitions})
+    kafka.create_topics({ORDERS.topic: 4})
     known, unknown = str(uuid.uuid4()), str(uuid.uuid4())
     [_, _, (partition, offset)] = publish(
         json_value(uuid=known, customer="kafka", euros="12.50"),

@@ -8,8 +8,9 @@ from pydantic import SecretStr
 
 from kp_platform.cli import SERVICES
 from kp_platform.local import state, supervisor
+from kp_platform.local.cluster import cluster
 from kp_platform.local.errors import StackError
-from kp_platform.local.servers import mysql_init, redis_init, services
+from kp_platform.local.servers import Service, mysql_init, redis_init, services
 from kp_platform.settings import Settings
 
 SECRETS = {"mysql_password": "s3cret-mysql", "mysql_trino_password": "s3cret-trino"}
@@ -30,6 +31,48 @@ def test_an_offset_moves_every_port_and_no_two_ports_are_equal(tmp_path: Path) -
     assert len(set(first.values())) == len(first)
 
 
+def test_a_cluster_has_three_brokers_and_two_workers_on_ports_of_their_own(tmp_path: Path) -> None:
+    state.settle(tmp_path / "home", "--cluster", lambda: cluster(25_000))
+    found = services(settings_in(tmp_path / "home", port_offset=25_000))
+    assert [each.name for each in found if each.name not in SERVICES] == [
+        "kafka-2",
+        "kafka-3",
+        "trino-worker-1",
+        "trino-worker-2",
+    ]
+    ports = [port.number for each in found for port in each.ports]
+    assert len(set(ports)) == len(ports)
+    assert set(ports) <= set(range(43_000, 43_100))
+
+
+def test_brokers_are_one_quorum_and_keep_a_message_on_two_of_three(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state.settle(tmp_path / "home", "--cluster", lambda: cluster(0))
+    formatted = []
+    monkeypatch.setattr(state, "_run", lambda name, command: formatted.append((name, command)))
+    state._prepare_kafka(settings_in(tmp_path / "home"))
+    files = [(tmp_path / "home" / name / "server.properties").read_text() for name, _ in formatted]
+    assert [name for name, _ in formatted] == ["kafka", "kafka-2", "kafka-3"]
+    [cluster_id] = {command[command.index("-t") + 1] for _, command in formatted}
+    assert len(cluster_id) == 22
+    for node, text in enumerate(files, start=1):
+        lines = text.splitlines()
+        assert f"node.id={node}" in lines
+        voters = "1@127.0.0.1:18093,2@127.0.0.1:18094,3@127.0.0.1:18095"
+        assert f"controller.quorum.voters={voters}" in lines
+        assert {"default.replication.factor=3", "min.insync.replicas=2"} <= set(lines)
+
+
+def test_a_coordinator_with_workers_does_not_work_itself(tmp_path: Path) -> None:
+    alone, *_ = _trinos(settings_in(tmp_path))
+    coordinator, first, second = _trinos(settings_in(tmp_path, trino_workers=2))
+    assert "node-scheduler.include-coordinator=false" in coordinator.command
+    assert "coordinator=false" in first.command
+    assert [each.environment["KP_TRINO_PORT"] for each in (first, second)] == ["18081", "18082"]
+    assert not {"node-scheduler.include-coordinator=false", "coordinator=false"} & {*alone.command}
+
+
 def test_a_server_listens_where_its_url_says(tmp_path: Path) -> None:
     assert _ports(settings_in(tmp_path, trino_url="http://127.0.0.1:9999"))["KP_TRINO_URL"] == 9999
 
@@ -41,8 +84,7 @@ def test_a_server_listens_where_its_url_says(tmp_path: Path) -> None:
         ({"trino_url": "http://trino.example:8080"}, "KP_TRINO_URL.*name trino in KP_EXTERNAL"),
         ({"kafka_bootstrap_servers": "broker:9092"}, "KP_KAFKA_BOOTSTRAP_SERVERS.*KP_EXTERNAL"),
         ({"mysql_host": "db.example"}, "KP_MYSQL_HOST.*name mysql in KP_EXTERNAL"),
-        # a cluster is not one local broker
-        ({"kafka_bootstrap_servers": "127.0.0.1:1,127.0.0.1:2"}, "several brokers"),
+        ({"kafka_bootstrap_servers": "127.0.0.1:1,broker:9092"}, "KP_KAFKA_BOOTSTRAP_SERVERS"),
         ({"kafka_bootstrap_servers": "127.0.0.1"}, "KP_KAFKA_BOOTSTRAP_SERVERS names no port"),
         # numbers that are no port
         ({"kafka_bootstrap_servers": "127.0.0.1:99999"}, "SERVERS names no port from 1 to 65535"),
@@ -154,6 +196,10 @@ def test_the_table_of_the_access_log_has_only_text_without_a_length() -> None:
     table = json.loads(path.read_text(encoding="utf-8"))
     columns = [(field["name"], field["type"]) for field in table["message"]["fields"]]
     assert columns == [("uuid", "VARCHAR"), ("uri", "VARCHAR"), ("name", "VARCHAR")]
+
+
+def _trinos(settings: Settings) -> list[Service]:
+    return [each for each in services(settings) if each.name.startswith("trino")]
 
 
 def _ports(settings: Settings) -> dict[str, int]:

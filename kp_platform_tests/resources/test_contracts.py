@@ -92,7 +92,7 @@ class TestKafka:
         assert kafka.committed(f"group-{name}", name) == {0: 5, 1: 8}
 
     def test_raw_messages_are_the_bytes_that_were_sent(self, kafka: Any) -> None:
-        kafka.create_topics({ACCESS_LOG.topic: ACCESS_LOG.partitions})
+        kafka.create_topics({ACCESS_LOG.topic: 4})
         values = [b"\xff\x00raw", None, b"", b'{"a": 1}']
         if isinstance(kafka, FakeKafka):
             places = [(1, kafka.produce(ACCESS_LOG.topic, value, 1)) for value in values]
@@ -660,7 +660,7 @@ class TestTrino:
     def world(self, request: pytest.FixtureRequest, real: Callable[[], Stack]) -> tuple[Any, Any]:
         if request.param == "fake":
             kafka, mysql, redis = FakeKafka(), FakeMySQL(), FakeRedis()
-            kafka.create_topics({ACCESS_LOG.topic: ACCESS_LOG.partitions})
+            kafka.create_topics({ACCESS_LOG.topic: 4})
             seed(mysql, redis, unheard)
             trino: Any = FakeTrino(kafka, mysql, redis)
 

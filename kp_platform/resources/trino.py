@@ -43,7 +43,22 @@ _BATCH_CHARACTERS = 8_000_000
 # A message that cannot be decoded, a Redis that is down and a fault of Trino's own are all the same
 # GENERIC_INTERNAL_ERROR (Trino 476): this text tells the first, a probe the second.
 _UNREADABLE = "Document nesting depth"
-_STARTING = {"NO_NODES_AVAILABLE", "SERVER_STARTING_UP"}
+# What is said while nodes start, and when one is killed in the middle of a query: then new queries
+# fail too for some seconds, until the coordinator gives the node up [ran]. No message is to blame.
+_NODES_AWAY = {
+    "ABANDONED_TASK",
+    "NO_NODES_AVAILABLE",
+    "PAGE_TRANSPORT_ERROR",
+    "PAGE_TRANSPORT_TIMEOUT",
+    "REMOTE_BUFFER_CLOSE_FAILED",
+    "REMOTE_HOST_GONE",
+    "REMOTE_TASK_ERROR",
+    "REMOTE_TASK_FAILED",
+    "REMOTE_TASK_MISMATCH",
+    "SERVER_SHUTTING_DOWN",
+    "SERVER_STARTING_UP",
+    "TOO_MANY_REQUESTS_FAILED",
+}
 _TOO_LARGE = {
     "CLUSTER_OUT_OF_MEMORY",
     "EXCEEDED_GLOBAL_MEMORY_LIMIT",
@@ -132,7 +147,7 @@ class TrinoResource(dg.ConfigurableResource[None]):
             with self._run(catalog.probe, [], _PROBE_SECONDS) as answer:
                 list(answer.batches(100))
         except trino.exceptions.TrinoQueryError as error:
-            if error.error_name in _STARTING:
+            if error.error_name in _NODES_AWAY:
                 raise self._down(error.message, "is not ready") from error
             behind = f"catalog {catalog.name} of Trino {self.address}"
             raise ServerDown(catalog.server, behind, catalog.setting, error.message) from error
@@ -171,6 +186,8 @@ class TrinoResource(dg.ConfigurableResource[None]):
             return QueryTooLarge(said)
         if error.error_type == "USER_ERROR":
             return QueryFailed(said)
+        if error.error_name in _NODES_AWAY:
+            return self._down(said, "misses a node")
         try:
             self.probe()
         except ServerDown as down:

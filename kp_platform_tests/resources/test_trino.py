@@ -10,6 +10,7 @@ from trino.exceptions import TrinoQueryError
 
 from kp_platform.pipeline.errors import MessageUnreadable, QueryFailed, QueryTooLarge
 from kp_platform.pipeline.query import QueryStats
+from kp_platform.resources.errors import ServerDown
 from kp_platform.resources.trino import TrinoAnswer, TrinoResource
 
 
@@ -38,6 +39,24 @@ def test_a_failure_is_classed_by_what_can_be_done(
     classed = TrinoResource()._failure(error)
     assert type(classed) is failure
     assert str(classed) == f"Trino query query-1 failed: {name}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("REMOTE_TASK_ERROR", "Unexpected response from http://127.0.0.1:1/v1/task"),  # as it died
+        ("TOO_MANY_REQUESTS_FAILED", "Encountered too many errors talking to a worker node"),
+        ("REMOTE_HOST_GONE", "The node used to execute this query is no longer available"),
+        ("PAGE_TRANSPORT_ERROR", "Error fetching http://127.0.0.1:1/v1/task"),
+        ("NO_NODES_AVAILABLE", "No nodes available to run query"),  # it was the only one
+    ],
+)
+def test_no_message_is_suspected_when_a_node_of_trino_is_away(name: str, message: str) -> None:
+    failed = {"errorType": "INTERNAL_ERROR", "errorName": name, "message": message}
+    classed = TrinoResource()._failure(TrinoQueryError(failed, "query-1"))
+    assert type(classed) is ServerDown
+    assert str(classed).startswith("Trino misses a node at http://127.0.0.1:18080")
+    assert f"Trino query query-1 failed: {name}: {message}" in str(classed)
 
 
 class Cursor(list[tuple[int, str | None]]):

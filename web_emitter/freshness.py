@@ -125,19 +125,22 @@ class KafkaTopics:
             return self._ends(topics)
         except KafkaException:
             self._ask_again_at = monotonic() + _PAUSE_SECONDS
+            # Once a broker was killed, a client may never find the controller again [ran].
+            self._admin = None
             return None
 
     def _ends(self, topics: Collection[str]) -> dict[str, Ends]:
-        if self._admin is None:
-            self._admin = AdminClient({"bootstrap.servers": self._address, "log_level": 0})
+        # Kept here too, for another thread may replace it: when it is collected, its futures never
+        # complete.
+        admin = self._admin = self._admin or AdminClient(
+            {"bootstrap.servers": self._address, "log_level": 0}
+        )
         described = _described(
-            self._admin.describe_topics(
-                TopicCollection(list(topics)), request_timeout=_ANSWER_SECONDS
-            )
+            admin.describe_topics(TopicCollection(list(topics)), request_timeout=_ANSWER_SECONDS)
         )
         places = [(topic.name, part.id) for topic in described for part in topic.partitions]
-        lows = self._offsets(places, OffsetSpec.earliest())
-        highs = self._offsets(places, OffsetSpec.latest())
+        lows = _offsets(admin, places, OffsetSpec.earliest())
+        highs = _offsets(admin, places, OffsetSpec.latest())
         return {
             topic.name: Ends(
                 str(topic.topic_id),
@@ -149,20 +152,20 @@ class KafkaTopics:
             for topic in described
         }
 
-    def _offsets(
-        self, places: list[tuple[str, int]], spec: OffsetSpec
-    ) -> dict[tuple[str, int], int]:
-        assert self._admin is not None
-        if not places:
-            return {}
-        futures = self._admin.list_offsets(
-            {TopicPartition(*place): spec for place in places},
-            isolation_level=IsolationLevel.READ_COMMITTED,
-            request_timeout=_ANSWER_SECONDS,
-        )
-        return {
-            (part.topic, part.partition): future.result().offset for part, future in futures.items()
-        }
+
+def _offsets(
+    admin: AdminClient, places: list[tuple[str, int]], spec: OffsetSpec
+) -> dict[tuple[str, int], int]:
+    if not places:
+        return {}
+    futures = admin.list_offsets(
+        {TopicPartition(*place): spec for place in places},
+        isolation_level=IsolationLevel.READ_COMMITTED,
+        request_timeout=_ANSWER_SECONDS,
+    )
+    return {
+        (part.topic, part.partition): future.result().offset for part, future in futures.items()
+    }
 
 
 def _described(futures: Mapping[str, Any]) -> list[Any]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 import stamina
@@ -35,6 +35,8 @@ from kp_platform.resources.errors import ServerDown, TopicMissing
 from kp_platform.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 _NO_SUCH_TOPIC = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -76,19 +78,23 @@ def _is_electing(error: Exception) -> bool:
     )
 
 
-_GROUPS = "groups"  # a client of their own, for it has to be replaced
-_admins: dict[tuple[str, str], AdminClient] = {}
+_IN_VAIN = (KafkaError._TIMED_OUT, KafkaError._TRANSPORT)
+# For 9 s after it was killed, the others may still name a broker as the one to ask.
+_REPLACEMENTS = 2
+_ANY_BROKER_SECONDS = 1.0
+_admins: dict[str, AdminClient] = {}
 _admins_lock = threading.Lock()
 
 
-def _admin(bootstrap_servers: str, purpose: str = "") -> AdminClient:
-    """One client for each address and process: when it is collected its futures never complete."""
+def _admin(bootstrap_servers: str, instead_of: AdminClient | None = None) -> AdminClient:
+    """One client for each address and process. Who waits for its futures has to keep it: when it is
+    collected they never complete."""
     with _admins_lock:
-        if (bootstrap_servers, purpose) not in _admins:
-            _admins[bootstrap_servers, purpose] = AdminClient(
+        if _admins.get(bootstrap_servers) in (None, instead_of):
+            _admins[bootstrap_servers] = AdminClient(
                 {"bootstrap.servers": bootstrap_servers}, logger=logger
             )
-        return _admins[bootstrap_servers, purpose]
+        return _admins[bootstrap_servers]
 
 
 class KafkaResource(dg.ConfigurableResource[None]):
@@ -211,22 +217,16 @@ class KafkaResource(dg.ConfigurableResource[None]):
         parts = [TopicPartition(topic, partition, at) for partition, at in offsets.items()]
         request = [ConsumerGroupTopicPartitions(group, parts)]
         try:
-            try:
-                self._commit(request)
-            except KafkaException:
-                # Once its broker was killed, a client never reaches the group coordinator again:
-                # each commit times out, for minutes, while a new client needs 0.2 s [ran].
-                _admins.pop((self.address, _GROUPS), None)
-                self._commit(request)
+            self._ask(lambda client: self._commit(client, request))
         except KafkaException as error:
             logger.warning("group %s not committed: %s", group, error)
 
-    def _commit(self, request: list[ConsumerGroupTopicPartitions]) -> None:
+    def _commit(self, client: AdminClient, request: list[ConsumerGroupTopicPartitions]) -> None:
         for attempt in stamina.retry_context(
             on=_is_electing, timeout=self.timeout_seconds, wait_initial=0.05, wait_max=0.5
         ):
             with attempt:
-                futures = _admin(self.address, _GROUPS).alter_consumer_group_offsets(
+                futures = client.alter_consumer_group_offsets(
                     request, request_timeout=self.timeout_seconds
                 )
                 for part in futures[request[0].group_id].result().topic_partitions:
@@ -259,7 +259,8 @@ class KafkaResource(dg.ConfigurableResource[None]):
         """
         request = [NewTopic(name, count, replication_factor=-1) for name, count in topics.items()]
         created = []
-        futures = _admin(self.address).create_topics(request, request_timeout=self.timeout_seconds)
+        client = _admin(self.address)
+        futures = client.create_topics(request, request_timeout=self.timeout_seconds)
         for name, future in futures.items():
             try:
                 future.result()
@@ -288,19 +289,42 @@ class KafkaResource(dg.ConfigurableResource[None]):
         return TopicState(topic, str(described.topic_id), marks)
 
     def _describe(self, topic: str) -> Any:
-        futures = _admin(self.address).describe_topics(
-            TopicCollection([topic]), request_timeout=self.timeout_seconds
-        )
-        return futures[topic].result()
+        def describe(client: AdminClient) -> Any:
+            names = TopicCollection([topic])
+            futures = client.describe_topics(names, request_timeout=self.timeout_seconds)
+            return futures[topic].result()
+
+        return self._ask(describe)
 
     def _offsets(self, topic: str, partitions: Sequence[int], spec: OffsetSpec) -> dict[int, int]:
         request = {TopicPartition(topic, part): spec for part in partitions}
-        futures = _admin(self.address).list_offsets(
-            request,
-            isolation_level=IsolationLevel.READ_COMMITTED,
-            request_timeout=self.timeout_seconds,
-        )
-        return {part.partition: future.result().offset for part, future in futures.items()}
+
+        def offsets(client: AdminClient) -> dict[int, int]:
+            futures = client.list_offsets(
+                request,
+                isolation_level=IsolationLevel.READ_COMMITTED,
+                request_timeout=self.timeout_seconds,
+            )
+            return {part.partition: future.result().offset for part, future in futures.items()}
+
+        return self._ask(offsets)
+
+    def _ask(self, ask: Callable[[AdminClient], Answer]) -> Answer:
+        """What the brokers answer to a client that is replaced when it waits in vain.
+
+        Once a broker was killed, a client may never find the controller, or a group's coordinator,
+        again: each request times out, for minutes, while a new client needs 0.2 s [ran].
+        """
+        client = _admin(self.address)
+        for _ in range(_REPLACEMENTS):
+            try:
+                return ask(client)
+            except KafkaException as error:
+                if error.args[0].code() not in _IN_VAIN:
+                    raise
+            client = _admin(self.address, instead_of=client)
+            client.list_topics(timeout=_ANY_BROKER_SECONDS)  # raises when not one broker answers
+        return ask(client)
 
     def _down(self, cause: object, problem: str = "does not answer") -> ServerDown:
         return ServerDown("Kafka", self.address, "KP_KAFKA_BOOTSTRAP_SERVERS", cause, problem)

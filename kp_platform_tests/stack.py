@@ -19,6 +19,7 @@ from typing import Any, Self
 import httpx
 
 from kp_platform.local import supervisor
+from kp_platform.local.cluster import cluster
 from kp_platform.local.preflight import is_free
 from kp_platform.local.servers import services
 from kp_platform.settings import Settings, environment
@@ -76,23 +77,29 @@ class Stack:
         supervisor.end_processes(self.settings.home)
 
 
-def on_free_ports(offsets: Iterable[int], home: Path, **settings: Any) -> Settings:
+def on_free_ports(
+    offsets: Iterable[int], home: Path, *, is_cluster: bool = False, **settings: Any
+) -> Settings:
     """Settings whose block of ports is free. Raises RuntimeError when no offset has one."""
     for offset in offsets:
-        found = Settings(_env_file=None, home=home, port_offset=offset, **settings)
+        made = cluster(offset) if is_cluster else {}
+        values = {name.removeprefix("KP_").lower(): value for name, value in made.items()}
+        found = Settings(_env_file=None, home=home, port_offset=offset, **values | settings)
         if all(is_free(port.number) for each in services(found) for port in each.ports):
             return found
     raise RuntimeError(f"no free block of ports among offsets {offsets}")
 
 
 @contextlib.contextmanager
-def temporary_stack(name: str, offsets: Iterable[int], **settings: Any) -> Iterator[Stack]:
+def temporary_stack(
+    name: str, offsets: Iterable[int], *, is_cluster: bool = False, **settings: Any
+) -> Iterator[Stack]:
     """A stack in a folder of its own, gone afterwards, to which this process is connected."""
     home = Path(tempfile.mkdtemp(prefix=f"kp-{name}-"))
-    stack = Stack.of(on_free_ports(offsets, home, **settings))
+    stack = Stack.of(on_free_ports(offsets, home, is_cluster=is_cluster, **settings))
     stack.enter()
     try:
-        stack.kp("up")
+        stack.kp("up", *(["--cluster"] if is_cluster else []))
         yield stack
     finally:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C leaves no stack

@@ -49,15 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _interrupt)
     results: list[Result] = []
+    with_controls = not options.rows or CONTROLS_KEY in options.rows
+    kinds = {row.on_cluster for row in rows} | ({False} if with_controls else set())
     try:
-        with _stack(options.home, console) as house:
-            laboratory = Laboratory.of(house, alone=True)
-            for row in rows:
-                results += _trials(laboratory, row, options, console)
-            if options.home is None:
-                results.append(_whole(laboratory, options, console))
-            if not options.rows or CONTROLS_KEY in options.rows:
-                _controls(laboratory, options, console)
+        for on_cluster in sorted(kinds):
+            with _stack(options.home, on_cluster, console) as house:
+                laboratory = Laboratory.of(house, alone=True)
+                for row in rows:
+                    if row.on_cluster == on_cluster:
+                        results += _trials(laboratory, row, options, console)
+                if options.home is None:
+                    results.append(_whole(laboratory, options, console))
+                if with_controls and not on_cluster:
+                    _controls(laboratory, options, console)
     except KeyboardInterrupt:
         console.print("interrupted")
         return 130
@@ -96,15 +100,17 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 @contextmanager
-def _stack(home: Path | None, console: Console) -> Iterator[House]:
+def _stack(home: Path | None, on_cluster: bool, console: Console) -> Iterator[House]:
     """A stack of our own, gone afterwards; or the one of a home that is named, which is up."""
     if home is not None:
         house = House.of(Settings(home=home))
+        if on_cluster != bool(house.settings.trino_workers):
+            sys.exit(f"rows of {'a cluster' if on_cluster else 'one node'} cannot run on {home}")
         house.enter()
         yield house
         return
-    console.print("starting a stack")
-    with temporary_stack("faults", OFFSETS, **TEMPO) as stack:
+    console.print(f"starting a {'cluster' if on_cluster else 'stack'}")
+    with temporary_stack("faults", OFFSETS, is_cluster=on_cluster, **TEMPO) as stack:
         yield House(stack.settings, stack.variables)
         console.print("stopping the stack")
 

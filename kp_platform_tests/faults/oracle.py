@@ -27,7 +27,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import orjson
-from confluent_kafka import Consumer, KafkaError, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from kp_platform_tests.faults.ledger import ACCESSES, NOTES, Entry, Ledger, State, digest
@@ -93,11 +93,13 @@ class Mark:
 
 @dataclass(slots=True)
 class Verdict:
-    """How many of each kind, with up to ten examples, and how much was looked at."""
+    """How many of each kind, with up to ten examples, and how much was looked at. `delays`:
+    milliseconds from event to document, of the access log, by partition."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     sizes: Counter[str] = field(default_factory=Counter)
+    delays: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, kind: str, example: str, count: int = 1) -> None:
         self.counts[kind] += count
@@ -151,6 +153,14 @@ class Oracle:
 
     def edges(self, topic: str) -> Edges:
         """Raises KafkaException when the broker does not answer."""
+        try:
+            return self._edges(topic)
+        except KafkaException:
+            # Once a broker was killed, a client may never find the controller again [ran].
+            self.admin = self.servers.admin()
+            raise
+
+    def _edges(self, topic: str) -> Edges:
         described = self.admin.describe_topics(TopicCollection([topic]), request_timeout=10)
         about = described[topic].result()
         parts = [TopicPartition(topic, each.id) for each in about.partitions]
@@ -445,6 +455,8 @@ class _FlowCheck:
         for message, event in sent:
             if (message.place.partition, message.place.offset) == at:
                 self._in_index.add(message.place)
+                if self._stream.topic == ACCESSES:
+                    self._verdict.delays[message.place.partition].append(source["delay_ms"])
                 self._compare(where, hit, self._expected(message, event))
                 return
         self._verdict.add("wrong", f"{where} names {at}, where {identity} never was")

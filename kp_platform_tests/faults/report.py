@@ -48,6 +48,9 @@ runs rows (all without `ROWS`) on a stack of their own, adds the results to
 - **recovery**: seconds from the moment when healing begins (a server's start is part of it) until
   the positions have passed the ends that the topics had when it was done; median and maximum.
 
+Rows of a cluster run on three brokers, of which a message needs two, a Trino coordinator with two
+workers, 12 partitions and two runs of each flow at a time; the others on one node of each.
+
 Every load has all flows: accesses straight to Kafka and by HTTP, notes, and a reference row that is
 set half-way and that documents indexed before must follow.
 

@@ -73,6 +73,7 @@ class Row:
     `moment` bounds the share of the load that is sent when it comes. `is_cheap`: it is over soon,
     so `mixed` may draw it. `ranks`: the ranking is checked too. `ends_emitter`: visits may fail
     while it starts again, and at no other time. `amounts`: the load, whatever was asked for.
+    `on_cluster`: it needs three brokers, two Trino workers and two runs of a flow at a time.
     """
 
     key: str
@@ -85,6 +86,7 @@ class Row:
     ranks: bool = False
     ends_emitter: bool = False
     amounts: Amounts | None = None
+    on_cluster: bool = False
     patience_seconds: float = 300.0
 
 
@@ -662,6 +664,50 @@ def full_text_killed(world: World) -> Iterator[None]:
     yield
 
 
+# A cluster
+
+
+@contextmanager
+def one_broker_killed(world: World) -> Iterator[None]:
+    """Every one of them leads partitions; one is the active controller."""
+    name = world.way("kafka", "kafka-2", "kafka-3")
+    with _visits_timed(world):
+        world.house.kill(name)
+        yield
+
+
+@contextmanager
+def trino_worker_killed(world: World) -> Iterator[None]:
+    world.house.kill(world.way("trino-worker-1", "trino-worker-2"))
+    yield
+
+
+@contextmanager
+def one_run_killed(world: World) -> Iterator[None]:
+    """One of the two that work at the access log."""
+    found: list[psutil.Process] = []
+
+    def both() -> bool:
+        found[:] = world.house.workers(INDEXING)
+        return len(found) == 2
+
+    wait_until(both, "two runs of the access log", 120)
+    kill(world.chance.choice(found))
+    yield
+
+
+@contextmanager
+def broker_worker_and_run_killed(world: World) -> Iterator[None]:
+    """In any order, some seconds after each other."""
+    faults = [one_broker_killed, trino_worker_killed, one_run_killed]
+    world.chance.shuffle(faults)
+    with ExitStack() as struck:
+        for fault in faults:
+            struck.enter_context(fault(world))
+            time.sleep(world.chance.uniform(0, 5))
+        yield
+
+
 SHORT, LONG = (3.0, 8.0), (8.0, 20.0)
 
 ROWS: tuple[Row, ...] = (
@@ -744,6 +790,22 @@ ROWS: tuple[Row, ...] = (
         key="35", name="query of a backlog over Trino's memory limit", fault=memory_exceeded,
         hold=LONG, setup=trino_with_little_memory, is_cheap=False,
     ),
+    Row(
+        key="36", name="cluster: one of three brokers killed", fault=one_broker_killed,
+        hold=LONG, is_cheap=False, on_cluster=True,
+    ),
+    Row(
+        key="37", name="cluster: one of two Trino workers killed", fault=trino_worker_killed,
+        is_cheap=False, on_cluster=True,
+    ),
+    Row(
+        key="38", name="cluster: one of two runs killed", fault=one_run_killed,
+        is_cheap=False, on_cluster=True,
+    ),
+    Row(
+        key="39", name="cluster: a broker, a worker and a run killed",
+        fault=broker_worker_and_run_killed, hold=SHORT, is_cheap=False, on_cluster=True,
+    ),
 )  # fmt: skip
 
 
@@ -792,4 +854,10 @@ QUICK: tuple[Row, ...] = (
     Row(key="22", name="MySQL table locked", fault=mysql_locked, hold=BRIEF),
     Row(key="23", name="Redis emptied", fault=redis_emptied, hold=BRIEF),
     Row(key="27", name="consumer group deleted", fault=group_deleted),
+)
+QUICK_ON_CLUSTER = Row(
+    key="39",
+    name="a broker, a worker and a run killed",
+    fault=broker_worker_and_run_killed,
+    on_cluster=True,
 )

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from kp_platform_tests.conftest import OFFSETS
 from kp_platform_tests.faults.house import House
 from kp_platform_tests.faults.ledger import Amounts
 from kp_platform_tests.faults.oracle import KINDS
-from kp_platform_tests.faults.rows import QUICK, Row
-from kp_platform_tests.faults.trial import Laboratory
-from kp_platform_tests.stack import Stack
+from kp_platform_tests.faults.rows import QUICK, QUICK_ON_CLUSTER, Row
+from kp_platform_tests.faults.trial import Laboratory, Result
+from kp_platform_tests.stack import Stack, temporary_stack
 
 AMOUNTS = Amounts(accesses=500, visits=60, notes=0, seconds=2.0)
 SEED = 1
@@ -28,7 +29,19 @@ def repaired(stack: Stack) -> Iterator[None]:
 @pytest.mark.parametrize("row", QUICK, ids=lambda row: f"{row.key}-{row.name.replace(' ', '-')}")
 def test_nothing_is_lost_doubled_or_wrong_after(row: Row, whole_stack: Stack) -> None:
     house = House(whole_stack.settings, whole_stack.variables)
-    laboratory = Laboratory.of(house, alone=False)
+    judge(Laboratory.of(house, alone=False), row)
+
+
+def judge(laboratory: Laboratory, row: Row) -> Result:
     result = laboratory.run(row, trial=0, seed=SEED, amounts=AMOUNTS, with_change=False)
     assert result.counts == dict.fromkeys(KINDS, 0), (result.note, result.examples)
     assert not result.problem, result.note
+    return result
+
+
+def test_a_cluster_survives_that_a_broker_a_worker_and_a_run_are_killed() -> None:
+    tempo = {"follow_idle_seconds": 5, "sensor_wait_seconds": 5}
+    with temporary_stack("cluster", OFFSETS, is_cluster=True, **tempo) as stack:
+        laboratory = Laboratory.of(House(stack.settings, stack.variables), alone=True)
+        result = judge(laboratory, QUICK_ON_CLUSTER)
+    assert "12 partitions" in result.note

@@ -117,6 +117,8 @@ class Laboratory:
             load.stop()
             late.stop()
         verdict = self.oracle.check(mark)
+        if row.on_cluster:
+            notes.append(_partitions(verdict))
         if row.ranks:
             _merge(verdict, self._ranking())
         self._judge_dropped(verdict, before, LOST_BY_A_KILL * len(world.kills))
@@ -216,6 +218,14 @@ class Laboratory:
 
 def _given_up(counts: Mapping[str, Any]) -> int:
     return sum(counts["dropped"].values())
+
+
+def _partitions(verdict: Verdict) -> str:
+    """How the accesses were spread, and the longest time that an event of a partition waited."""
+    counts = sorted(len(each) for each in verdict.delays.values())
+    longest = max(max(each) for each in verdict.delays.values())
+    spread = f"{len(counts)} partitions of {counts[0]:,} to {counts[-1]:,} documents"
+    return f"{spread}, no event waited longer than {longest / 1000:.0f} s"
 
 
 def _merge(verdict: Verdict, other: Verdict) -> None:

@@ -49,6 +49,7 @@ from kp_platform_tests.benchmarks.throughput import (
     RAW,
     SERVERS,
     STRAIGHT,
+    TWO_RUNS,
     Arena,
     Round,
 )
@@ -114,21 +115,47 @@ def _throughput(
     folder: Path, options: argparse.Namespace, console: Console, chosen: Sequence[str]
 ) -> Iterator[Result]:
     with _stack(console) as stack:
-        console.print(f"{options.events:,} events, {options.rounds} rounds")
         arena = Arena(stack, folder, options.events)
-        contenders = [OURS, *(RIVALS[key] for key in ("B1", "B3") if key in chosen)]
-        rounds: list[dict[str, Round]] = []
-        for number in range(options.rounds):
-            first = number % len(contenders)
-            turns = {name: arena.run(name) for name in contenders[first:] + contenders[:first]}
-            rounds.append(turns)
-            rates = (f"{name} {each.rate:,.0f}" for name, each in sorted(turns.items()))
-            console.print(f"round {number + 1}, documents/s: {', '.join(rates)}")
+        rivals = [RIVALS[key] for key in ("B1", "B3") if key in chosen]
+        rounds = _in_turns(arena, [OURS, *rivals], options, console)
         for key in chosen:
             if key in RIVALS:
                 yield _against(key, rounds)
             elif key == "B2":
                 yield _against_the_example(rounds, arena.example_seconds())
+
+
+def _runs(
+    folder: Path, options: argparse.Namespace, console: Console, _chosen: Sequence[str]
+) -> Iterator[Result]:
+    with _stack(console, is_cluster=True) as stack:
+        arena = Arena(stack, folder, options.events)
+        rounds = _in_turns(arena, [OURS, TWO_RUNS], options, console)
+    ratio = Spread.of([turns[TWO_RUNS].rate / turns[OURS].rate for turns in rounds])
+    yield Result(
+        "B11",
+        "two runs at a time against one",
+        f"{options.events:,} accesses in {stack.settings.topic_partitions} partitions, on three "
+        f"brokers and {stack.settings.trino_workers} Trino workers of this machine, all checked. "
+        "One run takes all partitions, or two take half of them each; from the start of the first "
+        "to the end of the last.",
+        [Figure("documents/s of one run", "", f"{ratio:.2f}")],
+        _costs_table([OURS, TWO_RUNS], rounds),
+    )
+
+
+def _in_turns(
+    arena: Arena, contenders: Sequence[str], options: argparse.Namespace, console: Console
+) -> list[Mapping[str, Round]]:
+    console.print(f"{options.events:,} events, {options.rounds} rounds")
+    rounds: list[Mapping[str, Round]] = []
+    for number in range(options.rounds):
+        first = number % len(contenders)
+        turns = {name: arena.run(name) for name in (*contenders[first:], *contenders[:first])}
+        rounds.append(turns)
+        rates = (f"{name} {each.rate:,.0f}" for name, each in sorted(turns.items()))
+        console.print(f"round {number + 1}, documents/s: {', '.join(rates)}")
+    return rounds
 
 
 def _against(key: str, rounds: Sequence[Mapping[str, Round]]) -> Result:
@@ -152,10 +179,14 @@ def _against(key: str, rounds: Sequence[Mapping[str, Round]]) -> Result:
         "checked. What the servers' CPU allows: documents/s if Kafka, Trino, MySQL, Redis "
         "and Elasticsearch alone kept all cores busy with what they used for these documents.",
         figures,
-        Table(
-            ("", "documents/s", *(f"CPU s per 1,000: {name}" for name in ("own", *SERVERS))),
-            [_costs(name, [turns[name] for turns in rounds]) for name in (OURS, rival)],
-        ),
+        _costs_table([OURS, rival], rounds),
+    )
+
+
+def _costs_table(names: Sequence[str], rounds: Sequence[Mapping[str, Round]]) -> Table:
+    return Table(
+        ("", "documents/s", *(f"CPU s per 1,000: {name}" for name in ("own", *SERVERS))),
+        [_costs(name, [turns[name] for turns in rounds]) for name in names],
     )
 
 
@@ -470,6 +501,7 @@ GROUPS: dict[str, Callable[..., Iterator[Result]]] = {
     "B8": _dimensions,
     "B9": _backlog,
     "B10": _backlog,
+    "B11": _runs,
 }
 
 

@@ -19,8 +19,14 @@ _RUN = """query($id: ID!) { runOrError(runId: $id) { ... on Run {
 _RUN_FILE = re.compile(r"history/runs/[0-9a-f-]{36}\.db")
 
 
-def step_seconds(stack: Stack, job: str, config: Mapping[str, Any]) -> float:
-    """Runs a job of one step, and returns how long that took. Raises RuntimeError when it fails."""
+def step_seconds(stack: Stack, job: str, *configs: Mapping[str, Any]) -> float:
+    """Runs a job of one step, with several configs at the same time, and returns the seconds from
+    the first step's start to the last one's end. Raises RuntimeError when one fails."""
+    steps = [_wait(stack, run) for run in [_launch(stack, job, each) for each in configs]]
+    return max(end for _, end in steps) - min(start for start, _ in steps)
+
+
+def _launch(stack: Stack, job: str, config: Mapping[str, Any]) -> str:
     selector = {
         "repositoryLocationName": "kp_platform",
         "repositoryName": "__repository__",
@@ -30,16 +36,17 @@ def step_seconds(stack: Stack, job: str, config: Mapping[str, Any]) -> float:
     answer = launched["launchRun"]
     if "run" not in answer:
         raise RuntimeError(f"{job} was not launched: {answer}")
-    return _wait(stack, answer["run"]["runId"])
+    return str(answer["run"]["runId"])
 
 
-def _wait(stack: Stack, run_id: str) -> float:
+def _wait(stack: Stack, run_id: str) -> tuple[float, float]:
+    """When its step started and ended, in seconds since the epoch."""
     deadline = time.monotonic() + RUN_SECONDS
     while time.monotonic() < deadline:
         found = stack.graphql(_RUN, id=run_id)["runOrError"]
         if found["status"] == "SUCCESS":
             [step] = found["stepStats"]
-            return float(step["endTime"] - step["startTime"])
+            return float(step["startTime"]), float(step["endTime"])
         if found["status"] in ("FAILURE", "CANCELED"):
             raise RuntimeError(f"run {run_id}: {found['status']}")
         time.sleep(LOOK_SECONDS)

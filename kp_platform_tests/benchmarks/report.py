@@ -51,12 +51,12 @@ then for its own.
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What is measured, its target in words, and whether it is met."""
+    """What is measured, its target in words, and whether it is met. No target: empty words."""
 
     name: str
     target: str
     value: str
-    is_met: bool
+    is_met: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,8 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _met(figure: Mapping[str, Any]) -> str:
+    if not figure["target"]:
+        return ""
     return "met" if figure["is_met"] else "not met"
 
 

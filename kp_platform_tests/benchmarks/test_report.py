@@ -1,6 +1,6 @@
 """What benchmarks do with their numbers; the numbers themselves are no business of a test."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ from kp_platform_tests.benchmarks import report
 from kp_platform_tests.benchmarks.measure import Spread, percentile
 from kp_platform_tests.benchmarks.report import Figure, Result, Table
 from kp_platform_tests.benchmarks.slices import Backlog
+from kp_platform_tests.benchmarks.throughput import Round
 from kp_platform_tests.stack import ROOT
 
 RESULT = Result(
@@ -33,6 +34,17 @@ RESULT = Result(
 )
 def test_a_percentile_is_a_value_that_was_measured(share: float, expected: float) -> None:
     assert percentile(list(range(20, 0, -1)), share) == expected
+
+
+def test_a_server_of_several_nodes_is_charged_with_all_of_them() -> None:
+    cpu = {"kafka": 1.0, "kafka-2": 2.0, "trino-worker-1": 4.0, "dagster-daemon": 8.0, "client": 16}
+    spent = Round(documents=1, seconds=1.0, cpu=cpu)
+    assert [spent.cpu_of(name) for name in ("kafka", "trino", "mysql", "own")] == [3, 4, 0, 24]
+
+
+def test_a_figure_without_a_target_is_neither_met_nor_missed() -> None:
+    result = replace(RESULT, figures=[Figure("documents/s of one run", "", "1.1")])
+    assert "| B2 | documents/s of one run |  | 1.1 |  |" in report.render([asdict(result)])
 
 
 def test_a_spread_is_the_median_and_its_quartiles() -> None:

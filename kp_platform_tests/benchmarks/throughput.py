@@ -26,6 +26,7 @@ import trino
 from confluent_kafka import Producer
 
 from kp_platform.local.supervisor import Supervisor
+from kp_platform.pipeline.offsets import assignment_text
 from kp_platform.pipeline.store import MAPPINGS
 from kp_platform_tests.benchmarks import dagster_run, raw_bulk
 from kp_platform_tests.benchmarks.measure import cpu_seconds, spent
@@ -35,6 +36,7 @@ from kp_platform_tests.producing import produce
 from kp_platform_tests.stack import Stack
 
 OURS, RAW, STRAIGHT = "kp_platform", "raw bulk", "straight-line consumer"
+TWO_RUNS = "two runs at a time"
 SERVERS = ("kafka", "trino", "elasticsearch", "mysql", "redis")
 POSITIONS = "kp.positions"
 INDICES = {RAW: "bench.raw", STRAIGHT: "bench.straight"}
@@ -71,10 +73,14 @@ class Round:
         return self.rate / (self.documents / servers * (psutil.cpu_count() or 1))
 
     def cpu_of(self, name: str) -> float:
-        """Of a server; `own` is all that is none."""
-        if name == "own":
-            return sum(seconds for each, seconds in self.cpu.items() if each not in SERVERS)
-        return self.cpu[name]
+        """Of all nodes of a server; `own` is all that is none."""
+        return sum(seconds for each, seconds in self.cpu.items() if _server_of(each) == name)
+
+
+def _server_of(program: str) -> str:
+    """`kafka` of `kafka-2`."""
+    server = program.partition("-")[0]
+    return server if server in SERVERS else "own"
 
 
 class Arena:
@@ -97,6 +103,7 @@ class Arena:
         self._clear()
         turns: dict[str, Callable[[], float]] = {
             OURS: partial(run_ours, self._stack),
+            TWO_RUNS: partial(run_ours, self._stack, *_halves(self._stack)),
             RAW: self._run_raw,
             STRAIGHT: self._run_straight,
         }
@@ -147,11 +154,20 @@ def stand_still(stack: Stack) -> None:
         Supervisor(stack.settings.home).stop_program(name)
 
 
-def run_ours(stack: Stack) -> float:
-    """The seconds of a run through all that is not indexed."""
-    config = {"follow_idle_seconds": 0, "max_run_seconds": 3_600}
-    run_config = {"ops": {"enriched_access_log": {"config": config}}}
-    return dagster_run.step_seconds(stack, "index_access_log", run_config)
+def run_ours(stack: Stack, *assignments: str) -> float:
+    """The seconds of a run through all that is not indexed; or of one for each of the assignments,
+    all at the same time."""
+    limits = {"follow_idle_seconds": 0, "max_run_seconds": 3_600}
+    configs = [
+        {"ops": {"enriched_access_log": {"config": {**limits, "partitions": each}}}}
+        for each in assignments or ("",)
+    ]
+    return dagster_run.step_seconds(stack, "index_access_log", *configs)
+
+
+def _halves(stack: Stack) -> tuple[str, str]:
+    count = stack.settings.topic_partitions
+    return assignment_text(range(count // 2)), assignment_text(range(count // 2, count))
 
 
 def publish(

@@ -275,17 +275,13 @@ def housekeep(
 ) -> None:
     """Delete what is older than the settings keep it (KP_KEEP_RUN_DAYS and its neighbours), as the
     schedule does every night."""
-    import dagster as dg
-
     from kp_platform.flows import FLOWS
     from kp_platform.housekeeping import all_that_is_old, sentence
+    from kp_platform.local import history
     from kp_platform.resources.elasticsearch import ElasticsearchResource
     from kp_platform.resources.kafka import KafkaResource
 
-    home = os.environ.setdefault("DAGSTER_HOME", str(Settings().home / "dagster"))
-    if not os.path.isdir(home):
-        raise Failure(f"there is no Dagster in {home} yet: start it with `kp up`")
-    with dg.DagsterInstance.get() as instance:
+    with history.opened(Settings()) as instance:
         servers = ElasticsearchResource(), KafkaResource()
         found = all_that_is_old(*servers, instance, FLOWS, datetime.now(UTC), dry_run)
     if as_json:

@@ -21,6 +21,8 @@ from pydantic_settings import (
 
 MASK = "********"
 LOOPBACK_HOSTS = {"127.0.0.1", "localhost"}
+# With SQLAlchemy 2.1 the plain name asks for psycopg 3, and dagster-postgres brings psycopg2.
+_POSTGRES = "postgresql+psycopg2"
 _ROOT = Path(__file__).parents[1]
 STACK_ENV = "stack.env"
 """The file in KP_HOME with the settings that `kp up` made up for this stack, passwords too."""
@@ -108,6 +110,12 @@ class Settings(BaseSettings):
     dagster_url: str = Field(
         default_factory=_local("http://127.0.0.1:{port}", 18030),
         description="Where the Dagster webserver listens.",
+    )
+
+    dagster_postgres_url: SecretStr = Field(
+        SecretStr(""),
+        description="PostgreSQL database of Dagster's runs, events and ticks, "
+        "postgresql://USER:PASSWORD@HOST:PORT/DATABASE; empty: SQLite files in KP_HOME.",
     )
 
     alert_webhook: SecretStr = Field(
@@ -236,6 +244,16 @@ class Settings(BaseSettings):
         if value.get_secret_value():
             _check_url(value.get_secret_value(), {"http", "https"})
         return value
+
+    @field_validator("dagster_postgres_url")
+    @classmethod
+    def _is_postgres_url_or_empty(cls, value: SecretStr) -> SecretStr:
+        if not (url := value.get_secret_value()):
+            return value
+        _check_url(url, {"postgresql", _POSTGRES})
+        if not urlsplit(url).path.strip("/"):
+            raise ValueError("names no database: postgresql://HOST:PORT/DATABASE")
+        return SecretStr(url.replace("postgresql:", f"{_POSTGRES}:", 1))
 
     @field_validator("redis_url")
     @classmethod

@@ -12,6 +12,7 @@ from kp_platform.settings import Settings
 
 QUIET_OFFSET = "45000"
 """Ports where nothing of ours ever listens."""
+NO_POSTGRES = {"KP_DAGSTER_POSTGRES_URL": "postgresql://kp:hunter2@127.0.0.1:1/dagster"}
 
 
 def kp(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -47,6 +48,9 @@ def kp(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedPro
         (["up"], {"KP_EXTERNAL": "oracle"}, 2, "KP_EXTERNAL: unknown service oracle"),
         (["up"], {"KP_TRINO_URL": "http://trino.example:8080"}, 1, "KP_TRINO_URL"),
         (["up"], {"KP_HOME": "/" + "a" * 100}, 1, "KP_HOME"),
+        (["up"], NO_POSTGRES, 1, "Connection refused: start it, or mend KP_DAGSTER_POSTGRES_URL"),
+        (["housekeep"], NO_POSTGRES, 1, "mend KP_DAGSTER_POSTGRES_URL"),
+        (["housekeep"], {}, 1, "there is no Dagster in"),
         (["status"], {}, 1, "`kp up`"),
         (["doctor"], {"KP_ELASTICSEARCH_JAVA_HOME": "/nowhere"}, 1, "java"),
         (["seed"], {}, 1, "KP_MYSQL_HOST, KP_MYSQL_PORT, KP_MYSQL_USER, KP_MYSQL_PASSWORD"),
@@ -72,6 +76,7 @@ def test_an_error_is_one_line_on_stderr(
     assert done.returncode == code, done
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert named in done.stderr
+    assert "hunter2" not in done.stderr
 
 
 def test_a_file_of_settings_that_is_no_text_is_named(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def test_what_children_are_given_makes_the_same_settings(tmp_path: Path) -> None
         ("KP_REDIS_URL", "redis://:hunter2@r:6379/10"),
         ("KP_ELASTICSEARCH_URL", "https://elastic:hunter2@e:9200"),
         ("KP_TRINO_URL", "https://user:hunter2@t:8443"),
+        ("KP_DAGSTER_POSTGRES_URL", "postgresql+psycopg2://kp:hunter2@p/db"),
         ("KP_ALERT_WEBHOOK", "https://chat/services/hunter2"),  # its path is the secret
     ],
 )
@@ -68,6 +69,12 @@ def test_a_password_is_masked_wherever_it_stands(name: str, value: str) -> None:
     assert "hunter2" not in str(environment(given, secrets=False))
     assert environment(given, secrets=True)[name] == value
     assert "hunter2" not in repr(given.mysql_password)
+
+
+def test_the_driver_of_postgresql_is_the_one_that_is_installed() -> None:
+    url = settings(dagster_postgres_url="postgresql://kp:postgresql:@p/db").dagster_postgres_url
+    assert url.get_secret_value() == "postgresql+psycopg2://kp:postgresql:@p/db"
+    assert settings().dagster_postgres_url.get_secret_value() == ""
 
 
 def test_an_error_of_a_server_has_no_password() -> None:
@@ -85,6 +92,8 @@ def test_an_error_of_a_server_has_no_password() -> None:
         ("redis_url", "127.0.0.1:hunter2"),  # no scheme
         ("redis_url", "redis://:hunter2@r:port/10"),  # a port that is no number
         ("dagster_url", "http://:hunter2@"),  # no host
+        ("dagster_postgres_url", "postgres://kp:hunter2@p/dagster"),  # SQLAlchemy knows none such
+        ("dagster_postgres_url", "postgresql://kp:hunter2@p:5432"),  # no database
     ],
 )
 def test_a_wrong_url_is_refused_without_repeating_it(name: str, value: str) -> None:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # packages.sh [test]: installs the Debian packages that are missing, and nothing when none is.
-# `test` adds the browser of the browser tests and what the example in Go is built with. Runs before
-# there is a virtual environment.
+# `test` adds the browser of the browser tests, PostgreSQL, and what the example in Go is built with.
+# Runs before there is a virtual environment.
 set -eu
 
 python=${PYTHON:-python3}
@@ -50,6 +50,7 @@ look_for_tests() {
     command -v go >/dev/null || need golang-go
     command -v gcc >/dev/null || need gcc
     [ -e /usr/include/stdio.h ] || need libc6-dev
+    ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need postgresql
     [ -d "$kafka_for_go" ] || need golang-github-confluentinc-confluent-kafka-go-dev
 }
 

@@ -18,7 +18,7 @@ from rich.filesize import decimal
 
 from kp_platform.local import artifacts, machine
 from kp_platform.local.servers import LOOPBACK, Port, Service
-from kp_platform.settings import Settings
+from kp_platform.settings import Settings, without_password
 
 LEAST_MEMORY = 4_000_000_000
 """Bytes: the services together hold 3 GB, Dagster's runs and the page cache need the rest."""
@@ -42,6 +42,7 @@ def examine(
     """All findings; of a running stack without its ports and the memory that it holds itself."""
     local = {service.name for service in services if service.is_local}
     findings = [_platform(), *_software(settings, local), *_disks(settings, local)]
+    findings += _history(settings)
     if not running:
         findings += [_memory(services), *_ports(services)]
     return findings
@@ -97,6 +98,15 @@ def _disk(setting: str, folder: Path) -> Finding:
         return Finding(f"disk of {setting}", True, detail)
     remedy = f"free {decimal(LEAST_DISK)} or name another folder in {setting}"
     return Finding(f"disk of {setting}", False, f"only {detail}", remedy)
+
+
+def _history(settings: Settings) -> Iterator[Finding]:
+    if url := settings.dagster_postgres_url.get_secret_value():
+        from kp_platform.local import history  # Dagster takes a second to import
+
+        reason = history.why_not_postgres(url)
+        remedy = f"start it, or mend {history.VARIABLE}" if reason else ""
+        yield Finding("history of dagster", not reason, reason or without_password(url), remedy)
 
 
 def _memory(services: tuple[Service, ...]) -> Finding:

@@ -165,6 +165,9 @@ def _prepare_trino(settings: Settings) -> None:
 def _prepare_dagster(settings: Settings) -> None:
     folder = settings.home / "dagster"
     _render("dagster.yaml", folder / "dagster.yaml")
+    if settings.dagster_postgres_url.get_secret_value():
+        with (folder / "dagster.yaml").open("a", encoding="utf-8") as file:
+            file.write((TEMPLATES / "postgres.yaml").read_text(encoding="utf-8"))
     _render(
         "workspace.yaml",
         folder / "workspace.yaml",

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]  # has no stubs here
 from pydantic import SecretStr
 
 from kp_platform.cli import SERVICES
@@ -119,6 +120,22 @@ def test_no_secret_is_in_a_file_or_an_argument(tmp_path: Path) -> None:
     variables = supervisor.stack_environment(settings)
     assert variables["KP_REDIS_PASSWORD"] == "s3cret-redis"
     assert "s3cret-mysql" in variables["KP_MYSQL_INIT"]
+
+
+def test_dagster_finds_its_postgresql_by_the_environment_and_no_file_has_the_password(
+    tmp_path: Path,
+) -> None:
+    for url, storage in (
+        ("", None),
+        ("postgresql://kp:s3cret@p/db", {"postgres_url": {"env": "KP_DAGSTER_POSTGRES_URL"}}),
+    ):
+        settings = settings_in(tmp_path, dagster_postgres_url=url)
+        state.prepare(settings, ())
+        text = (tmp_path / "dagster" / "dagster.yaml").read_text(encoding="utf-8")
+        assert yaml.safe_load(text).get("storage", {}).get("postgres") == storage
+        assert "s3cret" not in text
+        given = supervisor.stack_environment(settings)["KP_DAGSTER_POSTGRES_URL"]
+        assert given == url.replace("postgresql", "postgresql+psycopg2")
 
 
 def test_a_percent_sign_in_a_path_survives_supervisords_expansion(tmp_path: Path) -> None:

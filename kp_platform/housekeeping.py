@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import sqlalchemy
 from pydantic import Field
 
 from kp_platform.flows import Flow
@@ -30,6 +31,16 @@ _KINDS = {
     "keep_kpi_days": "KPIs",
     "keep_run_days": "runs of Dagster",
 }
+# The last of each stays, for its asset shows it. In SQL that SQLite and PostgreSQL know.
+_BEFORE = sqlalchemy.bindparam("before", type_=sqlalchemy.DateTime)
+_OLD_CHECKS = sqlalchemy.text("""
+DELETE FROM asset_check_executions WHERE evaluation_event_timestamp < :before AND id NOT IN
+(SELECT max(id) FROM asset_check_executions GROUP BY asset_key, check_name)
+""").bindparams(_BEFORE)
+_OLD_EVENTS_OF_NO_RUN = sqlalchemy.text("""
+DELETE FROM event_logs WHERE run_id = '' AND timestamp < :before AND id NOT IN
+(SELECT max(id) FROM event_logs WHERE run_id = '' GROUP BY asset_key, dagster_event_type)
+""").bindparams(_BEFORE)
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 
@@ -125,14 +136,33 @@ def old_runs(instance: dg.DagsterInstance, before: datetime, dry_run: bool) -> O
             run.run_id for run in (each.dagster_run for each in records) if run.run_id not in shown
         ]
     for run_id in old.names:
-        files = _files(instance, run_id)
-        old.bytes += sum(each.stat().st_size for each in files if each.is_file())
-        if dry_run:
-            continue
-        instance.delete_run(run_id)
-        for each in sorted(files, reverse=True):  # a folder after what is in it
-            each.rmdir() if each.is_dir() else each.unlink(missing_ok=True)
+        if not dry_run:
+            instance.delete_run(run_id)
+        old.bytes += _remove(_files(instance, run_id), dry_run)
+    old.bytes += _remove(_tick_logs(instance, before), dry_run)
+    if not dry_run:
+        _forget_what_is_of_no_run(instance, before)
     return old
+
+
+def _remove(files: Sequence[Path], dry_run: bool) -> int:
+    """The bytes that files and folders take, which are gone then unless it is a dry run."""
+    taken = sum(each.stat().st_size for each in files if each.is_file())
+    for each in [] if dry_run else sorted(files, reverse=True):  # a folder after what is in it
+        each.rmdir() if each.is_dir() else each.unlink(missing_ok=True)
+    return taken
+
+
+def _forget_what_is_of_no_run(instance: dg.DagsterInstance, before: datetime) -> None:
+    """What sensors report without a run, and what checks have found, which Dagster keeps when it
+    deletes their run (1.13); it has no verb for either."""
+    storage: Any = instance.event_log_storage
+    moment = {"before": before.astimezone(UTC).replace(tzinfo=None)}
+    with storage.run_connection("") as connection:  # SQLite: a file of its own
+        connection.execute(_OLD_EVENTS_OF_NO_RUN, moment)
+    with storage.index_connection() as connection:
+        connection.execute(_OLD_EVENTS_OF_NO_RUN, moment)
+        connection.execute(_OLD_CHECKS, moment)
 
 
 def _shown_runs(instance: dg.DagsterInstance) -> set[str]:
@@ -148,6 +178,16 @@ def _files(instance: dg.DagsterInstance, run_id: str) -> list[Path]:
     home, logs = Path(instance.root_directory), Path(instance.storage_directory()) / run_id
     events = (home / "history" / "runs").glob(f"{run_id}.db*")
     return [*events, *([logs, *logs.rglob("*")] if logs.is_dir() else [])]
+
+
+def _tick_logs(instance: dg.DagsterInstance, before: datetime) -> list[Path]:
+    """What ticks said: Dagster deletes ticks without it."""
+    logs = Path(instance.storage_directory()) / "__repository__"
+    return [
+        path
+        for path in logs.rglob("*")
+        if path.is_file() and path.stat().st_mtime < before.timestamp()
+    ]
 
 
 def sentence(old: Old, dry_run: bool) -> str:

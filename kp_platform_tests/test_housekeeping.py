@@ -3,19 +3,27 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy
 
 from kp_platform.housekeeping import housekeeping_metadata, old_runs, sentence
 from kp_platform.pipeline.housekeeping import Old
 
+TABLES = ("asset_check_executions", "event_logs WHERE run_id = ''")
 IN_A_MONTH = datetime.now(UTC) + timedelta(days=30)
 
 
 @dg.asset
 def some_asset(context: dg.AssetExecutionContext) -> None:
     print("said")
+
+
+@dg.asset_check(asset=some_asset)
+def some_check() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=True)
 
 
 @dg.job
@@ -38,6 +46,14 @@ def files(home: Path) -> list[str]:
     return [str(each) for each in found]
 
 
+def sqlite_rows(instance: dg.DagsterInstance, table: str) -> list[int]:
+    """The ids of the rows that are there, ascending."""
+    storage: Any = instance.event_log_storage
+    with storage.index_connection() as connection:
+        found = connection.execute(sqlalchemy.text(f"SELECT id FROM {table} ORDER BY id"))
+        return [number for (number,) in found]
+
+
 def test_old_runs_go_with_events_and_logs_but_for_what_an_asset_shows(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
@@ -55,6 +71,29 @@ def test_old_runs_go_with_events_and_logs_but_for_what_an_asset_shows(
     assert not any(run in each for each in left for run in runs[:4])
     assert instance.get_latest_materialization_event(some_asset.key) is not None
     assert old_runs(instance, IN_A_MONTH, dry_run=False).names == []
+
+
+def test_what_is_of_no_run_goes_but_for_the_last_that_an_asset_shows(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    for number in range(3):
+        instance.report_runless_asset_event(dg.AssetMaterialization("counted", str(number)))
+        dg.materialize([some_asset, some_check], instance=instance)
+    said = tmp_path / "storage" / "__repository__" / "some_sensor" / "1.err"
+    said.parent.mkdir(parents=True)
+    said.write_text("said by a tick")
+    rows = [sqlite_rows(instance, table) for table in TABLES]
+    old_runs(instance, datetime.now(UTC) - timedelta(days=1), dry_run=False)
+    old_runs(instance, IN_A_MONTH, dry_run=True)
+    assert [sqlite_rows(instance, table) for table in TABLES] == rows
+    assert said.exists()
+    old_runs(instance, IN_A_MONTH, dry_run=False)
+    assert [sqlite_rows(instance, table) for table in TABLES] == [row[-1:] for row in rows]
+    assert not said.exists()
+    shown = instance.get_latest_materialization_event(dg.AssetKey("counted"))
+    assert shown is not None
+    assert shown.asset_materialization is not None
+    assert shown.asset_materialization.description == "2"
 
 
 def test_runs_that_are_young_or_have_not_ended_stay(instance: dg.DagsterInstance) -> None:

@@ -6,19 +6,20 @@ belong here: measuring. `make bench` calls it.
 
 import argparse
 import signal
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from rich.console import Console
 
-from kp_platform_tests.benchmarks import dimensions, emitter, reading, report
+from kp_platform_tests.benchmarks import dimensions, emitter, month, reading, report
 from kp_platform_tests.benchmarks.dimensions import Dimensions
 from kp_platform_tests.benchmarks.latency import (
     COMMON_URIS,
@@ -53,6 +54,7 @@ from kp_platform_tests.benchmarks.throughput import (
     Arena,
     Round,
 )
+from kp_platform_tests.postgres import postgres
 from kp_platform_tests.stack import Stack, temporary_stack
 
 # Between the ports of a demo and those of the faults.
@@ -87,7 +89,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bench", default="", help="keys of benchmarks; none: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--seconds", type=float, default=120.0, help="of each rate of B4")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of each rate of B4 and B12")
     parser.add_argument("--idle", type=float, default=300.0, help="seconds before a first access")
     parser.add_argument("--results", type=Path, default=report.RESULTS)
     parser.add_argument("--page", type=Path, default=report.PAGE)
@@ -210,6 +212,50 @@ def _against_the_example(rounds: Sequence[Mapping[str, Round]], example: Sequenc
         [Figure("documents/s, times the example's", ">= 10,000", f"{ratio:,.0f}", ratio >= 10_000)],
         Table(("", "seconds a message"), [["the example", f"{seconds:.2f}"]]),
     )
+
+
+def _storages(
+    _folder: Path, options: argparse.Namespace, console: Console, _chosen: Sequence[str]
+) -> Iterator[Result]:
+    found: dict[str, list[Steady]] = {}
+    firsts: dict[str, float] = {}
+    with postgres() as url:
+        for name, setting in ((SQLITE, ""), (POSTGRES, url)):
+            with _stack(console, dagster_postgres_url=setting) as stack:
+                steady(stack, TYPICAL_RATE, WARM_SECONDS)
+                found[name] = [steady(stack, rate, options.seconds) for rate in STORAGE_RATES]
+                firsts[name] = statistics.median(
+                    first_after(stack, IDLE_SECONDS).delay for _ in range(options.rounds)
+                )
+            delays = ", ".join(f"{each.delay(0.5):.2f} s" for each in found[name])
+            console.print(f"{name}: p50 {delays}; first {firsts[name]:.2f} s")
+    worst = max(
+        theirs.delay(0.5) / ours.delay(0.5)
+        for ours, theirs in zip(found[SQLITE], found[POSTGRES], strict=True)
+    )
+    first = firsts[POSTGRES] / firsts[SQLITE]
+    yield Result(
+        "B12",
+        "Dagster's history in PostgreSQL",
+        f"B4 with Dagster's history in SQLite files, then in a PostgreSQL on the same machine: "
+        f"{options.seconds:.0f} s at each rate; first: median of {options.rounds} after "
+        f"{IDLE_SECONDS:.0f} idle seconds, when no run is there.",
+        [
+            Figure("p50, PostgreSQL to SQLite, the worst rate", "<= 1.1", f"{worst:.2f}",
+                   worst <= 1.1),
+            Figure("first access, PostgreSQL to SQLite", "<= 1.1", f"{first:.2f}", first <= 1.1),
+        ],
+        Table(
+            ("history in", "accesses/s", *(f"p{100 * p:.0f} s" for p in PERCENTILES),
+             "cores of Dagster"),
+            [
+                [name, str(each.rate), *(f"{each.delay(p):.2f}" for p in PERCENTILES),
+                 f"{_dagsters(each.cpu):.2f}"]
+                for name, turns in found.items() for each in turns
+            ]
+            + [[name, "first", f"{first:.2f}", "", "", ""] for name, first in firsts.items()],
+        ),
+    )  # fmt: skip
 
 
 def _latency(
@@ -478,6 +524,51 @@ def _emitter(
     )
 
 
+def _month(
+    _folder: Path, options: argparse.Namespace, console: Console, _chosen: Sequence[str]
+) -> Iterator[Result]:
+    events = options.events // 100
+    with _stack(console, **month.KEEP) as stack:
+        console.print(f"{month.DAYS} days of {events:,} events")
+        days = month.Month(stack, events)
+        states: list[month.State] = []
+        for state in days.days():
+            states.append(state)
+            console.print(f"day {len(states)}: {state.documents:,} documents")
+        missing = days.missing()
+    ratio = states[-1].to(states[month.FULL - 1])
+    kept = ", ".join(f"KP_{name.upper()}={days}" for name, days in month.KEEP.items())
+    yield Result(
+        "B13",
+        "a month of steady traffic",
+        f"Each day {events:,} accesses, {month.BAD_MESSAGES} bad messages, {month.RUNS} runs in "
+        f"Dagster's history (a real day has about 100) and {month.REPORTS} reports of a sensor, "
+        f"with the times of that day; then retention of {month.RETENTION_DAYS} days, and "
+        f"housekeeping with {kept}. Notes: positions, leases, notes of indices.",
+        [
+            Figure(
+                f"state of day {month.DAYS} to that of day {month.FULL}, the worst number",
+                "<= 1.1", f"{ratio:.2f}", ratio <= 1.1,
+            ),
+            *(
+                Figure(name, "0", str(count), count == 0)
+                for name, count in (
+                    (f"events of the last {month.KEEP['keep_log_days']} days not found",
+                     missing.events),
+                    ("events found twice", missing.doubled),
+                    ("dead letters missing whose message the topic holds", missing.dead_letters),
+                    ("positions that are not at the end", missing.positions),
+                )
+            ),
+        ],
+        Table(
+            ("day", *(each.name.replace("_bytes", " MB").replace("_", " ")
+                      for each in fields(month.State))),
+            month.rows(states, [1, 7, 14, month.FULL, 30, month.DAYS]),
+        ),
+    )  # fmt: skip
+
+
 def _dagsters(cpu: Mapping[str, float]) -> float:
     return sum(used for name, used in cpu.items() if name.startswith("dagster"))
 
@@ -485,6 +576,8 @@ def _dagsters(cpu: Mapping[str, float]) -> float:
 STAGES = ("request to event s", "event to rows s", "rows to found s")
 PERCENTILES = (0.5, 0.95, 0.99)
 RATES = (1, 10, 100, 1_000)
+STORAGE_RATES = RATES[:3]
+SQLITE, POSTGRES = "SQLite", "PostgreSQL"
 TYPICAL_RATE = 10
 IDLE_SECONDS = 60.0
 WARM_SECONDS = 120.0
@@ -502,6 +595,8 @@ GROUPS: dict[str, Callable[..., Iterator[Result]]] = {
     "B9": _backlog,
     "B10": _backlog,
     "B11": _runs,
+    "B12": _storages,
+    "B13": _month,
 }
 
 

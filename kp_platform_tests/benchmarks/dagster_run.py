@@ -73,4 +73,4 @@ def bytes_a_day(
     written = sum(size for name, size in grown.items() if name in before)
     runs = {name: size for name, size in after.items() if _RUN_FILE.fullmatch(name)}
     at_work = sum(grown[name] > 0 for name in runs)
-    return (written / seconds + at_work * min(runs.values()) / run_seconds) * 86_400
+    return (written / seconds + at_work * min(runs.values(), default=0) / run_seconds) * 86_400

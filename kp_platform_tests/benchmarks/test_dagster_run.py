@@ -21,3 +21,7 @@ def test_each_run_at_work_has_a_new_file_whenever_it_ends() -> None:
 def test_the_file_of_no_run_counts_as_any_other() -> None:
     before, after = BEFORE | {"history/runs/.db": 10}, BEFORE | {"history/runs/.db": 70}
     assert bytes_a_day(before, after, 60, 3_600) == pytest.approx(86_400)
+
+
+def test_without_files_of_runs_only_what_is_written_counts() -> None:
+    assert bytes_a_day({"log": 10}, {"log": 70}, 60, 3_600) == pytest.approx(86_400)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import sqlalchemy
 from pydantic import Field
 
 from kp_platform.flows import Flow
@@ -32,15 +31,14 @@ _KINDS = {
     "keep_run_days": "runs of Dagster",
 }
 # The last of each stays, for its asset shows it. In SQL that SQLite and PostgreSQL know.
-_BEFORE = sqlalchemy.bindparam("before", type_=sqlalchemy.DateTime)
-_OLD_CHECKS = sqlalchemy.text("""
+_OLD_CHECKS = """
 DELETE FROM asset_check_executions WHERE evaluation_event_timestamp < :before AND id NOT IN
 (SELECT max(id) FROM asset_check_executions GROUP BY asset_key, check_name)
-""").bindparams(_BEFORE)
-_OLD_EVENTS_OF_NO_RUN = sqlalchemy.text("""
+"""
+_OLD_EVENTS_OF_NO_RUN = """
 DELETE FROM event_logs WHERE run_id = '' AND timestamp < :before AND id NOT IN
 (SELECT max(id) FROM event_logs WHERE run_id = '' GROUP BY asset_key, dagster_event_type)
-""").bindparams(_BEFORE)
+"""
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 
@@ -156,13 +154,20 @@ def _remove(files: Sequence[Path], dry_run: bool) -> int:
 def _forget_what_is_of_no_run(instance: dg.DagsterInstance, before: datetime) -> None:
     """What sensors report without a run, and what checks have found, which Dagster keeps when it
     deletes their run (1.13); it has no verb for either."""
+    import sqlalchemy  # which who only loads the definitions does not need
+
+    moment = sqlalchemy.bindparam(
+        "before", before.astimezone(UTC).replace(tzinfo=None), sqlalchemy.DateTime
+    )
+    events, checks = (
+        sqlalchemy.text(sql).bindparams(moment) for sql in (_OLD_EVENTS_OF_NO_RUN, _OLD_CHECKS)
+    )
     storage: Any = instance.event_log_storage
-    moment = {"before": before.astimezone(UTC).replace(tzinfo=None)}
     with storage.run_connection("") as connection:  # SQLite: a file of its own
-        connection.execute(_OLD_EVENTS_OF_NO_RUN, moment)
+        connection.execute(events)
     with storage.index_connection() as connection:
-        connection.execute(_OLD_EVENTS_OF_NO_RUN, moment)
-        connection.execute(_OLD_CHECKS, moment)
+        connection.execute(events)
+        connection.execute(checks)
 
 
 def _shown_runs(instance: dg.DagsterInstance) -> set[str]:

@@ -11,7 +11,7 @@ A message carries no data, only what to look up again. So it may come twice, lat
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -64,10 +64,12 @@ def announce(
     changes: Iterable[ReferenceChange],
     *,
     timeout_seconds: float = DELIVERY_SECONDS,
+    options: Mapping[str, str] | None = None,
 ) -> int:
     """Write a message for each change and wait until Kafka has them; returns their number.
 
-    Changes of one key go to one partition. Raises NotAnnounced.
+    Changes of one key go to one partition. `options` are librdkafka's, e.g. for TLS and a user.
+    Raises NotAnnounced.
     """
     outcomes: list[KafkaError | None] = []
     waiting = list(changes)
@@ -79,6 +81,7 @@ def announce(
                 "message.timeout.ms": int(timeout_seconds * 1_000),
                 "queue.buffering.max.messages": max(1_000, len(waiting)),
                 "log_level": 0,  # what fails is raised
+                **(options or {}),
             }
         )
         for change in waiting:

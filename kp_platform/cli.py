@@ -596,8 +596,9 @@ def _print_unreadable(letters: "Sequence[tuple[Letter, str]]") -> None:
 
 def _wrong_setting(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
     name = "_".join(str(part) for part in first["loc"]).upper()
-    return f"KP_{name}: {first['msg'].removeprefix('Value error, ')}"
+    return f"KP_{name}: {message}" if name else message
 
 
 def _fail(message: str, code: int) -> None:

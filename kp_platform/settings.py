@@ -6,12 +6,14 @@ The local ports lie in one block of 100 (18000-18099), so every multiple of 100 
 gives another stack that runs beside the first.
 """
 
-from collections.abc import Callable
+import os
+import ssl
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -26,6 +28,7 @@ _POSTGRES = "postgresql+psycopg2"
 _ROOT = Path(__file__).parents[1]
 STACK_ENV = "stack.env"
 """The file in KP_HOME with the settings that `kp up` made up for this stack, passwords too."""
+_IN_CLEAR = "would be sent in the clear: use"
 EXTERNAL_SERVICES = ("kafka", "mysql", "redis", "elasticsearch", "trino")
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
@@ -70,6 +73,37 @@ class Settings(BaseSettings):
         description="Kafka brokers, a comma list of host:port; `kp up` starts one for each address "
         "of 127.0.0.1.",
     )
+    ca_file: str = Field(
+        "",
+        description="PEM file of the certificate authorities that every TLS connection trusts; "
+        "empty: the system's.",
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How all clients of Kafka connect; SASL_* need users."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="How users of Kafka log in."
+    )
+    kafka_user: str = Field(
+        "", description="Kafka user of the runs: reads the topics, announces changes."
+    )
+    kafka_password: SecretStr = Field(SecretStr(""), description="Password of KP_KAFKA_USER.")
+    kafka_trino_user: str = Field("", description="Kafka user of Trino's catalog: only reads.")
+    kafka_trino_password: SecretStr = Field(
+        SecretStr(""), description="Password of KP_KAFKA_TRINO_USER."
+    )
+    emitter_kafka_user: str = Field(
+        "", description="Kafka user of the web emitter: only writes its two topics."
+    )
+    emitter_kafka_password: SecretStr = Field(
+        SecretStr(""), description="Password of KP_EMITTER_KAFKA_USER."
+    )
+    kafka_admin_user: str = Field(
+        "", description="Kafka user that makes topics, for `kp up` alone; empty: KP_KAFKA_USER."
+    )
+    kafka_admin_password: SecretStr = Field(
+        SecretStr(""), description="Password of KP_KAFKA_ADMIN_USER."
+    )
     trino_url: str = Field(
         default_factory=_local("http://127.0.0.1:{port}", 18080),
         description="Trino coordinator.",
@@ -83,9 +117,18 @@ class Settings(BaseSettings):
         "empty: the one of this repository.",
     )
     trino_user: str = Field("kp_platform", description="Trino user that the runs query as.")
+    trino_password: SecretStr = Field(
+        SecretStr(""), description="Password of KP_TRINO_USER; over https only."
+    )
+    trino_token: SecretStr = Field(
+        SecretStr(""), description="JWT for Trino instead of a password; over https only."
+    )
     elasticsearch_url: str = Field(
         default_factory=_local("http://127.0.0.1:{port}", 18020),
-        description="Elasticsearch (8 or 9).",
+        description="Elasticsearch (8 or 9); user and password may stand in it.",
+    )
+    elasticsearch_api_key: SecretStr = Field(
+        SecretStr(""), description="API key of Elasticsearch, instead of user and password."
     )
     mysql_host: str = Field("127.0.0.1", description="MySQL host.")
     mysql_port: Port = Field(default_factory=_local_port(18033), description="MySQL port.")
@@ -99,9 +142,19 @@ class Settings(BaseSettings):
     mysql_trino_password: SecretStr = Field(
         SecretStr("kp-trino-local-only"), description="Password of KP_MYSQL_TRINO_USER."
     )
+    mysql_tls: bool = Field(
+        False, description="MySQL over TLS, by all clients, with certificate and host verified."
+    )
     redis_url: SecretStr = Field(
         default_factory=lambda data: SecretStr(_local("redis://127.0.0.1:{port}/10", 18063)(data)),
-        description="Redis with the database of the reference keys, and its password if any.",
+        description="Redis with the database of the reference keys, and user and password if any; "
+        "rediss:// is TLS, with certificate and host verified.",
+    )
+    redis_trino_user: str = Field(
+        "", description="Redis user of Trino's catalog: only reads; empty: the one of KP_REDIS_URL."
+    )
+    redis_trino_password: SecretStr = Field(
+        SecretStr(""), description="Password of KP_REDIS_TRINO_USER."
     )
     emitter_url: str = Field(
         default_factory=_local("http://127.0.0.1:{port}", 18000),
@@ -110,6 +163,9 @@ class Settings(BaseSettings):
     dagster_url: str = Field(
         default_factory=_local("http://127.0.0.1:{port}", 18030),
         description="Where the Dagster webserver listens.",
+    )
+    dagster_read_only: bool = Field(
+        False, description="Dagster's pages show everything and change nothing."
     )
 
     dagster_postgres_url: SecretStr = Field(
@@ -129,6 +185,10 @@ class Settings(BaseSettings):
     )
     topic_partitions: int = Field(
         4, ge=1, le=1_000, description="Partitions of the topics that `kp up` makes."
+    )
+    redis_tunnel_port: Port = Field(
+        default_factory=_local_port(18064),
+        description="Where the local Trino finds a Redis with TLS, which it cannot speak.",
     )
     elasticsearch_transport_port: Port = Field(
         default_factory=_local_port(18021), description="Transport of the local Elasticsearch."
@@ -232,6 +292,14 @@ class Settings(BaseSettings):
     def _is_absolute_or_empty(cls, value: str) -> str:
         return str(Path(value).expanduser().absolute()) if value else ""
 
+    @field_validator("ca_file")
+    @classmethod
+    def _can_be_read(cls, value: str) -> str:
+        path = Path(value).expanduser().absolute()
+        if value and not os.access(path, os.R_OK):
+            raise ValueError(f"{path} cannot be read")
+        return str(path) if value else ""
+
     @field_validator("trino_url", "elasticsearch_url", "emitter_url", "dagster_url")
     @classmethod
     def _is_http_url(cls, value: str) -> str:
@@ -259,6 +327,8 @@ class Settings(BaseSettings):
     @classmethod
     def _is_redis_url(cls, value: SecretStr) -> SecretStr:
         _check_url(value.get_secret_value(), {"redis", "rediss"})
+        if "ssl_" in urlsplit(value.get_secret_value()).query:
+            raise ValueError("says how TLS is verified: only KP_CA_FILE does")
         return value
 
     @field_validator("external")
@@ -271,9 +341,40 @@ class Settings(BaseSettings):
             )
         return value
 
+    @model_validator(mode="after")
+    def _keeps_its_secrets(self) -> Self:
+        """Raises ValueError when a password would travel where anybody can read it, or is doubled,
+        or its user is missing."""
+        protocol = self.kafka_security_protocol
+        if protocol.startswith("SASL_") and not self.kafka_user:
+            raise ValueError(f"KP_KAFKA_USER: {protocol} (KP_KAFKA_SECURITY_PROTOCOL) needs a user")
+        if (protocol, self.kafka_sasl_mechanism) == ("SASL_PLAINTEXT", "PLAIN"):
+            raise ValueError(f"KP_KAFKA_SASL_MECHANISM: PLAIN {_IN_CLEAR} SASL_SSL, or SCRAM")
+        _check_logins(
+            self.trino_url,
+            {"KP_TRINO_PASSWORD": self.trino_password, "KP_TRINO_TOKEN": self.trino_token},
+            "KP_TRINO_URL",
+        )
+        in_url = SecretStr(urlsplit(self.elasticsearch_url).password or "")
+        _check_logins(
+            self.elasticsearch_url,
+            {
+                "KP_ELASTICSEARCH_API_KEY": self.elasticsearch_api_key,
+                "the password in KP_ELASTICSEARCH_URL": in_url,
+            },
+            "KP_ELASTICSEARCH_URL",
+            plain_hosts=LOOPBACK_HOSTS,
+        )
+        return self
+
     @property
     def presto_folder(self) -> Path:
         return Path(self.presto_etc) if self.presto_etc else _ROOT / "presto_etc"
+
+    @property
+    def trusted_ca_file(self) -> str:
+        """KP_CA_FILE, or the bundle of this system; empty when it has none where it should be."""
+        return self.ca_file or ssl.get_default_verify_paths().cafile or ""
 
     @property
     def external_services(self) -> frozenset[str]:
@@ -291,6 +392,19 @@ def _check_url(value: str, schemes: set[str]) -> None:
         expected = " or ".join(f"{scheme}://HOST:PORT" for scheme in sorted(schemes))
         raise ValueError(f"is not of the form {expected}")
     parts.port  # noqa: B018  raises ValueError on a port that is not a number
+
+
+def _check_logins(
+    url: str, logins: dict[str, SecretStr], setting: str, plain_hosts: Collection[str] = ()
+) -> None:
+    """Raises ValueError, without the secret, unless there is at most one way to log in, and that
+    over https or to one of the hosts."""
+    given = [name for name, secret in logins.items() if secret.get_secret_value()]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} are both set: keep one")
+    parts = urlsplit(url)
+    if given and parts.scheme == "http" and parts.hostname not in plain_hosts:
+        raise ValueError(f"{given[0]} {_IN_CLEAR} https in {setting}")
 
 
 def environment(settings: Settings, *, secrets: bool) -> dict[str, str]:

@@ -62,6 +62,7 @@ What the web emitter tells Prometheus, by path. With several workers a question 
 the label `worker` says which.
 """
 _KINDS = {
+    "boolean": "`True` or `False`",
     "integer": "whole number",
     "number": "number",
     "string": "text",

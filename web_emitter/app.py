@@ -152,13 +152,18 @@ def _given(value: T | None) -> AbstractAsyncContextManager[T] | None:
 
 @asynccontextmanager
 async def _elasticsearch(settings: Settings) -> AsyncIterator[Searches]:
-    url, seconds = settings.elasticsearch_url, settings.emitter_search_timeout_seconds
-    async with connection(url, seconds) as client:
+    topics = KafkaTopics(settings.kafka_bootstrap_servers, settings.kafka_security)
+    async with connection(
+        settings.elasticsearch_url,
+        settings.emitter_search_timeout_seconds,
+        settings.ca_file,
+        settings.elasticsearch_api_key.get_secret_value(),
+    ) as client:
         yield Searches(
             ElasticsearchLogs(client),
             ElasticsearchNotes(client),
             ElasticsearchInsights(client),
-            ElasticsearchFreshness(client, KafkaTopics(settings.kafka_bootstrap_servers)),
+            ElasticsearchFreshness(client, topics),
         )
 
 

@@ -24,7 +24,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from starlette.concurrency import run_in_threadpool
 
 from web_emitter.search import NEWEST_FIRST, ask
-from web_emitter.settings import ACCESS_LOG_INDEX, ACCESS_LOG_TOPIC
+from web_emitter.settings import ACCESS_LOG_INDEX, ACCESS_LOG_TOPIC, Option
 
 if TYPE_CHECKING:
     from elasticsearch import AsyncElasticsearch
@@ -111,10 +111,13 @@ class FreshnessSearch(Protocol):
 
 
 class KafkaTopics:
-    """Topics on Kafka's admin client, which connects on the first question."""
+    """Topics on Kafka's admin client, which connects on the first question. `security` are
+    librdkafka's options for TLS and a user."""
 
-    def __init__(self, bootstrap_servers: str) -> None:
-        self._address = bootstrap_servers
+    def __init__(
+        self, bootstrap_servers: str, security: Mapping[str, Option] | None = None
+    ) -> None:
+        self._options = {"bootstrap.servers": bootstrap_servers, **(security or {})}
         self._admin: AdminClient | None = None
         self._ask_again_at = float("-inf")
 
@@ -132,9 +135,7 @@ class KafkaTopics:
     def _ends(self, topics: Collection[str]) -> dict[str, Ends]:
         # Kept here too, for another thread may replace it: when it is collected, its futures never
         # complete.
-        admin = self._admin = self._admin or AdminClient(
-            {"bootstrap.servers": self._address, "log_level": 0}
-        )
+        admin = self._admin = self._admin or AdminClient({**self._options, "log_level": 0})
         described = _described(
             admin.describe_topics(TopicCollection(list(topics)), request_timeout=_ANSWER_SECONDS)
         )

@@ -5,6 +5,7 @@ here: a question and its answer as values (`logs.py`, `notes.py`, `insights.py`)
 (`pages.py`). Pages never query Trino: it is a back-end tool.
 """
 
+import ssl
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -112,13 +113,23 @@ class SearchUnavailable(Exception):
 
 
 @asynccontextmanager
-async def connection(url: str, timeout_seconds: float) -> AsyncIterator["AsyncElasticsearch"]:
-    """A client that is closed at the end. It connects on its first question, not here."""
+async def connection(
+    url: str, timeout_seconds: float, ca_file: str = "", api_key: str = ""
+) -> AsyncIterator["AsyncElasticsearch"]:
+    """A client that is closed at the end. It connects on its first question, not here. Without
+    a `ca_file` https trusts the system's authorities."""
     # One CPU-second: only where it is needed.
     from elasticsearch import AsyncElasticsearch, OrjsonSerializer
 
+    options: dict[str, Any] = {"api_key": api_key} if api_key else {}
+    if url.startswith("https:"):
+        options["ssl_context"] = ssl.create_default_context(cafile=ca_file or None)
     client = AsyncElasticsearch(
-        url, request_timeout=timeout_seconds, max_retries=0, serializer=OrjsonSerializer()
+        url,
+        request_timeout=timeout_seconds,
+        max_retries=0,
+        serializer=OrjsonSerializer(),
+        **options,
     )
     try:
         yield client

@@ -5,14 +5,15 @@ Belongs here: names, defaults, bounds and the shape of values. Does not belong h
 test holds both sides to it, for neither imports the other.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from web_emitter.redaction import Redaction
@@ -109,10 +110,31 @@ class Settings(BaseSettings):
         min_length=1,
         description="Kafka brokers, a comma list of host:port.",
     )
+    ca_file: str = Field(
+        default="",
+        description="PEM file of the certificate authorities that every TLS connection trusts; "
+        "empty: the system's.",
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="How all clients of Kafka connect; SASL_* need users."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="SCRAM-SHA-512", description="How users of Kafka log in."
+    )
+    emitter_kafka_user: str = Field(
+        default="", description="Kafka user of the web emitter: only writes its two topics."
+    )
+    emitter_kafka_password: SecretStr = Field(
+        default=SecretStr(""), description="Password of KP_EMITTER_KAFKA_USER."
+    )
     elasticsearch_url: str = Field(
         default_factory=_local(18020, "http://127.0.0.1:{port}"),
         repr=False,
         description="Elasticsearch (8 or 9); user and password may stand in it.",
+    )
+    elasticsearch_api_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="API key of Elasticsearch, instead of user and password.",
     )
     dagster_url: str = Field(
         default_factory=_local(18030, "http://127.0.0.1:{port}"),
@@ -214,6 +236,14 @@ class Settings(BaseSettings):
     def _is_absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
+    @field_validator("ca_file")
+    @classmethod
+    def _can_be_read(cls, value: str) -> str:
+        path = Path(value).expanduser().absolute()
+        if value and not os.access(path, os.R_OK):
+            raise ValueError(f"{path} cannot be read")
+        return str(path) if value else ""
+
     @field_validator("elasticsearch_url", "dagster_url", "emitter_url")
     @classmethod
     def _is_http_url(cls, value: str) -> str:
@@ -234,6 +264,31 @@ class Settings(BaseSettings):
     def _is_options_object(cls, value: SecretStr) -> SecretStr:
         _options(value)
         return value
+
+    @model_validator(mode="after")
+    def _names_its_user(self) -> Self:
+        protocol = self.kafka_security_protocol
+        if protocol.startswith("SASL_") and not self.emitter_kafka_user:
+            raise ValueError(
+                f"KP_EMITTER_KAFKA_USER: {protocol} (KP_KAFKA_SECURITY_PROTOCOL) needs a user"
+            )
+        return self
+
+    @property
+    def kafka_security(self) -> dict[str, Option]:
+        """librdkafka's options for TLS and the emitter's user; none without either."""
+        options: dict[str, Option] = {}
+        if self.kafka_security_protocol != "PLAINTEXT":
+            options["security.protocol"] = self.kafka_security_protocol
+        if self.kafka_security_protocol.endswith("SSL") and self.ca_file:
+            options["ssl.ca.location"] = self.ca_file
+        if self.kafka_security_protocol.startswith("SASL_"):
+            options |= {
+                "sasl.mechanism": self.kafka_sasl_mechanism,
+                "sasl.username": self.emitter_kafka_user,
+                "sasl.password": self.emitter_kafka_password.get_secret_value(),
+            }
+        return options
 
     @property
     def access_log(self) -> ProducerSettings:
@@ -265,6 +320,7 @@ class Settings(BaseSettings):
                 "queue.buffering.max.messages": self.emitter_queue_messages,
                 "queue.buffering.max.kbytes": self.emitter_queue_kilobytes,
                 "message.timeout.ms": round(self.emitter_message_timeout_seconds * 1_000),
+                **self.kafka_security,
                 **_options(options),
             },
         )

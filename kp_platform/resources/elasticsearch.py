@@ -6,6 +6,7 @@ on a minimal build without security, scripts or lifecycle management; so no `inf
 
 import functools
 import json
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pydantic import Field
 from kp_platform.pipeline.counting import Extent, Group, Where, iso
 from kp_platform.pipeline.errors import BulkOverloaded, RequestTooLarge, SliceError
 from kp_platform.pipeline.store import MAPPINGS, Hit, ItemResult, Reach, Stored, Version
-from kp_platform.resources.errors import ServerDown
+from kp_platform.resources.errors import Refusal, ServerDown, shut_out
 from kp_platform.settings import Settings
 
 if TYPE_CHECKING:  # importing the client takes a second of CPU: only where it is used
@@ -33,18 +34,29 @@ _GROUPS_AT_ONCE = 5_000
 _CONDITIONS_AT_ONCE = 500
 # A count without the documents of a shard that is away would be a wrong one.
 _EXACT: dict[str, Any] = {"size": 0, "allow_partial_search_results": False}
+_REFUSALS = (
+    Refusal(
+        "authenticationexception(401",
+        "KP_ELASTICSEARCH_URL, KP_ELASTICSEARCH_API_KEY",
+        "refuses the user",
+    ),
+    Refusal("security_exception", "KP_ELASTICSEARCH_URL", "does not allow this to the user"),
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A snapshot that is not read for so long is given up.
 _SNAPSHOT_KEPT = "5m"
 
 
 @functools.lru_cache
-def _client(url: str, timeout_seconds: float) -> "Elasticsearch":
+def _client(url: str, timeout_seconds: float, ca_file: str, api_key: str) -> "Elasticsearch":
     """One connection pool for each address and process. A request that timed out is not sent
     again: four frozen minutes are not better than one."""
     from elasticsearch import Elasticsearch
 
-    return Elasticsearch(url, request_timeout=timeout_seconds)
+    options: dict[str, Any] = {"api_key": api_key} if api_key else {}
+    if url.startswith("https:"):
+        options["ssl_context"] = ssl.create_default_context(cafile=ca_file or None)
+    return Elasticsearch(url, request_timeout=timeout_seconds, **options)
 
 
 class ElasticsearchResource(dg.ConfigurableResource[None]):
@@ -62,9 +74,14 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
     def address(self) -> str:
         return self.url or Settings().elasticsearch_url
 
+    @functools.cached_property
+    def _trust_and_key(self) -> tuple[str, str]:
+        settings = Settings()
+        return settings.ca_file, settings.elasticsearch_api_key.get_secret_value()
+
     def client(self) -> "Elasticsearch":
         """The official client, for reads that have no verb here."""
-        return _client(self.address, self.timeout_seconds)
+        return _client(self.address, self.timeout_seconds, *self._trust_and_key)
 
     def probe(self) -> None:
         """Raises ServerDown unless the cluster is green or yellow."""
@@ -329,17 +346,21 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
 
     @contextmanager
     def _answers(self) -> Iterator[None]:
-        from elastic_transport import ApiError, TransportError
+        from elastic_transport import ApiError, TlsError, TransportError
 
         try:
             yield
         except ApiError as error:
             raise self._down(error, "refuses a request") from error
+        except TlsError as error:  # says only in its message what is wrong
+            raise self._down(error.message) from error
         except TransportError as error:
             raise self._down(error) from error
 
     def _down(self, cause: object, problem: str = "does not answer") -> ServerDown:
-        return ServerDown("Elasticsearch", self.address, "KP_ELASTICSEARCH_URL", cause, problem)
+        return shut_out(
+            "Elasticsearch", self.address, "KP_ELASTICSEARCH_URL", cause, _REFUSALS, problem
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -24,14 +25,31 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
-from pydantic import Field
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    NewTopic,
+    OffsetSpec,
+    ResourcePatternType,
+    ResourceType,
+)
+from pydantic import Field, SecretStr
 
 from kp_platform.changes import NotAnnounced, ReferenceChange, announce
 from kp_platform.pipeline.errors import SliceError
 from kp_platform.pipeline.log import RawMessage
 from kp_platform.pipeline.offsets import OffsetRange, TopicState, Watermarks
-from kp_platform.resources.errors import ServerDown, TopicMissing
+from kp_platform.resources.errors import (
+    NO_ANSWER,
+    SECURITY,
+    Refusal,
+    ServerDown,
+    TopicMissing,
+    shut_out,
+    tls_on_one_side,
+)
 from kp_platform.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -78,23 +96,86 @@ def _is_electing(error: Exception) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a user may do with a topic, or with the groups whose names begin with `name`."""
+
+    user: str
+    operation: str
+    name: str
+    of_groups: bool = False
+
+    def binding(self) -> AclBinding:
+        return AclBinding(
+            ResourceType.GROUP if self.of_groups else ResourceType.TOPIC,
+            self.name,
+            ResourcePatternType.PREFIXED if self.of_groups else ResourcePatternType.LITERAL,
+            f"User:{self.user}",
+            "*",
+            AclOperation[self.operation],
+            AclPermissionType.ALLOW,
+        )
+
+
+def security_options(settings: Settings, user: str, password: SecretStr) -> dict[str, str]:
+    """librdkafka's options for TLS and this user, as the settings ask for; none without either."""
+    options: dict[str, str] = {}
+    protocol = settings.kafka_security_protocol
+    if protocol != "PLAINTEXT":
+        options["security.protocol"] = protocol
+    if protocol.endswith("SSL") and settings.ca_file:
+        options["ssl.ca.location"] = settings.ca_file
+    if protocol.startswith("SASL_"):
+        options["sasl.mechanism"] = settings.kafka_sasl_mechanism
+        options["sasl.username"] = user
+        options["sasl.password"] = password.get_secret_value()
+    return options
+
+
+class _Admin(AdminClient):
+    """Remembers why its connections fail: what a request says is only that its time is over."""
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        self._complaint: KafkaError | None = None
+        # Its log would say on each failure what it could not do since the last.
+        told: dict[str, Any] = {"error_cb": self._complain, "log_level": 0}
+        super().__init__({**options, **told})
+
+    def _complain(self, error: KafkaError) -> None:
+        if error.code() in (KafkaError._SSL, KafkaError._AUTHENTICATION):
+            self._complaint = error
+
+    def complaint(self) -> KafkaError | None:
+        """Of TLS or the user, since it was asked last."""
+        self._complaint = None
+        self.poll(0)
+        return self._complaint
+
+
 _IN_VAIN = (KafkaError._TIMED_OUT, KafkaError._TRANSPORT)
 # For 9 s after it was killed, the others may still name a broker as the one to ask.
 _REPLACEMENTS = 2
 _ANY_BROKER_SECONDS = 1.0
-_admins: dict[str, AdminClient] = {}
+_admins: dict[frozenset[tuple[str, str]], _Admin] = {}
 _admins_lock = threading.Lock()
 
 
-def _admin(bootstrap_servers: str, instead_of: AdminClient | None = None) -> AdminClient:
-    """One client for each address and process. Who waits for its futures has to keep it: when it is
-    collected they never complete."""
+def _admin(options: Mapping[str, str], instead_of: _Admin | None = None) -> _Admin:
+    """One client for each address, user and process. Who waits for its futures has to keep it: when
+    it is collected they never complete."""
+    key = frozenset(options.items())
     with _admins_lock:
-        if _admins.get(bootstrap_servers) in (None, instead_of):
-            _admins[bootstrap_servers] = AdminClient(
-                {"bootstrap.servers": bootstrap_servers}, logger=logger
-            )
-        return _admins[bootstrap_servers]
+        if _admins.get(key) in (None, instead_of):
+            _admins[key] = _Admin(options)
+        return _admins[key]
+
+
+_USER = "KP_KAFKA_USER, KP_KAFKA_PASSWORD"
+_REFUSALS = (
+    Refusal("sasl authentication error", _USER, "refuses the user"),
+    Refusal("authorization failed", _USER, "does not allow this to the user"),
+    Refusal("ssl.ca.location failed", "KP_CA_FILE", "cannot be asked"),
+)
 
 
 class KafkaResource(dg.ConfigurableResource[None]):
@@ -114,22 +195,40 @@ class KafkaResource(dg.ConfigurableResource[None]):
     def address(self) -> str:
         return self.bootstrap_servers or Settings().kafka_bootstrap_servers
 
+    @functools.cached_property
+    def _security(self) -> dict[str, str]:
+        settings = Settings()
+        return security_options(settings, settings.kafka_user, settings.kafka_password)
+
+    @functools.cached_property
+    def _options(self) -> dict[str, str]:
+        return {"bootstrap.servers": self.address, **self._security}
+
+    @functools.cached_property
+    def _admin_options(self) -> dict[str, str]:
+        """Of the user that may make topics and grant rights."""
+        settings = Settings()
+        if not settings.kafka_admin_user:
+            return self._options
+        user, password = settings.kafka_admin_user, settings.kafka_admin_password
+        return {**self._options, **security_options(settings, user, password)}
+
     def probe(self) -> None:
         """Raises ServerDown unless a broker answers."""
         try:
-            _admin(self.address).list_topics(timeout=self.timeout_seconds)
+            _admin(self._options).list_topics(timeout=self.timeout_seconds)
         except KafkaException as error:
             raise self._down(error) from error
 
     def probe_broker(self) -> None:
         """Raises ServerDown unless the one broker of this address answers, and is one of those that
         may hold partitions."""
+        # A client of its own: one that has learnt of other brokers would ask any of them.
+        client = _Admin(self._options)
         try:
-            # A client of its own: one that has learnt of other brokers would ask any of them.
-            client = AdminClient({"bootstrap.servers": self.address}, logger=logger)
             found = client.list_topics(timeout=self.timeout_seconds).brokers.values()
         except KafkaException as error:
-            raise self._down(error) from error
+            raise self._down(client.complaint() or error) from error
         if not self.address.endswith(tuple(f":{each.port}" for each in found)):
             raise self._down("the other brokers do not count it in", "is not ready")
 
@@ -198,7 +297,7 @@ class KafkaResource(dg.ConfigurableResource[None]):
     def _consumer(self) -> Iterator[Consumer]:
         consumer = Consumer(
             {
-                "bootstrap.servers": self.address,
+                **self._options,
                 "group.id": "kp-raw-messages",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
@@ -236,7 +335,7 @@ class KafkaResource(dg.ConfigurableResource[None]):
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """The offsets that a consumer group has committed; only for people and tests."""
         parts = [TopicPartition(topic, part) for part in self.topic_state(topic).partitions]
-        consumer = Consumer({"bootstrap.servers": self.address, "group.id": group}, logger=logger)
+        consumer = Consumer({**self._options, "group.id": group}, logger=logger)
         try:
             answer = consumer.committed(parts, timeout=self.timeout_seconds)
         except KafkaException as error:
@@ -248,7 +347,12 @@ class KafkaResource(dg.ConfigurableResource[None]):
     def announce(self, changes: Sequence[ReferenceChange]) -> None:
         """See `kp_platform.changes.announce`. Raises ServerDown, also when only some are there."""
         try:
-            announce(self.address, changes, timeout_seconds=self.delivery_seconds)
+            announce(
+                self.address,
+                changes,
+                timeout_seconds=self.delivery_seconds,
+                options=self._security,
+            )
         except NotAnnounced as error:
             raise self._down(error, "does not take the changes") from error
 
@@ -259,7 +363,7 @@ class KafkaResource(dg.ConfigurableResource[None]):
         """
         request = [NewTopic(name, count, replication_factor=-1) for name, count in topics.items()]
         created = []
-        client = _admin(self.address)
+        client = _admin(self._admin_options)
         futures = client.create_topics(request, request_timeout=self.timeout_seconds)
         for name, future in futures.items():
             try:
@@ -271,6 +375,17 @@ class KafkaResource(dg.ConfigurableResource[None]):
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise self._down(error) from error
         return created
+
+    def allow(self, grants: Sequence[Grant]) -> None:
+        """Give users these rights; again is safe. Raises ServerDown."""
+        request = [grant.binding() for grant in grants]
+        client = _admin(self._admin_options)
+        futures = client.create_acls(request, request_timeout=self.timeout_seconds)
+        try:
+            for future in futures.values():
+                future.result()
+        except KafkaException as error:
+            raise self._down(error) from error
 
     def _topic_state(self, topic: str, again_on: Callable[[Exception], bool]) -> TopicState:
         for attempt in stamina.retry_context(
@@ -315,16 +430,24 @@ class KafkaResource(dg.ConfigurableResource[None]):
         Once a broker was killed, a client may never find the controller, or a group's coordinator,
         again: each request times out, for minutes, while a new client needs 0.2 s [ran].
         """
-        client = _admin(self.address)
+        client = _admin(self._options)
         for _ in range(_REPLACEMENTS):
             try:
                 return ask(client)
             except KafkaException as error:
                 if error.args[0].code() not in _IN_VAIN:
                     raise
-            client = _admin(self.address, instead_of=client)
+            client = _admin(self._options, instead_of=client)
             client.list_topics(timeout=_ANY_BROKER_SECONDS)  # raises when not one broker answers
         return ask(client)
 
-    def _down(self, cause: object, problem: str = "does not answer") -> ServerDown:
-        return ServerDown("Kafka", self.address, "KP_KAFKA_BOOTSTRAP_SERVERS", cause, problem)
+    def _down(self, cause: object, problem: str = NO_ANSWER) -> ServerDown:
+        cause = _admin(self._options).complaint() or cause
+        host, _, port = self.address.split(",")[0].rpartition(":")
+        encrypted = self._security.get("security.protocol", "").endswith("SSL")
+        if problem == NO_ANSWER and port.isdecimal():
+            if other := tls_on_one_side(host, int(port), encrypted):
+                setting = "KP_KAFKA_SECURITY_PROTOCOL"
+                return ServerDown("Kafka", self.address, setting, cause, other, SECURITY)
+        setting = "KP_KAFKA_BOOTSTRAP_SERVERS"
+        return shut_out("Kafka", self.address, setting, cause, _REFUSALS, problem)

@@ -5,6 +5,7 @@ Belongs here: the table `tests` and its rows. Does not belong here: the join, wh
 
 import contextlib
 import functools
+import ssl
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,10 +13,17 @@ import dagster as dg
 import pymysql
 from pydantic import Field
 
-from kp_platform.resources.errors import ServerDown
+from kp_platform.resources.errors import Refusal, ServerDown, shut_out
 from kp_platform.settings import Settings
 
 _SETTINGS = ("KP_MYSQL_HOST", "KP_MYSQL_PORT", "KP_MYSQL_USER", "KP_MYSQL_PASSWORD")
+_USER = "KP_MYSQL_USER, KP_MYSQL_PASSWORD"
+_REFUSALS = (
+    Refusal("access denied", _USER, "refuses the user"),
+    Refusal("command denied", _USER, "does not allow this to the user"),
+    Refusal("insecure transport are prohibited", "KP_MYSQL_TLS", "speaks TLS only"),
+    Refusal("ssl is required", "KP_MYSQL_TLS", "speaks no TLS"),
+)
 _CREATE_TABLE = """
 CREATE TABLE IF NOT EXISTS testing.tests (
     test_id int unsigned NOT NULL AUTO_INCREMENT,
@@ -33,9 +41,7 @@ class MySQLResource(dg.ConfigurableResource[None]):
 
     host: str = Field(default="", description="Host name. Empty: KP_MYSQL_HOST.")
     port: int = Field(default=0, ge=0, le=65_535, description="Port. 0: KP_MYSQL_PORT.")
-    user: str = Field(
-        default="", description="User with all rights on `testing`. Empty: KP_MYSQL_USER."
-    )
+    user: str = Field(default="", description="User that loads the rows. Empty: KP_MYSQL_USER.")
     timeout_seconds: int = Field(
         default=10, gt=0, description="Longest wait for one answer, seconds."
     )
@@ -101,6 +107,7 @@ class MySQLResource(dg.ConfigurableResource[None]):
                         password=settings.mysql_password.get_secret_value(),
                         charset="utf8mb4",
                         autocommit=True,
+                        **_tls(settings),
                         connect_timeout=self.timeout_seconds,
                         read_timeout=self.timeout_seconds,
                         write_timeout=self.timeout_seconds,
@@ -115,7 +122,15 @@ class MySQLResource(dg.ConfigurableResource[None]):
             raise self._down(error, "refuses a statement") from error
 
     def _down(self, cause: object, problem: str = "does not answer") -> ServerDown:
-        return ServerDown("MySQL", self.address, ", ".join(_SETTINGS), cause, problem)
+        settings = ", ".join(_SETTINGS)
+        return shut_out("MySQL", self.address, settings, cause, _REFUSALS, problem)
+
+
+def _tls(settings: Settings) -> dict[str, Any]:
+    """With KP_MYSQL_TLS a server without it is refused before it gets the password."""
+    if not settings.mysql_tls:
+        return {}
+    return {"ssl": ssl.create_default_context(cafile=settings.ca_file or None)}
 
 
 def _names(cursor: Any) -> dict[str, int]:

@@ -13,8 +13,14 @@ import dagster as dg
 import redis
 from pydantic import Field
 
-from kp_platform.resources.errors import ServerDown
+from kp_platform.resources.errors import Refusal, shut_out
 from kp_platform.settings import Settings
+
+_REFUSALS = (
+    Refusal("invalid username-password pair", "KP_REDIS_URL", "refuses the user"),
+    Refusal("authentication required", "KP_REDIS_URL", "asks for a user"),
+    Refusal("no permissions", "KP_REDIS_URL", "does not allow this to the user"),
+)
 
 
 class RedisResource(dg.ConfigurableResource[None]):
@@ -84,9 +90,12 @@ class RedisResource(dg.ConfigurableResource[None]):
 
     @contextlib.contextmanager
     def _client(self) -> Iterator["redis.Redis"]:
-        url = Settings().redis_url.get_secret_value()
+        settings = Settings()
+        url = settings.redis_url.get_secret_value()
+        trust = {"ssl_ca_certs": settings.trusted_ca_file} if url.startswith("rediss:") else {}
         client = redis.Redis.from_url(
             url,
+            **trust,
             decode_responses=True,
             socket_timeout=self.timeout_seconds,
             socket_connect_timeout=self.timeout_seconds,
@@ -95,7 +104,7 @@ class RedisResource(dg.ConfigurableResource[None]):
             with contextlib.closing(client):
                 yield client
         except redis.RedisError as error:
-            raise ServerDown("Redis", url, "KP_REDIS_URL", error) from error
+            raise shut_out("Redis", url, "KP_REDIS_URL", error, _REFUSALS) from error
 
 
 def _mapping(fields: Mapping[str, str]) -> dict[Any, Any]:

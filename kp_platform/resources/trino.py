@@ -23,7 +23,7 @@ from kp_platform.pipeline.errors import (
     QueryTooLarge,
 )
 from kp_platform.pipeline.query import QueryStats, Row
-from kp_platform.resources.errors import ServerDown
+from kp_platform.resources.errors import Refusal, ServerDown, shut_out
 from kp_platform.settings import LOOPBACK_HOSTS, Settings
 
 # Together they take a quarter off a small warm query [ran].
@@ -59,6 +59,9 @@ _NODES_AWAY = {
     "SERVER_STARTING_UP",
     "TOO_MANY_REQUESTS_FAILED",
 }
+_REFUSALS = (
+    Refusal("error 401", "KP_TRINO_USER, KP_TRINO_PASSWORD or KP_TRINO_TOKEN", "refuses the user"),
+)
 _TOO_LARGE = {
     "CLUSTER_OUT_OF_MEMORY",
     "EXCEEDED_GLOBAL_MEMORY_LIMIT",
@@ -219,6 +222,7 @@ class TrinoResource(dg.ConfigurableResource[None]):
         session.trust_env = self._options["host"] not in LOOPBACK_HOSTS
         # Compressing its answers costs Trino as much CPU as the query of a slice does.
         session.headers["Accept-Encoding"] = "identity"
+        session.verify = self._authorities
         properties = _SMALL_QUERY | {"query_max_run_time": f"{seconds:.0f}s"}
         return trino.dbapi.connect(
             **self._options, session_properties=properties, http_session=session
@@ -230,17 +234,32 @@ class TrinoResource(dg.ConfigurableResource[None]):
         return self.max_run_seconds or Settings().query_max_run_seconds
 
     @functools.cached_property
+    def _authorities(self) -> str | bool:
+        return Settings().trusted_ca_file or True
+
+    @functools.cached_property
     def _options(self) -> dict[str, Any]:
-        parts = urlsplit(self.address)
+        parts, settings = urlsplit(self.address), Settings()
+        user = self.user or settings.trino_user
         return {
             "host": parts.hostname,
             "port": parts.port or (443 if parts.scheme == "https" else 80),
             "http_scheme": parts.scheme,
-            "user": self.user or Settings().trino_user,
+            "user": user,
+            "auth": _login(settings, user),
             "source": "kp_platform",
             "timezone": "UTC",
             "request_timeout": self.timeout_seconds,
         }
 
     def _down(self, cause: object, problem: str = "does not answer") -> ServerDown:
-        return ServerDown("Trino", self.address, "KP_TRINO_URL", cause, problem)
+        return shut_out("Trino", self.address, "KP_TRINO_URL", cause, _REFUSALS, problem)
+
+
+def _login(settings: Settings, user: str) -> trino.auth.Authentication | None:
+    """The settings give none, a password or a token, and the last two over https only."""
+    if token := settings.trino_token.get_secret_value():
+        return trino.auth.JWTAuthentication(token)
+    if password := settings.trino_password.get_secret_value():
+        return trino.auth.BasicAuthentication(user, password)
+    return None

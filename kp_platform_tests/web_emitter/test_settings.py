@@ -1,5 +1,7 @@
 """Settings: the same names and defaults as the platform's, bounds, secrets, the two bindings."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -10,7 +12,13 @@ SHARED = (
     "home",
     "port_offset",
     "kafka_bootstrap_servers",
+    "ca_file",
+    "kafka_security_protocol",
+    "kafka_sasl_mechanism",
+    "emitter_kafka_user",
+    "emitter_kafka_password",
     "elasticsearch_url",
+    "elasticsearch_api_key",
     "dagster_url",
     "emitter_url",
 )
@@ -51,6 +59,37 @@ def test_each_topic_has_its_own_binding_with_the_options_of_the_example(
     assert settings.full_text.topic == "fulltext.register"
     assert settings.full_text.librdkafka()["client.id"] == "text"
     assert settings.full_text.librdkafka()["acks"] == "1"
+
+
+def test_both_sides_accept_the_same_of_a_setting_that_they_share() -> None:
+    for name in SHARED:
+        ours, theirs = Settings.model_fields[name], PlatformSettings.model_fields[name]
+        assert ours.annotation == theirs.annotation, name
+
+
+def test_every_producer_logs_in_as_the_emitters_user_over_tls(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path
+) -> None:
+    own = tmp_path / "ca.pem"
+    own.touch()
+    monkeypatch.setenv("KP_CA_FILE", str(own))
+    monkeypatch.setenv("KP_KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+    with pytest.raises(ValidationError, match="KP_EMITTER_KAFKA_USER: SASL_SSL .* needs a user"):
+        Settings()
+    monkeypatch.setenv("KP_EMITTER_KAFKA_USER", "emitter")
+    monkeypatch.setenv("KP_EMITTER_KAFKA_PASSWORD", "hunter2")
+    settings = Settings()
+    security = {
+        "security.protocol": "SASL_SSL",
+        "ssl.ca.location": str(own),
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.username": "emitter",
+        "sasl.password": "hunter2",
+    }
+    assert settings.kafka_security == security
+    for binding in (settings.access_log, settings.full_text):
+        assert security.items() <= binding.librdkafka().items()
+    assert "hunter2" not in repr(settings) + repr(settings.access_log)
 
 
 def test_options_and_the_password_of_elasticsearch_are_not_shown(

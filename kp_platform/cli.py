@@ -21,7 +21,7 @@ from rich.text import Text
 from stamina.instrumentation import set_on_retry_hooks
 from typer.exceptions import TyperException
 
-from kp_platform.settings import Settings, environment
+from kp_platform.settings import STACK_ENV, Settings, environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,15 +70,28 @@ def up(
             help="A new KP_HOME gets three Kafka brokers, two Trino workers, 12 partitions.",
         ),
     ] = False,
+    secure: Annotated[
+        bool,
+        typer.Option(
+            "--secure", help="A new KP_HOME gets TLS, and users with passwords of their own."
+        ),
+    ] = False,
 ) -> None:
     """Start all services and return when each of them answers."""
     from kp_platform.local import stack, state
     from kp_platform.local.cluster import cluster as made
 
+    if cluster and secure:
+        raise typer.BadParameter("a stack is either a --cluster or --secure")
     settings = Settings()
     if cluster:
         state.settle(settings.home, "--cluster", lambda: made(settings.port_offset))
-        settings = Settings()
+    if secure:
+        from kp_platform.local.secure import refuse_external, secured  # slow to import
+
+        refuse_external(settings)
+        state.settle(settings.home, "--secure", lambda: secured(settings))
+    settings = Settings()
     stack.up(settings, _console())
     _print_urls(settings)
 
@@ -632,3 +645,6 @@ def _print_urls(settings: Settings) -> None:
     _plain(f"access logs  {settings.emitter_url}/analysis")
     _plain(f"full text    {settings.emitter_url}/fulltext")
     _plain(f"Trino        {settings.trino_url}/ui/")
+    if settings.trino_password.get_secret_value():
+        _plain(f"passwords    {settings.home / STACK_ENV}, e.g. of {settings.trino_user} for Trino")
+        _plain("without TLS  Elasticsearch, Dagster and the pages, on 127.0.0.1 only")

@@ -48,7 +48,7 @@ def settings_names() -> set[str]:
     """What the platform and the emitter read, and what Trino reads beside that."""
     fields = [*Settings.model_fields, *EmitterSettings.model_fields]
     files = [path.read_text() for path in (ROOT / "presto_etc").glob("**/*.properties")]
-    of_trino = re.findall(r"\$\{ENV:(KP_\w+)\}", "\n".join(files))
+    of_trino = re.findall(r"\$\{(?:ENV|env):(KP_\w+)\}", "\n".join(files))
     return {f"KP_{name.upper()}" for name in fields}.union(of_trino)
 
 

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from kp_platform.local.errors import StackError
 
 MANIFEST = Path(__file__).with_name("artifacts.toml")
-TRINO_PLUGINS = {"kafka", "mysql", "redis"}
+TRINO_PLUGINS = {"kafka", "mysql", "password-authenticators", "redis"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,25 +45,30 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """One server: the artifacts it is made of and the folder it is unpacked to."""
+    """One server: the artifacts it is made of and the folder it is unpacked to, whose `edition`
+    tells it from one that was unpacked of the same files in another way."""
 
     name: str
     version: str
     artifacts: tuple[Artifact, ...]
+    edition: str = ""
 
     @property
     def size(self) -> int:
         return sum(artifact.size for artifact in self.artifacts)
 
     def folder(self, cache: Path) -> Path:
-        return cache / f"{self.name}-{self.version}"
+        return cache / f"{self.name}-{self.version}{self.edition}"
 
 
 def manifest() -> dict[str, Distribution]:
     servers = tomllib.loads(MANIFEST.read_text(encoding="utf-8"))
     return {
         name: Distribution(
-            name, server["version"], tuple(Artifact(**each) for each in server["artifacts"])
+            name,
+            server["version"],
+            tuple(Artifact(**each) for each in server["artifacts"]),
+            server.get("edition", ""),
         )
         for name, server in servers.items()
     }

@@ -52,9 +52,17 @@ def _release(home: Path) -> str:
 
 
 def redis_server() -> str | None:
-    """The Redis program; Debian keeps it in /usr/bin, others in sbin."""
+    return _program("redis-server")
+
+
+def stunnel() -> str | None:
+    return _program("stunnel")
+
+
+def _program(name: str) -> str | None:
+    """Its path; Debian keeps servers in /usr/bin, others in sbin."""
     path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/bin", "/usr/local/bin", "/usr/sbin"))
-    return shutil.which("redis-server", path=path)
+    return shutil.which(name, path=path)
 
 
 def has_library(name: str) -> bool:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # packages.sh [test]: installs the Debian packages that are missing, and nothing when none is.
-# `test` adds the browser of the browser tests, PostgreSQL, and what the example in Go is built with.
-# Runs before there is a virtual environment.
+# `test` adds the browser of the browser tests, PostgreSQL, the tunnel of a secure stack, and what the
+# example in Go is built with. Runs before there is a virtual environment.
 set -eu
 
 python=${PYTHON:-python3}
@@ -47,6 +47,7 @@ look() {
 
 look_for_tests() {
     browser >/dev/null || need "$(first_known chromium chromium-browser)"
+    PATH="$PATH:/usr/sbin" command -v stunnel >/dev/null || need stunnel4
     command -v go >/dev/null || need golang-go
     command -v gcc >/dev/null || need gcc
     [ -e /usr/include/stdio.h ] || need libc6-dev

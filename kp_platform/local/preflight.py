@@ -17,7 +17,7 @@ import psutil
 from rich.filesize import decimal
 
 from kp_platform.local import artifacts, machine
-from kp_platform.local.servers import LOOPBACK, Port, Service
+from kp_platform.local.servers import LOOPBACK, TUNNEL, Port, Service
 from kp_platform.settings import Settings, without_password
 
 LEAST_MEMORY = 4_000_000_000
@@ -69,6 +69,8 @@ def _software(settings: Settings, local: set[str]) -> Iterator[Finding]:
     if "redis" in local:
         found = machine.redis_server()
         yield _present("redis-server", found, "not found", "apt-get install -y redis-server")
+    if TUNNEL in local:
+        yield _present("stunnel", machine.stunnel(), "not found", "apt-get install -y stunnel4")
     if "mysql" in local:
         libaio = machine.has_library("libaio.so.1") or machine.renamed_libaio() is not None
         remedy = "apt-get install -y libaio1 (libaio1t64 on newer systems)"

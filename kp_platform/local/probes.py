@@ -6,6 +6,7 @@ Imports are inside the functions: the clients take seconds of CPU, and few comma
 """
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from kp_platform.resources.errors import ServerDown
@@ -43,6 +44,23 @@ def redis() -> None:
     from kp_platform.resources.redis import RedisResource
 
     RedisResource().probe()
+
+
+def redis_tunnel(trino: Mapping[str, str]) -> None:
+    """Trino's user reaches Redis through the tunnel."""
+    import redis
+
+    address = trino["KP_REDIS_NODE"]
+    host, _, port = address.rpartition(":")
+    user, password = trino["KP_REDIS_USER"], trino["KP_REDIS_PASSWORD"]
+    try:
+        with redis.Redis(
+            host, int(port), username=user, password=password, socket_timeout=5
+        ) as client:
+            client.ping()
+    except redis.RedisError as error:
+        setting = "KP_REDIS_TUNNEL_PORT, KP_REDIS_TRINO_USER, KP_REDIS_TRINO_PASSWORD"
+        raise ServerDown("Redis behind its tunnel", address, setting, error) from error
 
 
 def elasticsearch() -> None:

@@ -6,10 +6,11 @@ The settings are the truth for where a service listens: a server on this machine
 port of its own URL. Everything listens on 127.0.0.1 only.
 """
 
+import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,20 @@ from pymysql.converters import escape_string
 from kp_platform.local import machine, probes
 from kp_platform.local.artifacts import manifest
 from kp_platform.local.errors import StackError
+from kp_platform.local.security import (
+    authority_file,
+    certificate_file,
+    kafka_certificate,
+    mysql_options,
+    mysql_tls_arguments,
+    own_scheme,
+    quoted,
+    trino_https,
+)
 from kp_platform.settings import LOOPBACK_HOSTS, Settings
 
 LOOPBACK = "127.0.0.1"
+TUNNEL = "redis-tunnel"
 SERVERS, CODE, CONSUMERS = range(3)
 """The stages of a start: a stage begins when the one before it is ready."""
 MEMORY_OF_A_BROKER, MEMORY_OF_A_WORKER = 500_000_000, 1_500_000_000
@@ -62,10 +74,12 @@ class Service:
 
 def services(settings: Settings) -> tuple[Service, ...]:
     """All services in the order of their start. Raises StackError when settings contradict."""
+    tunnel = (_redis_tunnel(settings),) if needs_tunnel(settings) else ()
     return (
         *_kafka(settings),
         _mysql(settings),
         _redis(settings),
+        *tunnel,
         _elasticsearch(settings),
         *_trino(settings),
         _code_server(settings),
@@ -146,6 +160,7 @@ def _kafka(settings: Settings) -> tuple[Service, ...]:
     if "kafka" in settings.external_services:
         address = settings.kafka_bootstrap_servers
         return (Service(name="kafka", stage=SERVERS, address=address, ready=probes.kafka),)
+    kafka_certificate(settings)
     return tuple(
         Service(
             name=broker.name,
@@ -183,6 +198,7 @@ def _mysql(settings: Settings) -> Service:
         "--character-set-server=utf8mb4",
         "--skip-log-bin",
         "--init-file=/dev/stdin",
+        *mysql_tls_arguments(settings),
     )
     return declare(
         ports=(Port(setting="KP_MYSQL_PORT", number=settings.mysql_port),),
@@ -206,8 +222,9 @@ def mysql_environment(settings: Settings) -> dict[str, str]:
 
 def mysql_init(settings: Settings) -> str:
     """What mysqld runs at each start before it listens: the database and its two users."""
+    writes = "CREATE, SELECT, INSERT, UPDATE" if settings.mysql_tls else "ALL"
     users = (
-        ("ALL", settings.mysql_user, settings.mysql_password),
+        (writes, settings.mysql_user, settings.mysql_password),
         ("SELECT", settings.mysql_trino_user, settings.mysql_trino_password),
     )
     statements = ["CREATE DATABASE IF NOT EXISTS testing"]
@@ -235,11 +252,21 @@ def _redis(settings: Settings) -> Service:
     if "redis" in settings.external_services:
         return declare()
     url = settings.redis_url.get_secret_value()
-    port = _url_port("KP_REDIS_URL", url, "redis", scheme="redis")
+    scheme = own_scheme(settings, url, "redis", "rediss")
+    port = _url_port("KP_REDIS_URL", url, "redis", scheme=scheme)
     database = int(redis_environment(settings)["KP_REDIS_DATABASE"])
+    if scheme == "redis":
+        listens: tuple[str, ...] = ("--port", str(port.number))
+    else:
+        certificate = str(certificate_file(settings))
+        listens = (
+            "--port", "0", "--tls-port", str(port.number), "--tls-auth-clients", "no",
+            "--tls-cert-file", certificate, "--tls-key-file", certificate,
+            "--tls-ca-cert-file", str(authority_file(settings)),
+        )  # fmt: skip
     server = (
         machine.redis_server() or "redis-server",
-        "--port", str(port.number),
+        *listens,
         "--bind", LOOPBACK,
         "--dir", str(settings.home / "redis"),
         "--databases", str(max(16, database + 1)),
@@ -252,23 +279,69 @@ def _redis(settings: Settings) -> Service:
 
 
 def redis_environment(settings: Settings) -> dict[str, str]:
-    """KP_REDIS_URL in the parts that Trino's catalog asks for."""
+    """KP_REDIS_URL in the parts that Trino's catalog asks for, and the user of that catalog."""
     parts = urlsplit(settings.redis_url.get_secret_value())
     database = parts.path.strip("/") or "0"
     if not database.isdecimal():
         raise StackError(f"KP_REDIS_URL names the database {database!r}, which is not a number")
+    node = f"{parts.hostname}:{parts.port or 6379}"
+    user, password = redis_login(settings)
+    if settings.redis_trino_user:
+        user = settings.redis_trino_user
+        password = settings.redis_trino_password.get_secret_value()
     return {
-        "KP_REDIS_NODE": f"{parts.hostname}:{parts.port or 6379}",
+        "KP_REDIS_NODE": f"{LOOPBACK}:{settings.redis_tunnel_port}"
+        if needs_tunnel(settings)
+        else node,
         "KP_REDIS_DATABASE": database,
-        "KP_REDIS_USER": unquote(parts.username or "") or "default",
-        "KP_REDIS_PASSWORD": unquote(parts.password or ""),
+        "KP_REDIS_USER": user,
+        "KP_REDIS_PASSWORD": password,
     }
 
 
+def redis_login(settings: Settings) -> tuple[str, str]:
+    """User and password of KP_REDIS_URL."""
+    parts = urlsplit(settings.redis_url.get_secret_value())
+    return unquote(parts.username or "") or "default", unquote(parts.password or "")
+
+
 def redis_init(settings: Settings) -> str:
-    password = redis_environment(settings)["KP_REDIS_PASSWORD"]
-    quoted = password.replace("\\", "\\\\").replace('"', '\\"')
-    return f'requirepass "{quoted}"' if password else ""
+    """The password of the local Redis, or its users when the URL names one."""
+    user, password = redis_login(settings)
+    if user == "default":
+        return f"requirepass {quoted(password)}" if password else ""
+    trino = redis_environment(settings)
+    # `#` takes the hash of a password, which needs no quoting. Trino may be the same user.
+    rights = {
+        (trino["KP_REDIS_USER"], trino["KP_REDIS_PASSWORD"]): "~* +@read +@connection -@dangerous",
+        (user, password): "~* +@read +@write +@connection +@transaction -@dangerous",
+    }
+    lines = ["user default off"]
+    for (name, secret), may in rights.items():
+        lines.append(f"user {name} on #{hashlib.sha256(secret.encode()).hexdigest()} {may}")
+    return "\n".join(lines)
+
+
+def needs_tunnel(settings: Settings) -> bool:
+    """Trino's Redis connector (476) speaks no TLS, so beside the local Trino stunnel does."""
+    encrypted = settings.redis_url.get_secret_value().startswith("rediss:")
+    return encrypted and "trino" not in settings.external_services
+
+
+def _redis_tunnel(settings: Settings) -> Service:
+    port = Port(setting="KP_REDIS_TUNNEL_PORT", number=settings.redis_tunnel_port)
+    return Service(
+        name=TUNNEL,
+        stage=SERVERS,
+        address=f"{LOOPBACK}:{port.number}",
+        ready=partial(probes.redis_tunnel, redis_environment(settings)),
+        ports=(port,),
+        command=(machine.stunnel() or "stunnel", str(tunnel_config(settings))),
+    )
+
+
+def tunnel_config(settings: Settings) -> Path:
+    return settings.home / TUNNEL / "stunnel.conf"
 
 
 def _elasticsearch(settings: Settings) -> Service:
@@ -319,10 +392,15 @@ def _trino(settings: Settings) -> tuple[Service, ...]:
     declare = partial(Service, name="trino", stage=SERVERS, address=settings.trino_url)
     if "trino" in settings.external_services:
         return (declare(ready=probes.trino),)
-    port = _url_port("KP_TRINO_URL", settings.trino_url, "trino")
+    scheme = own_scheme(settings, settings.trino_url, "http", "https")
+    port = _url_port("KP_TRINO_URL", settings.trino_url, "trino", scheme)
     workers = trino_workers(settings)
-    alone = ("-D", "node-scheduler.include-coordinator=false") if workers else ()
-    coordinator = declare(ready=probes.trino, **_trino_node(settings, "trino", port, *alone))
+    if workers and scheme == "https":
+        raise StackError("KP_TRINO_WORKERS: beside a coordinator with https there are none here")
+    options = {"node-scheduler.include-coordinator": "false"} if workers else {}
+    if scheme == "https":
+        options |= trino_https(settings, port.number)
+    coordinator = declare(ready=probes.trino, **_trino_node(settings, "trino", port, options))
     return (
         coordinator,
         *(
@@ -344,22 +422,32 @@ def _trino_worker(settings: Settings, name: str, port: Port) -> Service:
         address=url,
         ready=partial(probes.trino_worker, url),
         more_memory=MEMORY_OF_A_WORKER,
-        **_trino_node(settings, name, port, "-D", "coordinator=false"),
+        **_trino_node(settings, name, port, {"coordinator": "false"}),
     )
 
 
-def _trino_node(settings: Settings, name: str, port: Port, *options: str) -> dict[str, Any]:
+def _trino_node(
+    settings: Settings, name: str, port: Port, options: Mapping[str, str]
+) -> dict[str, Any]:
+    options = {"node.bind-ip": LOOPBACK, "node.internal-address": LOOPBACK, **options}
     command = (
         str(distribution(settings, "trino") / "bin" / "launcher"),
         "-jvm-dir", str(machine.TRINO_JAVA_HOME),
         "-etc-dir", str(settings.presto_folder),
         "-data-dir", str(settings.home / name),
-        "-D", f"node.bind-ip={LOOPBACK}",
-        "-D", f"node.internal-address={LOOPBACK}",
-        *options,
+        *(part for name, value in options.items() for part in ("-D", f"{name}={value}")),
         "run",
     )  # fmt: skip
-    environment = {"KP_TRINO_PORT": str(port.number), "KP_KAFKA_TABLES": kafka_tables(settings)}
+    is_plain = settings.kafka_security_protocol == "PLAINTEXT"
+    files = ("kafka-client",) if is_plain else ("kafka-client", "kafka-security")
+    environment = {
+        "KP_TRINO_PORT": str(port.number),
+        "KP_KAFKA_TABLES": kafka_tables(settings),
+        "KP_KAFKA_CLIENT_FILES": ",".join(f"etc/{name}.properties" for name in files),
+        "KP_MYSQL_OPTIONS": mysql_options(settings),
+    }
+    if not is_plain:
+        environment["KP_CA_FILE"] = settings.trusted_ca_file
     return {"ports": (port,), "command": command, "environment": environment}
 
 
@@ -408,6 +496,7 @@ def _webserver(settings: Settings) -> Service:
             sys.executable, "-m", "dagster_webserver",
             "--host", LOOPBACK, "--port", str(port.number),
             "--workspace", str(settings.home / "dagster" / "workspace.yaml"),
+            *(("--read-only",) if settings.dagster_read_only else ()),
         ),
         environment=_dagster_environment(settings),
     )  # fmt: skip

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from kp_platform.local import artifacts, preflight, state, supervisor
 from kp_platform.local.errors import StackError
+from kp_platform.local.security import kafka_certificate
 from kp_platform.local.servers import SERVERS, Service, services
 from kp_platform.local.supervisor import Supervisor
 from kp_platform.resources.errors import ServerDown
@@ -95,12 +96,15 @@ def _start_stage(
 def _load(settings: Settings, console: Console) -> None:
     """What the services need to find: the topics, and the reference data of a first start."""
     from kp_platform.flows import FLOWS
+    from kp_platform.local.secure import grants
     from kp_platform.reference import is_seeded, seed
     from kp_platform.resources.kafka import KafkaResource
     from kp_platform.resources.mysql import MySQLResource
     from kp_platform.resources.redis import RedisResource
 
     kafka = KafkaResource()
+    if "kafka" not in settings.external_services and kafka_certificate(settings):
+        kafka.allow(grants(settings))
     created = kafka.create_topics({flow.topic: settings.topic_partitions for flow in FLOWS})
     topics = ", ".join(created) + " created" if created else "all there"
     console.print(f"  topics: {topics}")

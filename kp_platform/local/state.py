@@ -11,12 +11,21 @@ import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from string import Template
+from urllib.parse import urlsplit
 
 import dotenv
 
 from kp_platform.local import machine
 from kp_platform.local.errors import StackError
+from kp_platform.local.security import (
+    authority_file,
+    kafka_certificate,
+    trino_login_config,
+    trust_store_file,
+)
 from kp_platform.local.servers import (
+    LOOPBACK,
+    TUNNEL,
     Service,
     brokers,
     distribution,
@@ -24,6 +33,7 @@ from kp_platform.local.servers import (
     mysql_command,
     mysql_environment,
     trino_workers,
+    tunnel_config,
 )
 from kp_platform.settings import STACK_ENV, Settings
 
@@ -90,6 +100,8 @@ def _prepare_kafka(settings: Settings) -> None:
         "voters": ",".join(voters),
         "replicas": replicas,
         "in_sync": max(1, replicas - 1),  # one broker may be away
+        "protocol": settings.kafka_security_protocol,
+        "security": _kafka_security(settings),
     }
     for broker in nodes:
         folder = settings.home / broker.name
@@ -117,6 +129,18 @@ def _format(settings: Settings, name: str, config: Path) -> None:
     _run(name, java_command(jars, "kafka.tools.StorageTool", *arguments, heap="128m"))
 
 
+def _kafka_security(settings: Settings) -> str:
+    certificate = kafka_certificate(settings)
+    if certificate is None:
+        return ""
+    return _filled(
+        "server-security.properties",
+        certificate=certificate,
+        authority=authority_file(settings),
+        admin=settings.kafka_admin_user,
+    )
+
+
 def _prepare_mysql(settings: Settings) -> None:
     data, fresh = settings.home / "mysql", settings.home / "mysql.new"
     _link_libaio(settings)
@@ -140,6 +164,21 @@ def _prepare_redis(settings: Settings) -> None:
     (settings.home / "redis").mkdir(exist_ok=True)
 
 
+def _prepare_redis_tunnel(settings: Settings) -> None:
+    parts = urlsplit(settings.redis_url.get_secret_value())
+    host = str(parts.hostname)
+    is_address = host.replace(".", "").isdecimal() or ":" in host
+    _render(
+        "stunnel.conf",
+        tunnel_config(settings),
+        accept=f"{LOOPBACK}:{settings.redis_tunnel_port}",
+        connect=f"{host}:{parts.port or 6379}",
+        authorities=settings.trusted_ca_file,
+        check="checkIP" if is_address else "checkHost",
+        host=host,
+    )
+
+
 def _prepare_elasticsearch(settings: Settings) -> None:
     folder = settings.home / "elasticsearch"
     for name in ("config", "data", "logs", "tmp"):
@@ -158,8 +197,20 @@ def _prepare_elasticsearch(settings: Settings) -> None:
 
 
 def _prepare_trino(settings: Settings) -> None:
+    from kp_platform.local.secure import hashed, trust_store  # slow to import
+
     for name in ("trino", *trino_workers(settings)):
         (settings.home / name).mkdir(exist_ok=True)
+    folder = settings.home / "trino"
+    if settings.mysql_tls:
+        authorities = Path(settings.trusted_ca_file).read_bytes()
+        trust_store_file(settings).write_bytes(trust_store(authorities))
+    if settings.trino_url.startswith("https:"):
+        users = folder / "users"
+        users.touch(mode=0o600)
+        password = settings.trino_password.get_secret_value()
+        users.write_text(f"{settings.trino_user}:{hashed(password)}\n", encoding="utf-8")
+        _render("password-authenticator.properties", trino_login_config(settings), users=users)
 
 
 def _prepare_dagster(settings: Settings) -> None:
@@ -179,6 +230,7 @@ _PREPARE = {
     "kafka": _prepare_kafka,
     "mysql": _prepare_mysql,
     "redis": _prepare_redis,
+    TUNNEL: _prepare_redis_tunnel,
     "elasticsearch": _prepare_elasticsearch,
     "trino": _prepare_trino,
 }
@@ -186,8 +238,11 @@ _PREPARE = {
 
 def _render(template: str, path: Path, **values: int | str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = (TEMPLATES / template).read_text(encoding="utf-8")
-    path.write_text(Template(text).substitute(values), encoding="utf-8")
+    path.write_text(_filled(template, **values), encoding="utf-8")
+
+
+def _filled(template: str, **values: int | str | Path) -> str:
+    return Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(values)
 
 
 def _run(name: str, command: tuple[str, ...], environment: dict[str, str] | None = None) -> None:

@@ -26,6 +26,7 @@ import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from kp_platform.local.errors import StackError
+from kp_platform.local.security import kafka_trino_login, kafka_users, trino_shared_secret
 from kp_platform.local.servers import Service, mysql_init, redis_environment, redis_init
 from kp_platform.settings import Settings, environment
 
@@ -107,6 +108,9 @@ def stack_environment(settings: Settings) -> dict[str, str]:
         **redis_environment(settings),
         "KP_MYSQL_INIT": mysql_init(settings),
         "KP_REDIS_INIT": redis_init(settings),
+        "KP_KAFKA_USERS": kafka_users(settings),
+        "KP_KAFKA_TRINO_LOGIN": kafka_trino_login(settings),
+        "KP_TRINO_SHARED_SECRET": trino_shared_secret(settings),
         STACK_VARIABLE: str(settings.home),
     }
 

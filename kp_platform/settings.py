@@ -60,7 +60,13 @@ class Settings(BaseSettings):
         Path("~/.cache/kp_platform"),
         description="Folder of the unpacked servers, shared by all stacks of this user.",
     )
-    port_offset: int = Field(0, ge=0, le=47_000, description="Added to every local default port.")
+    port_offset: int = Field(
+        0,
+        ge=0,
+        le=47_000,
+        description="Added to every local default port. Above 14600 Linux may give one of "
+        "them to an outgoing connection.",
+    )
     external: str = Field(
         "",
         description="Comma list of services that run elsewhere and are only probed: "

@@ -104,7 +104,8 @@ def _show(result: Result, console: Console) -> list[str]:
     """The names of the figures that miss their targets."""
     for each in result.figures:
         state = "" if each.is_met else "  (not met)"
-        console.print(f"{result.key} {each.name}: {each.value}, target {each.target}{state}")
+        target = f", target {each.target}" if each.target else ""
+        console.print(f"{result.key} {each.name}: {each.value}{target}{state}")
     return [each.name for each in result.figures if not each.is_met]
 
 

@@ -230,6 +230,42 @@ def lag(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def sizing(
+    peak: Annotated[float, typer.Argument(min=0.001, help="Accesses a second at the peak.")],
+    average: Annotated[
+        float | None, typer.Option(min=0.001, help="Accesses a second over a day; a third of PEAK.")
+    ] = None,
+    catch_up: Annotated[
+        float, typer.Option(min=1, help="How many times the peak everything is to take.")
+    ] = 2.0,
+    cores: Annotated[int, typer.Option(min=1, help="Cores of each server's machine.")] = 4,
+    keep_days: Annotated[int, typer.Option(min=1, help="Days that documents are kept.")] = 30,
+    topic_days: Annotated[int, typer.Option(min=1, help="Days that Kafka keeps events.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how many partitions, runs, Trino workers, shards, how much memory and disk a rate of
+    accesses needs, from the benchmarks' figures (docs/performance.md)."""
+    from kp_platform.sizing import Load, needs
+
+    load = Load(
+        peak=peak,
+        average=peak / 3 if average is None else average,
+        catch_up=catch_up,
+        cores=cores,
+        keep_days=keep_days,
+        topic_days=topic_days,
+    )
+    found = list(needs(load))
+    if as_json:
+        _print_json([asdict(each) for each in found])
+        return
+    table = Table("what", "how much", "because", box=None, pad_edge=False)
+    for each in found:
+        table.add_row(each.what, each.amount, each.because)
+    _console().print(table)
+
+
+@app.command()
 def replay(
     start: Annotated[
         str, typer.Option("--from", help="Time in UTC, e.g. 2026-11-25 or 2026-11-25T10:30.")
@@ -528,8 +564,12 @@ def _dead_store() -> "ElasticsearchResource":
 
 
 def _selection(ids: list[str] | None, flow: str, reason: str) -> "Selection":
+    from kp_platform.flows import FLOWS
     from kp_platform.pipeline.dead_letters import Selection
 
+    known = [each.name for each in FLOWS]
+    if flow and flow not in known:
+        raise typer.BadParameter(f"unknown flow {flow!r}; known: {', '.join(known)}")
     if bool(ids) == bool(flow or reason):
         raise typer.BadParameter("name dead letters by their ids, or by --flow and --reason")
     return Selection(tuple(ids or ()), flow, reason)

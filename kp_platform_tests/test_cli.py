@@ -66,6 +66,9 @@ def kp(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedPro
         (["dead", "list"], {}, 1, "Elasticsearch does not answer at http://127.0.0.1:63020"),
         (["dead", "replay"], {}, 2, "by their ids, or by --flow and --reason"),
         (["dead", "replay", "an-id", "--flow", "access_log"], {}, 2, "by their ids, or by"),
+        (["dead", "replay", "--flow", "typo"], {}, 2, "unknown flow 'typo'; known: access_log"),
+        (["sizing"], {}, 2, "peak"),
+        (["sizing", "0"], {}, 2, "0.001"),
         (["dead", "drop", "--yes"], {}, 2, "by their ids, or by --flow and --reason"),
     ],
 )

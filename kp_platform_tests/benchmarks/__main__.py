@@ -440,7 +440,13 @@ def _endurance(events: int, found: Backlog) -> Result:
             ),
         ],
         Table(
-            ("", "documents/s"), [["first tenth", f"{first:,.0f}"], ["last tenth", f"{last:,.0f}"]]
+            ("", "measured"),
+            [
+                ["documents/s, first tenth", f"{first:,.0f}"],
+                ["documents/s, last tenth", f"{last:,.0f}"],
+                ["bytes of an event in Kafka", f"{found.topic_bytes / events:.0f}"],
+                ["bytes of a document in Elasticsearch", f"{found.index_bytes / events:.0f}"],
+            ],
         ),
     )
 

@@ -30,7 +30,6 @@ def times(stack: Stack, count: int) -> dict[str, list[float]]:
         httpx.Client(base_url=stack.settings.emitter_url, trust_env=False) as reader,
     ):
         wait_for(lambda: _is_up(reader), "the emitter is up")
-        wait_for(lambda: not _merges(search), "the load's segments are merged", seconds=300)
         middle = Cursor(_middle(search), partition=0, offset=0, reach=0)
         [deep] = _OLDER.findall(reader.get(f"/analysis?after={middle.token}").text)
         plain = {"query": {"match_all": {}}, "sort": NEWEST_FIRST, "size": PAGE_SIZE}
@@ -53,12 +52,6 @@ def _is_up(reader: httpx.Client) -> bool:
         return reader.get("/livez").is_success
     except httpx.TransportError:
         return False
-
-
-def _merges(search: Search) -> int:
-    """How many merges of segments are at work."""
-    answer = search.request("GET", "/log.index/_stats/merge")
-    return int(answer["_all"]["total"]["merges"]["current"])
 
 
 def _middle(search: Search) -> int:

@@ -23,8 +23,9 @@ from kp_platform.resources.elasticsearch import ElasticsearchResource
 from kp_platform.resources.kafka import KafkaResource
 from kp_platform.resources.trino import TrinoResource
 from kp_platform_tests.benchmarks.throughput import publish, run_ours, stand_still
+from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.faults.house import House
-from kp_platform_tests.faults.servers import Servers
+from kp_platform_tests.faults.servers import Search, Servers
 from kp_platform_tests.stack import ROOT, Stack
 
 SLICE = 1_000
@@ -115,10 +116,13 @@ class Topics:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """A run seen from outside: (seconds, documents so far) again and again, and its memory."""
+    """A run seen from outside: (seconds, documents so far) again and again, its memory, and what
+    its events and documents take on disk, each once."""
 
     progress: Sequence[tuple[float, int]]
     peak_bytes: int
+    topic_bytes: int
+    index_bytes: int
 
     def rate(self, start: float, end: float) -> float:
         """Documents a second between two shares (0 to 1) of the backlog."""
@@ -154,7 +158,18 @@ def backlog(stack: Stack, events: int) -> Backlog:
     finally:
         done.set()
         thread.join(60)
-    return Backlog(progress, peak[0])
+    with Servers.of(stack.settings).search() as search:
+        wait_for(lambda: not _merges(search), "the load's segments are merged", seconds=300)
+        found = search.request("GET", "/log.index/_stats/store")
+    index_bytes = int(found["_all"]["primaries"]["store"]["size_in_bytes"])
+    segments = (stack.settings.home / "kafka" / "data").glob(f"{ACCESS_LOG.topic}-*/*.log")
+    return Backlog(progress, peak[0], sum(each.stat().st_size for each in segments), index_bytes)
+
+
+def _merges(search: Search) -> int:
+    """How many merges of segments are at work."""
+    answer = search.request("GET", "/log.index/_stats/merge")
+    return int(answer["_all"]["total"]["merges"]["current"])
 
 
 def _worker_bytes(house: House) -> list[int]:

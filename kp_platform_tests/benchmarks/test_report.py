@@ -82,6 +82,6 @@ def test_the_readme_shows_figures_of_the_page() -> None:
 
 def test_the_rate_of_a_part_of_a_backlog_is_that_of_its_own_time() -> None:
     progress = [(0.0, 0), (1.0, 0), (2.0, 10), (3.0, 20), (4.0, 60), (8.0, 100), (9.0, 100)]
-    found = Backlog(progress, peak_bytes=1)
+    found = Backlog(progress, peak_bytes=1, topic_bytes=1, index_bytes=1)
     assert found.rate(0.1, 0.2) == 10.0
     assert found.rate(0.6, 1.0) == 10.0

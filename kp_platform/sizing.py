@@ -1,0 +1,146 @@
+"""How much of everything a rate of accesses needs, from what the benchmarks measured.
+
+Belongs here: the figures that are counted with, and the arithmetic. Does not belong here: printing
+(`cli.py`) and measuring (`docs/performance.md`; a test holds the figures here to it).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from rich.filesize import decimal
+
+# CPU seconds of 1,000 accesses on their way from the topic to a searchable document, B1.
+RUN_CPU, KAFKA_CPU, TRINO_CPU, ELASTICSEARCH_CPU = 0.0078, 0.0008, 0.0081, 0.0282
+# What one run passed on in a second, with both cores of the machine busy, B1.
+RUN_RATE = 43_058
+# Cores that Trino keeps busy for a run that follows its topic, one small slice after another, B5.
+FOLLOWING_TRINO_CORES = 1.103
+# Most bytes that a run's process held, B9.
+RUN_BYTES = 245_000_000
+# Of the benchmark's short events and their documents, once each, B9.
+EVENT_BYTES, DOCUMENT_BYTES = 107, 315
+
+# Of a core, a program should have this share to do at the peak: what is left is for merges, garbage
+# collection and neighbours.
+BUSY = 0.6
+# A partition for each core that reads them at once, and some to grow into.
+PARTITIONS_PER_RUN = 6
+# Elastic's advice for logs: shards of 10 to 50 GB.
+SHARD_BYTES = 30_000_000_000
+KAFKA_REPLICAS, DOCUMENT_COPIES = 3, 2
+# Trino holds 400 MB for each query, keeps 300 MB free of them, and needs this much for itself.
+TRINO_QUERY_BYTES, TRINO_OWN_BYTES = 400_000_000, 1_100_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What is asked for. `peak` and `average` are accesses a second; everything is to take
+    `catch_up` times the peak, so that a backlog gets shorter. `cores` are those of a machine."""
+
+    peak: float
+    average: float
+    catch_up: float = 2.0
+    cores: int = 4
+    keep_days: int = 30
+    topic_days: int = 7
+
+    @property
+    def rate(self) -> float:
+        """Accesses a second that everything has to be able to take."""
+        return self.peak * self.catch_up
+
+    @property
+    def daily(self) -> float:
+        return self.average * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """How much of something, and where that comes from."""
+
+    what: str
+    amount: str
+    because: str
+
+
+def needs(load: Load) -> Iterator[Need]:
+    """What a load needs, in the order of an access's way."""
+    runs = ceil(load.rate / RUN_RATE)
+    yield Need(
+        "runs of the flow",
+        f"{runs}",
+        f"one passed on {RUN_RATE:,}/s; {load.rate:,.0f}/s are {load.catch_up:g} times the peak",
+    )
+    yield Need(
+        "partitions of the topic", f"{runs * PARTITIONS_PER_RUN}", f"{PARTITIONS_PER_RUN} a run"
+    )
+    yield Need(
+        "KP_PARTITIONS_PER_RUN",
+        f"{PARTITIONS_PER_RUN if runs > 1 else 0}",
+        "partitions that a run takes; 0: all",
+    )
+    yield Need(
+        "cores of the runs",
+        _number(load.rate * RUN_CPU / 1_000 / BUSY),
+        f"{RUN_CPU:g} CPU-seconds for 1,000 accesses, {BUSY:.0%} busy",
+    )
+    yield Need("memory of the runs", _bytes(runs * RUN_BYTES), f"{_bytes(RUN_BYTES)} each, at most")
+    yield from _trino(load, runs)
+    yield from _elasticsearch(load)
+    yield Need(
+        "cores of Kafka",
+        _number(load.rate * KAFKA_CPU / 1_000 / BUSY),
+        f"{KAFKA_CPU:g} CPU-seconds for 1,000 accesses read; writing is not in it",
+    )
+    yield Need(
+        "disk of Kafka",
+        _bytes(load.daily * EVENT_BYTES * load.topic_days * KAFKA_REPLICAS),
+        f"{load.topic_days} days of {_bytes(load.daily * EVENT_BYTES)}, {KAFKA_REPLICAS} replicas",
+    )
+
+
+def _trino(load: Load, runs: int) -> Iterator[Need]:
+    follows, catches_up = runs * FOLLOWING_TRINO_CORES, load.rate * TRINO_CPU / 1_000
+    cores = max(follows, catches_up) / BUSY
+    yield Need(
+        "cores of Trino's workers",
+        _number(cores),
+        f"{follows:.1f} for small slices one after another, {catches_up:.1f} for large ones",
+    )
+    yield Need("workers of Trino", f"{ceil(cores / load.cores)}", f"of {load.cores} cores")
+    yield Need(
+        "heap of a Trino worker",
+        _bytes(TRINO_OWN_BYTES + runs * TRINO_QUERY_BYTES),
+        f"{_bytes(TRINO_QUERY_BYTES)} for the query of each run",
+    )
+
+
+def _elasticsearch(load: Load) -> Iterator[Need]:
+    cores = DOCUMENT_COPIES * load.rate * ELASTICSEARCH_CPU / 1_000 / BUSY
+    nodes = max(DOCUMENT_COPIES, ceil(cores / load.cores))
+    day = load.daily * DOCUMENT_BYTES
+    yield Need(
+        "cores of Elasticsearch",
+        _number(cores),
+        f"{ELASTICSEARCH_CPU:g} CPU-seconds for 1,000 documents, {DOCUMENT_COPIES} copies",
+    )
+    yield Need("nodes of Elasticsearch", f"{nodes}", f"of {load.cores} cores, one for each copy")
+    yield Need(
+        "primary shards of a day",
+        f"{max(ceil(day / SHARD_BYTES), ceil(nodes / DOCUMENT_COPIES))}",
+        f"{_bytes(day)} a day in shards of {_bytes(SHARD_BYTES)}; all nodes write",
+    )
+    yield Need(
+        "disk of Elasticsearch",
+        _bytes(day * load.keep_days * DOCUMENT_COPIES),
+        f"{load.keep_days} days of {_bytes(day)}, {DOCUMENT_COPIES} copies",
+    )
+
+
+def _number(cores: float) -> str:
+    return f"{max(cores, 0.1):.1f}"
+
+
+def _bytes(count: float) -> str:
+    return decimal(round(count))

@@ -93,7 +93,7 @@ class Laboratory:
         marker = f"{row.key}-{trial}-{time.time_ns():x}"
         notes: list[str] = []
         problems: list[str] = []
-        mark, before = self.oracle.mark(), self._dropped()
+        mark, before = self._mark(), self._dropped()
         load = Load(self.house.servers, self.ledger, amounts, marker, random.Random(seed))
         world = World(self.house, self.oracle, load, chance, trial, tool, notes)
         moment = chance.uniform(*row.moment)
@@ -132,6 +132,17 @@ class Laboratory:
             problems.append(f"{load.visitor.errors} visits failed")
         result.problem = "; ".join(problems)
         return result
+
+    def _mark(self) -> Mark:
+        """One of several brokers may learn of a topic later than the others."""
+        found: list[Mark] = []
+
+        def look() -> bool:
+            found.append(self.oracle.mark())
+            return True
+
+        wait_until(look, "the ends of the topics", 60)
+        return found[-1]
 
     def _warm_up(self, load: Load, problems: list[str]) -> None:
         """So that a run follows the topic when the fault comes, however long runs take to start."""

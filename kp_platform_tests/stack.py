@@ -94,7 +94,8 @@ def on_free_ports(
 def temporary_stack(
     name: str, offsets: Iterable[int], *, is_cluster: bool = False, **settings: Any
 ) -> Iterator[Stack]:
-    """A stack in a folder of its own, gone afterwards, to which this process is connected."""
+    """A stack in a folder of its own, to which this process is connected until it is gone."""
+    variables = dict(os.environ)
     home = Path(tempfile.mkdtemp(prefix=f"kp-{name}-"))
     stack = Stack.of(on_free_ports(offsets, home, is_cluster=is_cluster, **settings))
     stack.enter()
@@ -105,4 +106,6 @@ def temporary_stack(
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C leaves no stack
         stack.end()
         shutil.rmtree(home, ignore_errors=True)
+        os.environ.clear()
+        os.environ.update(variables)
         signal.signal(signal.SIGINT, before)

@@ -96,7 +96,6 @@ def _start_stage(
 def _load(settings: Settings, console: Console) -> None:
     """What the services need to find: the topics, and the reference data of a first start."""
     from kp_platform.flows import FLOWS
-    from kp_platform.local.secure import grants
     from kp_platform.reference import is_seeded, seed
     from kp_platform.resources.kafka import KafkaResource
     from kp_platform.resources.mysql import MySQLResource
@@ -104,6 +103,8 @@ def _load(settings: Settings, console: Console) -> None:
 
     kafka = KafkaResource()
     if "kafka" not in settings.external_services and kafka_certificate(settings):
+        from kp_platform.local.secure import grants  # slow to import
+
         kafka.allow(grants(settings))
     created = kafka.create_topics({flow.topic: settings.topic_partitions for flow in FLOWS})
     topics = ", ".join(created) + " created" if created else "all there"

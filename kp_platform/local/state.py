@@ -197,15 +197,17 @@ def _prepare_elasticsearch(settings: Settings) -> None:
 
 
 def _prepare_trino(settings: Settings) -> None:
-    from kp_platform.local.secure import hashed, trust_store  # slow to import
-
     for name in ("trino", *trino_workers(settings)):
         (settings.home / name).mkdir(exist_ok=True)
     folder = settings.home / "trino"
     if settings.mysql_tls:
+        from kp_platform.local.secure import trust_store  # slow to import
+
         authorities = Path(settings.trusted_ca_file).read_bytes()
         trust_store_file(settings).write_bytes(trust_store(authorities))
     if settings.trino_url.startswith("https:"):
+        from kp_platform.local.secure import hashed
+
         users = folder / "users"
         users.touch(mode=0o600)
         password = settings.trino_password.get_secret_value()

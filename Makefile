@@ -58,7 +58,7 @@ test: setup | test-packages
 	$(VENV)/bin/python -m pytest
 
 faults: setup
-	$(VENV)/bin/python -m kp_platform_tests.faults --rows '$(ROWS)' $(if $(TRIALS),--trials $(TRIALS)) \
+	$(VENV)/bin/python -m kp_platform_tests.fault_injection --rows '$(ROWS)' $(if $(TRIALS),--trials $(TRIALS)) \
 		$(if $(EVENTS),--events $(EVENTS)) $(if $(SEED),--seed $(SEED))
 
 bench: setup
@@ -66,10 +66,10 @@ bench: setup
 		$(if $(EVENTS),--events $(EVENTS)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 docs: setup
-	$(VENV)/bin/python -m kp_platform_tests.reference_docs
+	$(VENV)/bin/python -m kp_platform_tests.tools.reference_docs
 
 screenshots: setup | test-packages
-	$(VENV)/bin/python -m kp_platform_tests.screenshots
+	$(VENV)/bin/python -m kp_platform_tests.tools.screenshots
 
 check: setup
 	$(VENV)/bin/ruff check
@@ -84,7 +84,7 @@ $(AUDIT)/.installed: requirements-audit.txt | packages
 	@touch $@
 
 audit: setup $(AUDIT)/.installed
-	@$(VENV)/bin/python -m kp_platform_tests.bom > bom.cdx.json
+	@$(VENV)/bin/python -m kp_platform_tests.tools.bom > bom.cdx.json
 	@$(AUDIT)/bin/python -c '$(CHECK_BOM)'
 	@echo 'bom.cdx.json: CycloneDX 1.6, as its schema wants it'
 	@$(AUDIT)/bin/pip-audit --strict --disable-pip --progress-spinner off \

@@ -1,5 +1,5 @@
 """`python -m kp_platform` is `kp`."""
 
-from kp_platform.cli import main
+from kp_platform.cli.main import main
 
 main()

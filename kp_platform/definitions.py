@@ -10,22 +10,27 @@ from typing import Any
 
 import dagster as dg
 
-from kp_platform.alerts import failure_sensor
-from kp_platform.assets import flow_asset, reference_assets, topic_asset
-from kp_platform.dead_letters import dead_letters_asset, dead_letters_sensor, dead_replay_job
-from kp_platform.flows import FLOWS, Flow
-from kp_platform.housekeeping import housekeeping_job, housekeeping_schedule
-from kp_platform.jobs import indexing_job, reference_job
-from kp_platform.kpi import kpi_asset, kpi_job, kpi_sensor
-from kp_platform.pages import page_assets
-from kp_platform.ranking import ranking_asset, ranking_job, ranking_sensor
-from kp_platform.replay import can_replay, replay_asset, replay_job
-from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform.resources.kafka import KafkaResource
-from kp_platform.resources.mysql import MySQLResource
-from kp_platform.resources.redis import RedisResource
-from kp_platform.resources.trino import TrinoResource
-from kp_platform.sensors import offset_sensor
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.mysql import MySQLResource
+from kp_platform.adapters.redis import RedisResource
+from kp_platform.adapters.trino import TrinoResource
+from kp_platform.flows.builtin import FLOWS
+from kp_platform.flows.model import Flow
+from kp_platform.orchestration.dead_letters import (
+    dead_letters_asset,
+    dead_letters_sensor,
+    dead_replay_job,
+)
+from kp_platform.orchestration.flow_assets import flow_asset, reference_assets, topic_asset
+from kp_platform.orchestration.flow_sensors import offset_sensor
+from kp_platform.orchestration.jobs import indexing_job, reference_job
+from kp_platform.orchestration.kpi import kpi_asset, kpi_job, kpi_sensor
+from kp_platform.orchestration.notifications import failure_sensor
+from kp_platform.orchestration.pages import page_assets
+from kp_platform.orchestration.ranking import ranking_asset, ranking_job, ranking_sensor
+from kp_platform.orchestration.replay import can_replay, replay_asset, replay_job
+from kp_platform.orchestration.retention import housekeeping_job, housekeeping_schedule
 
 
 def build_definitions(

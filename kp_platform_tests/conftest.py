@@ -17,12 +17,12 @@ import psutil
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
-from kp_platform.flows import ACCESS_LOG
+from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.local.supervisor import Supervisor, processes
 from kp_platform.settings import Settings, environment
 from kp_platform_tests.stack import Stack, on_free_ports
 
-TOY_TABLES = Path(__file__).parent / "toy_flow" / "kafka"
+TOY_TABLE = Path(__file__).parent / "toy_flow" / "orders" / "table.json"
 # Below Linux's ephemeral ports (32768), so that no outgoing connection takes one of ours.
 OFFSETS = range(4_000, 14_000, 100)
 
@@ -47,7 +47,7 @@ def stack() -> Iterator[Stack]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         _forget_settings(monkeypatch)
         shutil.copytree(Settings().presto_folder, presto_etc, dirs_exist_ok=True)
-        shutil.copytree(TOY_TABLES, presto_etc / "kafka", dirs_exist_ok=True)
+        shutil.copy(TOY_TABLE, presto_etc / "kafka" / "order.json")
         settings = on_free_ports(
             OFFSETS,
             home,

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kp_platform.pipeline.counting import Extent, Group, Where, iso
-from kp_platform.pipeline.errors import (
+from kp_platform.adapters.errors import TopicMissing
+from kp_platform.engine.counting import Extent, Group, Where, iso
+from kp_platform.engine.errors import (
     MessageSuspected,
     MessageUnreadable,
     QueryFailed,
@@ -23,11 +24,10 @@ from kp_platform.pipeline.errors import (
     RequestTooLarge,
     SliceError,
 )
-from kp_platform.pipeline.log import RawMessage
-from kp_platform.pipeline.offsets import OffsetRange, TopicState, Watermarks
-from kp_platform.pipeline.query import QueryStats, Row
-from kp_platform.pipeline.store import MAPPINGS, Hit, ItemResult, Reach, Stored, Version
-from kp_platform.resources.errors import TopicMissing
+from kp_platform.engine.offsets import OffsetRange, TopicState, Watermarks
+from kp_platform.engine.ports import RawMessage
+from kp_platform.engine.sql import QueryStats, Row
+from kp_platform.engine.store import MAPPINGS, Hit, ItemResult, Reach, Stored, Version
 
 _EPOCH_DAY = "2026-03-01"
 
@@ -353,8 +353,8 @@ class FakeElasticsearch:
         names = {concrete for concrete in held if self._belongs(concrete, index)}
         return {known.get(name, name): f"{name}-{self.deletions[name]}" for name in names}
 
-    def make_index(self, name: str, template: str, mappings: Path = MAPPINGS) -> None:
-        json.loads((mappings / f"{template}.json").read_text())
+    def make_index(self, name: str, template: Path) -> None:
+        json.loads(template.read_text())
         self.made[name] = datetime.now(UTC)
 
     def sizes(self, index: str) -> dict[str, tuple[int, int]]:
@@ -404,8 +404,8 @@ class FakeElasticsearch:
             del self.documents[key]
             self.searchable = self.searchable - {key}
 
-    def ensure_index(self, name: str, mappings: Path = MAPPINGS) -> None:
-        json.loads((mappings / f"{name}.json").read_text())
+    def ensure_index(self, name: str, declaration: Path | None = None) -> None:
+        json.loads((declaration or MAPPINGS / f"{name}.json").read_text())
 
     def _delete(self, target: dict[str, Any]) -> ItemResult:
         key = (self._concrete(target["_index"]), target["_id"])

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from web_emitter.settings import Settings
+from web_emitter.emitter.settings import Settings
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     url = urlsplit(settings.emitter_url)
     signal.signal(signal.SIGTERM, _end)
     uvicorn.run(
-        "web_emitter.app:app",
+        "web_emitter.site.app:app",
         host=url.hostname or "127.0.0.1",
         port=url.port or 80,
         workers=settings.emitter_workers,

@@ -1,7 +1,7 @@
 """Dagster's history, for who is no process of the stack.
 
 Belongs here: opening it where the settings say that it lies, and asking its database. Does not
-belong here: what is read and deleted there (`kp_platform/housekeeping.py`).
+belong here: what is read and deleted there (`kp_platform/orchestration/retention.py`).
 """
 
 import os

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from kp_platform.resources.errors import ServerDown
+from kp_platform.adapters.errors import ServerDown
 from kp_platform.settings import Settings
 
 CODE_LOCATION = "kp_platform"
@@ -22,26 +22,26 @@ _HEARTBEAT_SECONDS = 90.0
 
 
 def kafka() -> None:
-    from kp_platform.resources.kafka import KafkaResource
+    from kp_platform.adapters.kafka import KafkaResource
 
     KafkaResource().probe()
 
 
 def broker(address: str) -> None:
     """This one answers, and the others count it in."""
-    from kp_platform.resources.kafka import KafkaResource
+    from kp_platform.adapters.kafka import KafkaResource
 
     KafkaResource(bootstrap_servers=address).probe_broker()
 
 
 def mysql() -> None:
-    from kp_platform.resources.mysql import MySQLResource
+    from kp_platform.adapters.mysql import MySQLResource
 
     MySQLResource().probe()
 
 
 def redis() -> None:
-    from kp_platform.resources.redis import RedisResource
+    from kp_platform.adapters.redis import RedisResource
 
     RedisResource().probe()
 
@@ -64,20 +64,20 @@ def redis_tunnel(trino: Mapping[str, str]) -> None:
 
 
 def elasticsearch() -> None:
-    from kp_platform.resources.elasticsearch import ElasticsearchResource
+    from kp_platform.adapters.elasticsearch import ElasticsearchResource
 
     ElasticsearchResource().probe()
 
 
 def trino() -> None:
-    from kp_platform.resources.trino import TrinoResource
+    from kp_platform.adapters.trino import TrinoResource
 
     TrinoResource().probe()
 
 
 def trino_worker(url: str) -> None:
     """The coordinator gives it work."""
-    from kp_platform.resources.trino import TrinoResource
+    from kp_platform.adapters.trino import TrinoResource
 
     TrinoResource().probe_worker(url)
 

@@ -27,12 +27,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from kp_platform.changes import TOPIC as CHANGES
-from kp_platform.flows import ACCESS_LOG, FLOWS, FULL_TEXT
+from kp_platform.adapters.kafka import Grant
+from kp_platform.adapters.reference_changes import TOPIC as CHANGES
+from kp_platform.flows.builtin import ACCESS_LOG, FLOWS, FULL_TEXT
 from kp_platform.local.errors import StackError
 from kp_platform.local.security import TRUST_PASSWORD, authority_file
 from kp_platform.local.servers import LOOPBACK
-from kp_platform.resources.kafka import Grant
 from kp_platform.settings import Settings
 
 _ITERATIONS = 10_000  # of a random password: more would only cost Trino time

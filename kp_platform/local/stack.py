@@ -17,12 +17,12 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from kp_platform.adapters.errors import ServerDown
 from kp_platform.local import artifacts, preflight, state, supervisor
 from kp_platform.local.errors import StackError
 from kp_platform.local.security import kafka_certificate
 from kp_platform.local.servers import SERVERS, Service, services
 from kp_platform.local.supervisor import Supervisor
-from kp_platform.resources.errors import ServerDown
 from kp_platform.settings import Settings
 
 MOST_STARTS = 3
@@ -95,11 +95,11 @@ def _start_stage(
 
 def _load(settings: Settings, console: Console) -> None:
     """What the services need to find: the topics, and the reference data of a first start."""
-    from kp_platform.flows import FLOWS
-    from kp_platform.reference import is_seeded, seed
-    from kp_platform.resources.kafka import KafkaResource
-    from kp_platform.resources.mysql import MySQLResource
-    from kp_platform.resources.redis import RedisResource
+    from kp_platform.adapters.kafka import KafkaResource
+    from kp_platform.adapters.mysql import MySQLResource
+    from kp_platform.adapters.redis import RedisResource
+    from kp_platform.flows.builtin import FLOWS
+    from kp_platform.operations.reference_data import is_seeded, seed
 
     kafka = KafkaResource()
     if "kafka" not in settings.external_services and kafka_certificate(settings):

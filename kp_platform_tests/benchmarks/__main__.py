@@ -29,22 +29,9 @@ from kp_platform_tests.benchmarks.latency import (
     first_after,
     steady,
 )
-from kp_platform_tests.benchmarks.measure import (
-    Spread,
-    cpu_seconds,
-    percentile,
-    provenance,
-    spent,
-)
+from kp_platform_tests.benchmarks.measure import Spread, cpu_seconds, percentile, provenance, spent
 from kp_platform_tests.benchmarks.report import Figure, Result, Table
-from kp_platform_tests.benchmarks.slices import (
-    SLICE,
-    Backlog,
-    Timed,
-    Topics,
-    backlog,
-    write_files,
-)
+from kp_platform_tests.benchmarks.slices import SLICE, Backlog, Timed, Topics, backlog, write_files
 from kp_platform_tests.benchmarks.throughput import (
     OURS,
     RAW,
@@ -54,8 +41,8 @@ from kp_platform_tests.benchmarks.throughput import (
     Arena,
     Round,
 )
-from kp_platform_tests.postgres import postgres
 from kp_platform_tests.stack import Stack, temporary_stack
+from kp_platform_tests.stacks.postgres import postgres
 
 # Between the ports of a demo and those of the faults.
 OFFSETS = range(1_000, 2_000, 100)

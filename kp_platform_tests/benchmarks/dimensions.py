@@ -15,7 +15,7 @@ from kp_platform_tests.benchmarks.throughput import (
     run_ours,
     stand_still,
 )
-from kp_platform_tests.faults.servers import Search, Servers
+from kp_platform_tests.fault_injection.servers import Search, Servers
 from kp_platform_tests.stack import Stack
 
 ACCESSED = 1_000

@@ -27,12 +27,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-from kp_platform_tests.web_emitter.server import NO_BROKER, MockBroker
-from web_emitter.identity import Identity, random_demo_name
-from web_emitter.middleware import AccessEventMiddleware, Announcer
-from web_emitter.producer import EventProducer
-from web_emitter.redaction import Redaction
-from web_emitter.settings import Settings
+from kp_platform_tests.unit.web_emitter.server import NO_BROKER, MockBroker
+from web_emitter.emitter.identity import Identity, random_demo_name
+from web_emitter.emitter.middleware import AccessEventMiddleware, Announcer
+from web_emitter.emitter.producer import EventProducer
+from web_emitter.emitter.redaction import Redaction
+from web_emitter.emitter.settings import Settings
 
 REQUESTS = 2_000
 REQUESTS_PER_SECOND = 500

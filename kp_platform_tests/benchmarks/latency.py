@@ -18,8 +18,8 @@ import httpx
 
 from kp_platform_tests.benchmarks import dagster_run
 from kp_platform_tests.benchmarks.measure import cpu_seconds, percentile, spent
-from kp_platform_tests.faults.ledger import Ledger, Visitor
-from kp_platform_tests.faults.servers import Servers
+from kp_platform_tests.fault_injection.ledger import Ledger, Visitor
+from kp_platform_tests.fault_injection.servers import Servers
 from kp_platform_tests.stack import Stack
 
 # Each look is a search, which takes CPU from what is measured.

@@ -22,20 +22,20 @@ import dagster as dg
 import sqlalchemy
 from confluent_kafka import TopicPartition
 
-from kp_platform.dead_letters import KEY as DEAD_LETTERS
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.analytics.kpi import compute_hour
 from kp_platform.definitions import build_definitions
-from kp_platform.flows import ACCESS_LOG, FLOWS
-from kp_platform.housekeeping import all_that_is_old
+from kp_platform.engine import positions
+from kp_platform.engine.counting import HOUR
+from kp_platform.flows.builtin import ACCESS_LOG, FLOWS
 from kp_platform.local import history
-from kp_platform.pipeline import positions
-from kp_platform.pipeline.counting import HOUR
-from kp_platform.pipeline.kpi import compute_hour
-from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform.resources.kafka import KafkaResource
+from kp_platform.orchestration.dead_letters import KEY as DEAD_LETTERS
+from kp_platform.orchestration.retention import all_that_is_old
 from kp_platform_tests.benchmarks import dagster_run
 from kp_platform_tests.benchmarks.throughput import stand_still
 from kp_platform_tests.conftest import keep_for_ever
-from kp_platform_tests.faults.servers import Servers
+from kp_platform_tests.fault_injection.servers import Servers
 from kp_platform_tests.integration.events import Event, publish
 from kp_platform_tests.stack import Stack
 

@@ -16,16 +16,17 @@ from pathlib import Path
 import httpx
 import psutil
 
-from kp_platform.flows import ACCESS_LOG, Flow
-from kp_platform.pipeline.drain import Limits, Pipeline
-from kp_platform.pipeline.offsets import OffsetRange, Slice
-from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform.resources.kafka import KafkaResource
-from kp_platform.resources.trino import TrinoResource
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.trino import TrinoResource
+from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.engine.offsets import OffsetRange, Slice
+from kp_platform.flows.builtin import ACCESS_LOG
+from kp_platform.flows.model import Flow
 from kp_platform_tests.benchmarks.throughput import publish, run_ours, stand_still
 from kp_platform_tests.conftest import wait_for
-from kp_platform_tests.faults.house import House
-from kp_platform_tests.faults.servers import Search, Servers
+from kp_platform_tests.fault_injection.harness import House
+from kp_platform_tests.fault_injection.servers import Search, Servers
 from kp_platform_tests.stack import ROOT, Stack
 
 SLICE = 1_000
@@ -43,7 +44,7 @@ def flow_of(name: str, folder: Path) -> Flow:
         description=f"accesses of a {name} topic",
         fields=ACCESS_LOG.fields,
         references=ACCESS_LOG.references,
-        folder=folder,
+        folder=folder / name,
     )
 
 
@@ -51,17 +52,14 @@ def write_files(folder: Path, names: Iterable[str]) -> Path:
     """SQL, mappings and table files of these flows; returns the folder to start Trino with."""
     presto_etc = folder / "presto_etc"
     shutil.copytree(ROOT / "presto_etc", presto_etc)
-    (folder / "sql").mkdir()
-    (folder / "mappings").mkdir()
-    sql = ACCESS_LOG.sql_path.read_text()
-    mapping = (ACCESS_LOG.mappings / f"{ACCESS_LOG.index}.json").read_text()
+    sql = ACCESS_LOG.query.read_text()
+    mapping = ACCESS_LOG.mapping.read_text()
     table = json.loads((presto_etc / "kafka" / "action.json").read_text())
     for name in names:
         flow = flow_of(name, folder)
-        flow.sql_path.write_text(sql.replace("analyze.action", flow.topic))
-        (folder / "mappings" / f"{flow.index}.json").write_text(
-            mapping.replace(ACCESS_LOG.index, flow.index)
-        )
+        flow.folder.mkdir()
+        flow.query.write_text(sql.replace("analyze.action", flow.topic))
+        flow.mapping.write_text(mapping.replace(ACCESS_LOG.index, flow.index))
         named = {"tableName": name, "schemaName": "bench", "topicName": flow.topic}
         (presto_etc / "kafka" / f"{flow.topic}.json").write_text(json.dumps(table | named))
     return presto_etc

@@ -20,8 +20,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 from elasticsearch import Elasticsearch
 
 from kp_platform_tests.benchmarks.raw_bulk import CONNECTIONS, send
-from kp_platform_tests.faults.ledger import ACCESSES
-from kp_platform_tests.faults.servers import Servers
+from kp_platform_tests.fault_injection.ledger import ACCESSES
+from kp_platform_tests.fault_injection.servers import Servers
 
 MESSAGES_AT_ONCE = 5_000
 IN_FLIGHT = 4

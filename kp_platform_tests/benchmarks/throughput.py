@@ -25,13 +25,13 @@ import psutil
 import trino
 from confluent_kafka import Producer
 
+from kp_platform.engine.offsets import assignment_text
+from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.local.supervisor import Supervisor
-from kp_platform.pipeline.offsets import assignment_text
-from kp_platform.pipeline.store import MAPPINGS
 from kp_platform_tests.benchmarks import dagster_run, raw_bulk
 from kp_platform_tests.benchmarks.measure import cpu_seconds, spent
-from kp_platform_tests.faults.ledger import ACCESSES, NAMES
-from kp_platform_tests.faults.servers import Search, Servers
+from kp_platform_tests.fault_injection.ledger import ACCESSES, NAMES
+from kp_platform_tests.fault_injection.servers import Search, Servers
 from kp_platform_tests.producing import produce
 from kp_platform_tests.stack import Stack
 
@@ -238,7 +238,7 @@ def empty(search: Search, but: Sequence[str] = ()) -> None:
 
 
 def _like_ours() -> dict[str, Any]:
-    template = json.loads((MAPPINGS / "log.index.json").read_text())["template"]
+    template = json.loads(ACCESS_LOG.mapping.read_text())["template"]
     return {"settings": template["settings"], "mappings": template["mappings"]}
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from kp_platform.flows import ACCESS_LOG
-from kp_platform.pipeline.drain import Limits, Pipeline
-from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform.resources.kafka import KafkaResource
-from kp_platform.resources.trino import TrinoResource
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.trino import TrinoResource
+from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.settings import Settings
 from kp_platform_tests.producing import produce
 

@@ -16,10 +16,10 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from kp_platform.flows import ACCESS_LOG
-from kp_platform.pipeline.lag import partition_lags
-from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform.resources.kafka import KafkaResource
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.engine.lag import partition_lags
+from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform_tests.bad_input.cases import (
     Answer,
     Case,
@@ -34,7 +34,7 @@ from kp_platform_tests.integration.events import Event, drain, publish
 from kp_platform_tests.stack import Stack
 
 Place = tuple[int, int]
-MAPPING = json.loads((ACCESS_LOG.mappings / f"{ACCESS_LOG.index}.json").read_text())
+MAPPING = json.loads(ACCESS_LOG.mapping.read_text())
 
 
 @pytest.fixture

@@ -9,17 +9,18 @@ from functools import partial
 import pytest
 from confluent_kafka import Consumer
 
-from kp_platform.changes import NotAnnounced, ReferenceChange, announce
-from kp_platform.flows import ACCESS_LOG, REFERENCE_CHANGES, Flow
-from kp_platform.pipeline.drain import Limits, Pipeline
-from kp_platform.pipeline.lag import partition_lags
-from kp_platform.pipeline.stream import SliceReport
-from kp_platform.reference import seed, set_reference
-from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform.resources.kafka import KafkaResource
-from kp_platform.resources.mysql import MySQLResource
-from kp_platform.resources.redis import RedisResource
-from kp_platform.resources.trino import TrinoResource
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.mysql import MySQLResource
+from kp_platform.adapters.redis import RedisResource
+from kp_platform.adapters.reference_changes import NotAnnounced, ReferenceChange, announce
+from kp_platform.adapters.trino import TrinoResource
+from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.engine.lag import partition_lags
+from kp_platform.engine.loader import SliceReport
+from kp_platform.flows.builtin import ACCESS_LOG, REFERENCE_CHANGES
+from kp_platform.flows.model import Flow
+from kp_platform.operations.reference_data import seed, set_reference
 from kp_platform.settings import Settings
 from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import Event, documents, publish

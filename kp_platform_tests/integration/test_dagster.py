@@ -9,14 +9,14 @@ import dagster as dg
 import httpx
 import pytest
 
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.trino import TrinoAnswer, TrinoResource
 from kp_platform.definitions import build_definitions
-from kp_platform.flows import ACCESS_LOG
-from kp_platform.jobs import FLOW_TAG
-from kp_platform.pipeline.lag import partition_lags
-from kp_platform.reference import REFERENCE_VALUES
-from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform.resources.kafka import KafkaResource
-from kp_platform.resources.trino import TrinoAnswer, TrinoResource
+from kp_platform.engine.lag import partition_lags
+from kp_platform.flows.builtin import ACCESS_LOG
+from kp_platform.operations.reference_data import REFERENCE_VALUES
+from kp_platform.orchestration.jobs import FLOW_TAG
 from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import Event, documents, publish, search
 from kp_platform_tests.stack import Stack

@@ -9,16 +9,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
 from kp_platform.definitions import build_definitions
-from kp_platform.flows import ACCESS_LOG
-from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform_tests.integration.events import (
-    Event,
-    dead_letters,
-    documents,
-    drain,
-    publish,
-)
+from kp_platform.flows.builtin import ACCESS_LOG
+from kp_platform_tests.integration.events import Event, dead_letters, documents, drain, publish
 from kp_platform_tests.stack import ROOT, Stack
 
 Place = tuple[int, int]

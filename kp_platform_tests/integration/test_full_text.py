@@ -4,11 +4,11 @@ import uuid
 
 import pytest
 
-from kp_platform.flows import FULL_TEXT
-from kp_platform.pipeline.drain import Limits, Pipeline
-from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform.resources.kafka import KafkaResource
-from kp_platform.resources.trino import TrinoResource
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.trino import TrinoResource
+from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.flows.builtin import FULL_TEXT
 from kp_platform_tests.integration.events import dead_letters, json_value, publish
 from kp_platform_tests.stack import Stack
 

@@ -5,10 +5,10 @@ import json
 import dagster as dg
 import pytest
 
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
 from kp_platform.definitions import build_definitions
-from kp_platform.flows import ACCESS_LOG
-from kp_platform.pipeline import indices
-from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform.engine import index_registry
+from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform_tests.integration.events import (
     Event,
     documents,
@@ -38,7 +38,7 @@ def test_old_events_stay_while_the_topic_holds_them(quiet_stack: Stack) -> None:
     said = keeping.kp("housekeep", "--dry-run").stdout
     assert f"log.index-{hour:%Y.%m.%d}: analyze.action still holds messages of it" in said
     assert len(documents(event.uuid)) == 1
-    assert indices.deleted(ElasticsearchResource(), ACCESS_LOG) == []
+    assert index_registry.deleted(ElasticsearchResource(), ACCESS_LOG) == []
 
 
 def test_the_job_deletes_old_kpis_and_keeps_the_rest(

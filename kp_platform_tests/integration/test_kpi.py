@@ -10,9 +10,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
 from kp_platform.definitions import build_definitions
-from kp_platform.kpi import key_of
-from kp_platform.resources.elasticsearch import ElasticsearchResource
+from kp_platform.orchestration.kpi import key_of
 from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import Event, drain, publish, search, unused_hours
 from kp_platform_tests.stack import Stack

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from kp_platform.flows import ACCESS_LOG
-from kp_platform.pipeline.drain import Limits, Pipeline
-from kp_platform.pipeline.lag import partition_lags
-from kp_platform.reference import REFERENCE_VALUES
-from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform.resources.kafka import KafkaResource
-from kp_platform.resources.mysql import MySQLResource
-from kp_platform.resources.trino import TrinoResource
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.mysql import MySQLResource
+from kp_platform.adapters.trino import TrinoResource
+from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.engine.lag import partition_lags
+from kp_platform.flows.builtin import ACCESS_LOG
+from kp_platform.operations.reference_data import REFERENCE_VALUES
 from kp_platform_tests.integration.events import Event, documents, publish
 from kp_platform_tests.stack import ROOT, Stack
 

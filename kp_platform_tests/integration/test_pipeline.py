@@ -9,20 +9,20 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from kp_platform.flows import ACCESS_LOG
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.errors import ServerDown
+from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.mysql import MySQLResource
+from kp_platform.adapters.redis import RedisResource
+from kp_platform.adapters.trino import TrinoResource
+from kp_platform.engine.errors import IndexBlocked, SliceError, SliceTaken
+from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.engine.lag import partition_lags
+from kp_platform.engine.loader import SliceReport
+from kp_platform.engine.offsets import OffsetRange, Plan, Slice
+from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.local.supervisor import Supervisor
-from kp_platform.pipeline.drain import Limits, Pipeline
-from kp_platform.pipeline.errors import IndexBlocked, SliceError, SliceTaken
-from kp_platform.pipeline.lag import partition_lags
-from kp_platform.pipeline.offsets import OffsetRange, Plan, Slice
-from kp_platform.pipeline.stream import SliceReport
-from kp_platform.reference import REFERENCE_VALUES
-from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform.resources.errors import ServerDown
-from kp_platform.resources.kafka import KafkaResource
-from kp_platform.resources.mysql import MySQLResource
-from kp_platform.resources.redis import RedisResource
-from kp_platform.resources.trino import TrinoResource
+from kp_platform.operations.reference_data import REFERENCE_VALUES
 from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import (
     Event,

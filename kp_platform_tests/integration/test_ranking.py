@@ -13,15 +13,15 @@ import dagster as dg
 import pytest
 import redis
 
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.mysql import MySQLResource
+from kp_platform.adapters.redis import RedisResource
+from kp_platform.adapters.trino import TrinoResource
+from kp_platform.analytics.ranking import Ranking
 from kp_platform.definitions import build_definitions
-from kp_platform.flows import ACCESS_LOG
-from kp_platform.pipeline.ranking import Ranking
-from kp_platform.reference import REFERENCE_VALUES
-from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform.resources.kafka import KafkaResource
-from kp_platform.resources.mysql import MySQLResource
-from kp_platform.resources.redis import RedisResource
-from kp_platform.resources.trino import TrinoResource
+from kp_platform.flows.builtin import ACCESS_LOG
+from kp_platform.operations.reference_data import REFERENCE_VALUES
 from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import Event, drain, publish, search, unused_hours
 from kp_platform_tests.stack import ROOT, Stack

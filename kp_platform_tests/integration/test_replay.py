@@ -13,13 +13,13 @@ import dagster as dg
 import httpx
 import pytest
 
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.redis import RedisResource
 from kp_platform.definitions import build_definitions
-from kp_platform.flows import ACCESS_LOG
-from kp_platform.pipeline import indices, positions
-from kp_platform.reference import REFERENCE_VALUES
-from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform.resources.kafka import KafkaResource
-from kp_platform.resources.redis import RedisResource
+from kp_platform.engine import index_registry, positions
+from kp_platform.flows.builtin import ACCESS_LOG
+from kp_platform.operations.reference_data import REFERENCE_VALUES
 from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import Event, drain, publish, search, unused_hours
 from kp_platform_tests.stack import Stack
@@ -83,7 +83,7 @@ def test_a_day_is_made_again_by_the_command_line(
         changed = ("redis_value", "run_id")
         assert without(new, *changed) == without(old, *changed)
     assert held() == held_before
-    assert indices.deleted(ElasticsearchResource(), ACCESS_LOG) == []
+    assert index_registry.deleted(ElasticsearchResource(), ACCESS_LOG) == []
 
 
 def test_offsets_of_a_run_are_made_again(
@@ -206,4 +206,4 @@ def test_today_changes_places_under_load_without_a_failed_or_half_filled_answer(
         return int(client.count(index=ACCESS_LOG.index, query=query)["count"])
 
     wait_for(lambda: found() == sent, f"{sent} visits", seconds=120)
-    assert indices.deleted(ElasticsearchResource(), ACCESS_LOG) == []
+    assert index_registry.deleted(ElasticsearchResource(), ACCESS_LOG) == []

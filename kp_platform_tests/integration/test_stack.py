@@ -10,14 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kp_platform.cli import SERVICES
-from kp_platform.flows import FLOWS
+from kp_platform.adapters.mysql import MySQLResource
+from kp_platform.adapters.redis import RedisResource
+from kp_platform.cli.main import SERVICES
+from kp_platform.flows.builtin import FLOWS
 from kp_platform.local import supervisor
 from kp_platform.local.servers import services
 from kp_platform.local.supervisor import Supervisor
-from kp_platform.reference import REFERENCE_VALUES
-from kp_platform.resources.mysql import MySQLResource
-from kp_platform.resources.redis import RedisResource
+from kp_platform.operations.reference_data import REFERENCE_VALUES
 from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.stack import ROOT, Stack
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import dagster as dg
 
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.mysql import MySQLResource
 from kp_platform.definitions import build_definitions
-from kp_platform.flows import FLOWS
-from kp_platform.resources.elasticsearch import ElasticsearchResource
-from kp_platform.resources.kafka import KafkaResource
-from kp_platform.resources.mysql import MySQLResource
+from kp_platform.flows.builtin import FLOWS
 from kp_platform_tests.integration.events import dead_letters, json_value, publish
 from kp_platform_tests.stack import Stack
 from kp_platform_tests.toy_flow.flow import ORDERS

@@ -1,0 +1,138 @@
+"""MySQL as a Dagster resource: the facts about who was accessed, database `testing`.
+
+Belongs here: the table `tests` and its rows. Does not belong here: the join, which Trino does.
+"""
+
+import contextlib
+import functools
+import ssl
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import dagster as dg
+import pymysql
+from pydantic import Field
+
+from kp_platform.adapters.errors import Refusal, ServerDown, shut_out
+from kp_platform.settings import Settings
+
+_SETTINGS = ("KP_MYSQL_HOST", "KP_MYSQL_PORT", "KP_MYSQL_USER", "KP_MYSQL_PASSWORD")
+_USER = "KP_MYSQL_USER, KP_MYSQL_PASSWORD"
+_REFUSALS = (
+    Refusal("access denied", _USER, "refuses the user"),
+    Refusal("command denied", _USER, "does not allow this to the user"),
+    Refusal("insecure transport are prohibited", "KP_MYSQL_TLS", "speaks TLS only"),
+    Refusal("ssl is required", "KP_MYSQL_TLS", "speaks no TLS"),
+)
+_CREATE_TABLE = """
+CREATE TABLE IF NOT EXISTS testing.tests (
+    test_id int unsigned NOT NULL AUTO_INCREMENT,
+    test_name varchar(85) NOT NULL DEFAULT '',
+    created_at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
+    PRIMARY KEY (test_id),
+    UNIQUE KEY UIDX_TESTS_NAME (test_name),
+    KEY IDX_TESTS (test_name, test_id)
+) DEFAULT CHARACTER SET utf8mb4
+"""
+
+
+class MySQLResource(dg.ConfigurableResource[None]):
+    """The database of the reference rows. The password comes from KP_MYSQL_PASSWORD only."""
+
+    host: str = Field(default="", description="Host name. Empty: KP_MYSQL_HOST.")
+    port: int = Field(default=0, ge=0, le=65_535, description="Port. 0: KP_MYSQL_PORT.")
+    user: str = Field(default="", description="User that loads the rows. Empty: KP_MYSQL_USER.")
+    timeout_seconds: int = Field(
+        default=10, gt=0, description="Longest wait for one answer, seconds."
+    )
+
+    @functools.cached_property
+    def address(self) -> str:
+        settings = Settings()
+        return f"{self.host or settings.mysql_host}:{self.port or settings.mysql_port}"
+
+    def probe(self) -> None:
+        """Raises ServerDown unless the user can log in and query."""
+        with self._cursor() as cursor:
+            cursor.execute("SELECT 1")
+
+    def create_table(self) -> None:
+        """Create `testing.tests` unless it exists."""
+        if not self.has_table():  # IF NOT EXISTS alone warns on a table that is there
+            with self._cursor() as cursor:
+                cursor.execute(_CREATE_TABLE)
+
+    def add_names(self, names: Sequence[str]) -> None:
+        """Insert a row for each name that has none; rows that exist keep id and time."""
+        with self._cursor() as cursor:
+            held = _names(cursor)
+            new = [(name,) for name in names if name not in held]
+            cursor.executemany(
+                "INSERT INTO testing.tests (test_name) VALUES (%s) "
+                # The collation is not case-sensitive: another spelling is the same row.
+                "ON DUPLICATE KEY UPDATE test_id = test_id",
+                new,
+            )
+
+    def touch(self, name: str) -> None:
+        """Insert the name's row, or give the one that is there a new time."""
+        with self._cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO testing.tests (test_name) VALUES (%s) "
+                "ON DUPLICATE KEY UPDATE created_at = CURRENT_TIMESTAMP",
+                (name,),
+            )
+
+    def ids(self) -> dict[str, int]:
+        """test_id by test_name."""
+        with self._cursor() as cursor:
+            return _names(cursor)
+
+    def has_table(self) -> bool:
+        """Whether `testing.tests` exists."""
+        with self._cursor() as cursor:
+            cursor.execute("SHOW TABLES FROM testing LIKE 'tests'")
+            return bool(cursor.fetchall())
+
+    @contextlib.contextmanager
+    def _cursor(self) -> Iterator[Any]:
+        settings = Settings()
+        try:
+            with (
+                contextlib.closing(
+                    pymysql.connect(
+                        host=self.host or settings.mysql_host,
+                        port=self.port or settings.mysql_port,
+                        user=self.user or settings.mysql_user,
+                        password=settings.mysql_password.get_secret_value(),
+                        charset="utf8mb4",
+                        autocommit=True,
+                        **_tls(settings),
+                        connect_timeout=self.timeout_seconds,
+                        read_timeout=self.timeout_seconds,
+                        write_timeout=self.timeout_seconds,
+                    )
+                ) as connection,
+                connection.cursor() as cursor,
+            ):
+                yield cursor
+        except pymysql.OperationalError as error:
+            raise self._down(error) from error
+        except pymysql.MySQLError as error:
+            raise self._down(error, "refuses a statement") from error
+
+    def _down(self, cause: object, problem: str = "does not answer") -> ServerDown:
+        settings = ", ".join(_SETTINGS)
+        return shut_out("MySQL", self.address, settings, cause, _REFUSALS, problem)
+
+
+def _tls(settings: Settings) -> dict[str, Any]:
+    """With KP_MYSQL_TLS a server without it is refused before it gets the password."""
+    if not settings.mysql_tls:
+        return {}
+    return {"ssl": ssl.create_default_context(cafile=settings.ca_file or None)}
+
+
+def _names(cursor: Any) -> dict[str, int]:
+    cursor.execute("SELECT test_name, test_id FROM testing.tests")
+    return dict(cursor.fetchall())

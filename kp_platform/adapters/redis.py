@@ -1,0 +1,112 @@
+"""Redis as a Dagster resource: the values kept under the bare names, and the ranking, in the
+database of the URL.
+
+Belongs here: every call to Redis that the platform makes. Does not belong here: the join, which
+Trino does, and what a ranking is (`pipeline/ranking.py`).
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+import redis
+from pydantic import Field
+
+from kp_platform.adapters.errors import Refusal, shut_out
+from kp_platform.settings import Settings
+
+_REFUSALS = (
+    Refusal("invalid username-password pair", "KP_REDIS_URL", "refuses the user"),
+    Refusal("authentication required", "KP_REDIS_URL", "asks for a user"),
+    Refusal("no permissions", "KP_REDIS_URL", "does not allow this to the user"),
+)
+
+
+class RedisResource(dg.ConfigurableResource[None]):
+    """The store of the reference keys and of the ranking. Its URL, which may hold a password, is
+    KP_REDIS_URL."""
+
+    timeout_seconds: float = Field(
+        default=5.0, gt=0, description="Longest wait for one answer, seconds."
+    )
+
+    def probe(self) -> None:
+        """Raises ServerDown unless Redis answers."""
+        with self._client() as client:
+            client.ping()
+
+    def set_values(self, values: Mapping[str, str]) -> None:
+        """Set each key to its value."""
+        with self._client() as client:
+            client.mset(dict(values))
+
+    def values(self, keys: Sequence[str]) -> dict[str, str]:
+        """The values of those keys that exist."""
+        with self._client() as client:
+            found = client.mget(list(keys))
+        pairs = zip(keys, found, strict=True)
+        return {key: str(value) for key, value in pairs if value is not None}
+
+    def replace(
+        self,
+        listing: str,
+        sorted_sets: Mapping[str, Mapping[str, int]],
+        hashes: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        """See `Board.replace`. MULTI and EXEC travel in one write: a caller that is killed has
+        changed everything or nothing, and leaves no half-built keys behind."""
+
+        def queue(transaction: "redis.client.Pipeline") -> None:
+            before = transaction.zrange(listing, 0, -1)  # at once: the listing is being watched
+            transaction.multi()
+            transaction.delete(*sorted_sets, *before, *hashes)
+            for key, scores in sorted_sets.items():
+                if scores:
+                    transaction.zadd(key, dict(scores))
+            for key, fields in hashes.items():
+                transaction.hset(key, mapping=_mapping(fields))
+
+        with self._client() as client:
+            client.transaction(queue, listing)
+
+    def set_hash(self, key: str, fields: Mapping[str, str]) -> None:
+        """See `Board.set_hash`."""
+        with self._client() as client, client.pipeline(transaction=True) as transaction:
+            transaction.delete(key)
+            transaction.hset(key, mapping=_mapping(fields))
+            transaction.execute()
+
+    def hash(self, key: str) -> dict[str, str]:
+        """See `Board.hash`."""
+        with self._client() as client:
+            return {str(name): str(value) for name, value in client.hgetall(key).items()}
+
+    def highest(self, key: str, count: int) -> list[tuple[str, int]]:
+        """The members of a sorted set with the highest scores, as applications read them."""
+        with self._client() as client:
+            found: Any = client.zrevrange(key, 0, count - 1, withscores=True)
+        return [(str(member), int(score)) for member, score in found]
+
+    @contextlib.contextmanager
+    def _client(self) -> Iterator["redis.Redis"]:
+        settings = Settings()
+        url = settings.redis_url.get_secret_value()
+        trust = {"ssl_ca_certs": settings.trusted_ca_file} if url.startswith("rediss:") else {}
+        client = redis.Redis.from_url(
+            url,
+            **trust,
+            decode_responses=True,
+            socket_timeout=self.timeout_seconds,
+            socket_connect_timeout=self.timeout_seconds,
+        )
+        try:
+            with contextlib.closing(client):
+                yield client
+        except redis.RedisError as error:
+            raise shut_out("Redis", url, "KP_REDIS_URL", error, _REFUSALS) from error
+
+
+def _mapping(fields: Mapping[str, str]) -> dict[Any, Any]:
+    """As the client's types want it: keys and values of any kind that Redis takes."""
+    return dict(fields)

@@ -1,0 +1,1 @@
+"""The `kp` command: one module per group of commands."""

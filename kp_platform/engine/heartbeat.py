@@ -1,0 +1,63 @@
+"""Whether the run that took some work (a flow, the ranking, the KPIs) is still at it: it says so
+every few seconds.
+
+Belongs here: the beat, and its age. Does not belong here: keeping two runs apart, which positions
+do; a lease only tells the sensor soon that a run's process is gone, of which Dagster knows nothing
+when the code server went with it.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import orjson
+
+from kp_platform.engine.store import DocumentStore, put, send
+
+INDEX = "kp.leases"
+BEAT_SECONDS = 5.0
+# Between a flow and the partitions of it that a run takes, e.g. `access_log:0-5`.
+OF = ":"
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def kept(store: DocumentStore, work: str, holder: str) -> Iterator[None]:
+    """Says at once, and every BEAT_SECONDS until the end, that the run `holder` is at `work`."""
+    done = threading.Event()
+
+    def beat_on() -> None:
+        while not done.is_set():
+            try:
+                beat(store, work, holder)
+            except Exception as error:  # the slice will say what is wrong with the store
+                logger.warning("no beat of %s: %s", work, error)
+            done.wait(BEAT_SECONDS)
+
+    thread = threading.Thread(target=beat_on, name=f"lease-{work}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(BEAT_SECONDS)
+
+
+def seconds_since_beat(store: DocumentStore, work: str, holder: str) -> float | None:
+    """Of `holder`, by our clock; None when the latest beat is not of this holder."""
+    key = (INDEX, work)
+    stored = store.get([key]).get(key)
+    if stored is None or stored.source["holder"] != holder:
+        return None
+    beat_at = datetime.fromisoformat(stored.source["beat_at"])
+    return (datetime.now(UTC) - beat_at).total_seconds()
+
+
+def beat(store: DocumentStore, work: str, holder: str) -> None:
+    """Say that `holder` is at `work` now. Raises what `store.send` raises."""
+    store.ensure_index(INDEX)
+    body = {"holder": holder, "beat_at": datetime.now(UTC)}
+    send(store, [put(INDEX, work, orjson.dumps(body))])

@@ -1,0 +1,99 @@
+"""The reference data: rows in MySQL and values in Redis, loaded, set, and announced when changed.
+
+Belongs here: what the demo joins against, and the order of a change: first the data, then the
+announcement (`changes.py`). Does not belong here: connections (`resources/`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kp_platform.adapters.reference_changes import ReferenceChange
+
+REFERENCE_VALUES = {
+    "presto": "https://prestodb.io/",
+    "kafka": "https://kafka.apache.org/",
+    "laravel": "https://laravel.com/",
+    "elasticsearch": "https://www.elastic.co/jp/products/elasticsearch",
+}
+
+
+MAX_NAME_LENGTH = 85  # characters, of testing.tests.test_name
+
+Announce = Callable[[Sequence[ReferenceChange]], object]
+
+
+class Table(Protocol):
+    """MySQL, as far as seeding needs it."""
+
+    def has_table(self) -> bool: ...
+    def create_table(self) -> None: ...
+    def add_names(self, names: Sequence[str]) -> None: ...
+    def touch(self, name: str) -> None: ...
+    def ids(self) -> dict[str, int]: ...
+
+
+class Values(Protocol):
+    """Redis, as far as seeding needs it."""
+
+    def set_values(self, values: Mapping[str, str]) -> None: ...
+    def values(self, keys: Sequence[str]) -> dict[str, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SeedReport:
+    """How many of the reference rows and keys are there now."""
+
+    rows: int
+    keys: int
+
+
+def is_seeded(mysql: Table) -> bool:
+    """Whether the reference data were ever loaded."""
+    return mysql.has_table()
+
+
+def seed(mysql: Table, redis: Values, announce: Announce) -> SeedReport:
+    """Load the reference data and announce what changed by it.
+
+    Again is safe: rows keep their ids, values are set anew.
+    """
+    return SeedReport(rows=seed_rows(mysql, announce), keys=seed_values(redis, announce))
+
+
+def seed_rows(mysql: Table, announce: Announce) -> int:
+    """Create the table and a row for each name; returns how many of them are there."""
+    mysql.create_table()
+    before = mysql.ids()
+    mysql.add_names(list(REFERENCE_VALUES))
+    _announce_keys(announce, "mysql", REFERENCE_VALUES.keys() - before.keys())
+    return len(mysql.ids().keys() & REFERENCE_VALUES.keys())
+
+
+def seed_values(redis: Values, announce: Announce) -> int:
+    """Set the value of each name; returns how many of them are there."""
+    before = redis.values(list(REFERENCE_VALUES))
+    redis.set_values(REFERENCE_VALUES)
+    changed = {key for key, value in REFERENCE_VALUES.items() if before.get(key) != value}
+    _announce_keys(announce, "redis", changed)
+    return len(redis.values(list(REFERENCE_VALUES)))
+
+
+def set_reference(mysql: Table, redis: Values, announce: Announce, name: str, url: str) -> None:
+    """Give a name its row in MySQL and its value in Redis, and announce both.
+
+    A row that is there keeps its id and gets a new time. Raises ValueError for a name that MySQL
+    cannot hold.
+    """
+    if not name or len(name) > MAX_NAME_LENGTH:
+        raise ValueError(f"a name has 1 to {MAX_NAME_LENGTH} characters")
+    changes = [ReferenceChange("mysql", name), ReferenceChange("redis", name)]
+    mysql.create_table()
+    mysql.touch(name)
+    redis.set_values({name: url})
+    announce(changes)
+
+
+def _announce_keys(announce: Announce, source: str, keys: set[str]) -> None:
+    if keys:
+        announce([ReferenceChange(source, key) for key in sorted(keys)])

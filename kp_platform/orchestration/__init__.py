@@ -1,0 +1,1 @@
+"""Dagster, by feature: the only folder that imports it."""

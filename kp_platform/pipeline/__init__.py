@@ -1,1 +1,0 @@
-"""The way of a slice: plan, query, documents, bulk, position. Pure Python, without Dagster."""

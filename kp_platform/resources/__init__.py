@@ -1,1 +1,0 @@
-"""The five connections as Dagster resources, each with the verbs of our domain."""

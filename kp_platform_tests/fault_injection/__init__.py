@@ -1,0 +1,1 @@
+"""Fault injection: the fault matrix, its load generator and its oracle (`make faults`)."""

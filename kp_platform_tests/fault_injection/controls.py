@@ -1,0 +1,138 @@
+"""Variants of the pipeline that are broken on purpose, so that the oracle has something to find.
+
+Belongs here: one small defect each, on the real servers. Does not belong here: the check that they
+are caught (`test_oracle.py`). Nobody else may index meanwhile.
+"""
+
+import contextlib
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.trino import TrinoResource
+from kp_platform.engine.documents import Columns, builder
+from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.engine.loader import SliceReport, utc_now
+from kp_platform.engine.offsets import Plan, Slice, TopicState
+from kp_platform.engine.positions import Position
+from kp_platform.engine.sql import slice_query
+from kp_platform.engine.store import ItemResult
+from kp_platform.engine.writer import index_documents
+from kp_platform.flows.builtin import ACCESS_LOG
+from kp_platform_tests.fault_injection.ledger import KafkaWriter
+from kp_platform_tests.fault_injection.oracle import Oracle, Verdict
+
+LIMITS = Limits(slice_rows=50_000, bulk_rows=500, follow_idle_seconds=0, max_run_seconds=300)
+_ID = re.compile(rb'("_index":"log\.index[^"]*","_id":")[^"]*')
+
+
+def _random(lines: bytes) -> bytes:
+    return _ID.sub(lambda found: found[1] + uuid.uuid4().hex.encode(), lines)
+
+
+class Killed(Exception):
+    """Where a run is killed between two steps."""
+
+
+class RandomIds(ElasticsearchResource):
+    """Gives each document an id of its own, as Elasticsearch does when none is named."""
+
+    def bulk(self, lines: bytes) -> Sequence[ItemResult]:
+        return super().bulk(_random(lines))
+
+    def bulk_all(self, lines: bytes) -> bool:
+        return super().bulk_all(_random(lines))
+
+
+@dataclass(frozen=True, slots=True)
+class KilledBeforeThePosition(Pipeline):
+    """Indexes its slice, and dies."""
+
+    def step(self, state: TopicState, held: Mapping[int, Position], todo: Plan) -> SliceReport:
+        assert todo.slice is not None
+        self.index(state, todo.slice)
+        raise Killed
+
+
+@dataclass(frozen=True, slots=True)
+class InnerJoin(Pipeline):
+    """The published example's join, which also trusts the answer to be whole."""
+
+    def _take(self, part: Slice) -> SliceReport:
+        sql, parameters = slice_query(self.flow, part)
+        report = SliceReport(asked=part.ranges, slices=1)
+        with self.engine.query(sql.replace("LEFT JOIN", "JOIN"), parameters) as answer:
+            build = builder(self.flow, Columns(self.flow, answer.columns), self.run_id)
+            for rows in answer.batches(500):
+                operations = build(rows, utc_now()).operations
+                report.outcome.add(index_documents(self.store, self.flow, operations))
+                report.rows += len(rows)
+        return report
+
+
+@dataclass(frozen=True, slots=True)
+class PositionFirst(Pipeline):
+    """Moves its positions before the bulk, and dies between the two."""
+
+    def step(self, state: TopicState, held: Mapping[int, Position], todo: Plan) -> SliceReport:
+        assert todo.slice is not None
+        ends = {part.partition: part.end for part in todo.slice.ranges}
+        self._move(state, held, ends)
+        raise Killed
+
+
+def random_ids() -> None:
+    """A run that is killed before its position, and the next one, which does the slice again."""
+    _drain(_pipeline(KilledBeforeThePosition, RandomIds()))
+    _drain(_pipeline(Pipeline, RandomIds()))
+
+
+def inner_join() -> None:
+    _drain(_pipeline(InnerJoin))
+
+
+def position_first() -> None:
+    _drain(_pipeline(PositionFirst))
+    _drain(_pipeline(Pipeline))
+
+
+CONTROLS = {"random ids": random_ids, "inner join": inner_join, "position first": position_first}
+
+
+def judged(oracle: Oracle, variant: Callable[[], None], events: int) -> Verdict:
+    """What the oracle says of accesses that a variant has indexed; a third bear a name without
+    reference rows, and one message is bad."""
+    mark, marker = oracle.mark(), uuid.uuid4().hex
+    writer = KafkaWriter(oracle.servers, oracle.ledger)
+    for number in range(events):
+        writer.access(f"/oracle/{marker}/{number}", "presto" if number % 3 else "nobody")
+    writer.bad(f"not an event {marker}".encode())
+    if writer.flush(60):
+        raise ConnectionError("the broker does not take the events")
+    variant()
+    return oracle.check(mark)
+
+
+def sound() -> None:
+    """The pipeline as it is, which the oracle must find nothing in."""
+    _drain(_pipeline(Pipeline))
+
+
+def _pipeline(kind: type[Pipeline], store: ElasticsearchResource | None = None) -> Pipeline:
+    return kind(
+        ACCESS_LOG,
+        KafkaResource(),
+        TrinoResource(),
+        store or ElasticsearchResource(),
+        LIMITS,
+        "control",
+    )
+
+
+def _drain(pipeline: Pipeline) -> None:
+    with contextlib.suppress(Killed):
+        reports: Iterator[SliceReport | None] = pipeline.drain()
+        list(reports)

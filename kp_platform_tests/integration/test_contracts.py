@@ -1,0 +1,780 @@
+"""One contract for each connection, held on the fake and on the real server alike."""
+
+import json
+import re
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.errors import TopicMissing
+from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.mysql import MySQLResource
+from kp_platform.adapters.redis import RedisResource
+from kp_platform.adapters.reference_changes import ReferenceChange
+from kp_platform.adapters.trino import TrinoResource
+from kp_platform.analytics.ranking import SQL_PATH
+from kp_platform.engine.counting import HOUR, Extent, Where, Window, iso
+from kp_platform.engine.errors import SliceError
+from kp_platform.engine.offsets import OffsetRange, Slice, Watermarks
+from kp_platform.engine.sql import keys_query, ranges_query, slice_query
+from kp_platform.engine.store import Reach, Stored, create, delete, put, send
+from kp_platform.flows.builtin import ACCESS_LOG
+from kp_platform.operations.reference_data import REFERENCE_VALUES, seed, set_reference
+from kp_platform_tests.conftest import wait_for
+from kp_platform_tests.fakes import FakeElasticsearch, FakeKafka, FakeMySQL, FakeRedis, FakeTrino
+from kp_platform_tests.integration.events import Event, publish, transaction
+from kp_platform_tests.stack import Stack
+
+
+@pytest.fixture
+def real(request: pytest.FixtureRequest) -> Callable[[], Stack]:
+    """Starts the stack only for those who ask for the real server."""
+    return lambda: request.getfixturevalue("quiet_stack")
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def transact(kafka: Any, topic: str, values: Sequence[bytes]) -> None:
+    """Write messages to partition 0 in one transaction."""
+    if isinstance(kafka, FakeKafka):
+        for value in values:
+            kafka.produce(topic, value)
+        kafka.end_transaction(topic, 0)
+        return
+    with transaction() as producer:
+        for value in values:
+            producer.produce(topic, value, partition=0)
+
+
+def unheard(changes: Sequence[ReferenceChange]) -> None:
+    """Announces to nobody."""
+
+
+class TestKafka:
+    """`Log` and the making of topics."""
+
+    @pytest.fixture(params=["fake", "real"])
+    def kafka(self, request: pytest.FixtureRequest, real: Callable[[], Stack]) -> Any:
+        if request.param == "fake":
+            return FakeKafka()
+        real()
+        return KafkaResource()
+
+    def test_a_topic_is_made_once(self, kafka: Any) -> None:
+        name = f"contract-{new_id()}"
+        assert kafka.create_topics({name: 3}) == [name]
+        assert kafka.create_topics({name: 3}) == []
+
+    def test_a_new_topic_is_empty_and_has_an_id(self, kafka: Any) -> None:
+        name = f"contract-{new_id()}"
+        kafka.create_topics({name: 2})
+        state = kafka.topic_state(name)
+        assert state.partitions == {0: Watermarks(0, 0), 1: Watermarks(0, 0)}
+        assert state.topic_id == kafka.topic_state(name).topic_id != ""
+
+    def test_a_missing_topic_is_named(self, kafka: Any) -> None:
+        with pytest.raises(TopicMissing, match="topic no-such-topic does not exist"):
+            kafka.topic_state("no-such-topic")
+
+    def test_committed_offsets_are_read_back(self, kafka: Any) -> None:
+        name = f"contract-{new_id()}"
+        kafka.create_topics({name: 2})
+        kafka.commit(f"group-{name}", name, {0: 5, 1: 7})
+        kafka.commit(f"group-{name}", name, {1: 8})
+        assert kafka.committed(f"group-{name}", name) == {0: 5, 1: 8}
+
+    def test_raw_messages_are_the_bytes_that_were_sent(self, kafka: Any) -> None:
+        kafka.create_topics({ACCESS_LOG.topic: 4})
+        values = [b"\xff\x00raw", None, b"", b'{"a": 1}']
+        if isinstance(kafka, FakeKafka):
+            places = [(1, kafka.produce(ACCESS_LOG.topic, value, 1)) for value in values]
+        else:
+            places = publish(*values, partition=1)
+        found = kafka.raw_messages(ACCESS_LOG.topic, [places[0], places[1], places[2]])
+        assert [found[place].value for place in places[:3]] == values[:3]
+        assert len(found) == 3
+
+    def test_the_marker_of_a_transaction_is_an_offset_without_a_message(self, kafka: Any) -> None:
+        name = f"contract-{new_id()}"
+        kafka.create_topics({name: 1})
+        transact(kafka, name, [b"0", b"1"])
+        transact(kafka, name, [b"3"])
+        whole = {0: Watermarks(0, 5)}  # a commit is answered before its marker is written
+        wait_for(lambda: kafka.topic_state(name).partitions == whole, "both markers are written")
+        assert kafka.present(name, OffsetRange(0, 0, 5)) == {0, 1, 3}
+        assert kafka.present(name, OffsetRange(0, 1, 3)) == {1}
+        assert kafka.present(name, OffsetRange(0, 4, 5)) == set()
+        with pytest.raises(SliceError, match=r"0:\[1,6\) ends at 5"):
+            kafka.present(name, OffsetRange(0, 1, 6))
+        with pytest.raises(SliceError, match="no message at offset 2"):
+            kafka.raw_messages(name, [(0, 1), (0, 2)])
+
+    def test_where_no_message_is_as_young_as_a_moment_its_offset_is_the_end(
+        self, kafka: Any
+    ) -> None:
+        name = f"contract-{new_id()}"
+        kafka.create_topics({name: 2})
+        if isinstance(kafka, FakeKafka):
+            kafka.produce(name, b"{}")
+        else:
+            publish(b"{}", partition=0, topic=name, at=datetime(2026, 3, 1, tzinfo=UTC))
+        assert kafka.offsets_at(name, datetime(2026, 3, 1, tzinfo=UTC)) == {0: 0, 1: 0}
+        assert kafka.offsets_at(name, datetime(2026, 3, 2, tzinfo=UTC)) == {0: 1, 1: 0}
+
+
+class TestElasticsearch:
+    """`DocumentStore`."""
+
+    @pytest.fixture(params=["fake", "real"])
+    def store(self, request: pytest.FixtureRequest, real: Callable[[], Stack]) -> Any:
+        if request.param == "fake":
+            store: Any = FakeElasticsearch()
+        else:
+            real()
+            store = ElasticsearchResource()
+        for name in ("kp.positions", "kp.dead", "kp.gaps", "log.index", "access.kpi"):
+            store.ensure_index(name)
+            store.ensure_index(name)  # again is safe
+        return store
+
+    def test_create_writes_only_a_free_id(self, store: Any) -> None:
+        identity = new_id()
+        first = create("kp.positions", identity, b'{"flow": "first"}')
+        second = create("kp.positions", identity, b'{"flow": "second"}')
+        results = [*store.bulk(first + second), *store.bulk(second)]
+        assert [result.status for result in results] == [201, 409, 409]
+        assert [result.conflict for result in results] == [False, True, True]
+        [held] = store.get([("kp.positions", identity)]).values()
+        assert held.source == {"flow": "first"}
+
+    def test_whether_all_of_a_request_went_well(self, store: Any) -> None:
+        first, second, third = (("kp.positions", new_id()) for _ in range(3))
+        body = b'{"flow": "first"}'
+        assert store.bulk_all(create(*first, body) + create(*second, body))
+        assert not store.bulk_all(create(*first, body) + create(*third, body))
+        assert store.get([first, second, third]).keys() == {first, second, third}
+
+    def test_a_request_of_nothing_is_refused(self, store: Any) -> None:
+        with pytest.raises(SliceError, match="no requests added"):
+            store.bulk_all(b"")
+
+    def test_put_with_a_version_is_compare_and_set(self, store: Any) -> None:
+        key = ("kp.positions", new_id())
+        store.bulk(put(*key, b'{"position": 1}'))
+        seen: Stored = store.get([key])[key]
+        [won] = store.bulk(put(*key, b'{"position": 2}', expected=seen.version))
+        [lost] = store.bulk(put(*key, b'{"position": 3}', expected=seen.version))
+        assert (won.written, lost.written, lost.conflict) == (True, False, True)
+        assert store.get([key])[key].source == {"position": 2}
+
+    def test_get_leaves_out_what_is_not_there(self, store: Any) -> None:
+        assert store.get([("kp.positions", new_id()), ("no-such-index", "a")]) == {}
+        assert store.get([]) == {}
+
+    def test_an_index_that_is_made_again_has_another_id(self, store: Any) -> None:
+        day = "log.index-2020.02.02"
+        assert day not in store.index_ids("log.index")
+        seen = []
+        for _ in range(2):
+            store.bulk(create(day, new_id(), b"{}"))
+            seen.append(store.index_ids("log.index")[day])
+            if isinstance(store, FakeElasticsearch):
+                store.delete_index(day)
+            else:
+                store.client().indices.delete(index=day)
+        assert seen[0] != seen[1]
+        assert store.index_ids("no-such-alias") == {}
+
+    def test_an_index_takes_the_place_of_another_and_goes_by_its_name(self, store: Any) -> None:
+        day = "log.index-2020.02.03"
+        old, made, late = (new_id() for _ in range(3))
+
+        def found(name: str) -> int:
+            return len(store.find("log.index", "name", name))
+
+        def named(name: str) -> bytes:
+            return json.dumps({"name": name}).encode()
+
+        send(store, [create(day, "old", named(old))])
+        for round in range(2):
+            new = f"log.index.{new_id()}-2020.02.03"
+            store.make_index(new, "log.index")
+            send(store, [create(new, "new", named(made))])
+            store.refresh(new)
+            store.refresh("log.index")
+            assert found(made) == 0
+            before = store.index_ids("log.index")[day]
+            store.take_place(day, new, "log.index", before)
+            assert store.index_ids("log.index")[day] != before
+            assert (found(made), found(old)) == (1, 0)
+            send(store, [create(day, f"late-{round}", named(late))])
+            key = (day, f"late-{round}")
+            assert store.get([key, (day, "old")]).keys() == {key}
+            send(store, [delete(day, "new")])
+            store.refresh("log.index")
+            assert found(late) == 1
+        for wrong in (None, "another"):
+            store.make_index(f"{new}-2", "log.index")
+            with pytest.raises(SliceError, match="another index"):
+                store.take_place(day, f"{new}-2", "log.index", wrong)
+            assert found(late) == 1
+            store.delete_index(f"{new}-2")
+        store.delete_index(new)
+        assert day not in store.index_ids("log.index")
+        store.delete_index(new)  # of what is not there nothing is said
+
+    def test_what_is_made_is_behind_no_alias_until_it_takes_its_place(self, store: Any) -> None:
+        day, marker = "log.index-2020.02.07", new_id()
+        new = f"log.index.{marker}-2020.02.07"
+        store.make_index(new, "log.index")
+        [(name, made_at)] = store.behind_no_alias(f"log.index.{marker}").items()
+        assert name == new
+        assert abs(datetime.now(UTC) - made_at) < timedelta(minutes=5)
+        send(store, [create(new, new_id(), b"{}"), create(new, new_id(), b"{}")])
+        store.refresh(new)
+        assert day not in store.sizes("log.index")
+        store.take_place(day, new, "log.index", None)
+        documents, size = store.sizes("log.index")[day]
+        assert documents == 2
+        assert size > 0
+        assert store.behind_no_alias(f"log.index.{marker}") == {}
+        store.delete_index(day)  # by the name that it goes by
+        assert day not in store.index_ids("log.index")
+        assert store.sizes("no-such-alias") == {}
+
+    def test_a_blocked_index_refuses_writes_until_it_is_not(self, store: Any) -> None:
+        day = "log.index-2020.02.04"
+        store.bulk(create(day, new_id(), b"{}"))
+        store.block_writes(day, True)
+        [refused] = store.bulk(create(day, new_id(), b"{}"))
+        assert refused.blocked
+        store.block_writes(day, False)
+        assert [each.written for each in store.bulk(create(day, new_id(), b"{}"))] == [True]
+
+    def test_what_was_written_since_a_mark_is_told_page_by_page(self, store: Any) -> None:
+        day = "log.index-2020.02.05"
+        send(store, [create(day, f"before-{number}", b"{}") for number in range(5)])
+        marks = store.marks(day)
+        assert marks.keys() == {0}
+        send(store, [create(day, f"after-{number}", b"{}") for number in range(3)])
+        send(store, [put(day, "before-2", b'{"name": "again"}')])
+        store.refresh("log.index")
+        since = list(store.written_since(day, marks, 3))
+        assert [len(page) for page in since] == [3, 1]
+        found = {hit.id: hit for page in since for hit in page}
+        assert found.keys() == {"after-0", "after-1", "after-2", "before-2"}
+        assert found["before-2"].stored.source == {"name": "again"}
+        everything = [hit.id for page in store.written_since(day, {}, 100) for hit in page]
+        assert len(everything) == 8
+        assert list(store.written_since(day, store.marks(day), 3)) == []
+
+    def test_a_snapshot_tells_how_far_partitions_reach(self, store: Any) -> None:
+        at = datetime(2020, 2, 6, tzinfo=UTC)
+        day = "log.index-2020.02.06"
+        for partition, offset in ((0, 7), (0, 9), (2, 3), (3, 5)):
+            body = {"@timestamp": iso(at), "partition": partition, "offset": offset}
+            send(store, [create(day, f"{partition}-{offset}", json.dumps(body).encode())])
+        store.refresh("log.index")
+        hour = Where("@timestamp", Window(at, at + HOUR))
+        later = Where("@timestamp", Window(at + HOUR, at + 2 * HOUR))
+        below = {0: 8, 1: 100, 2: 3}
+        for index in ("log.index", day):
+            with store.snapshot(index) as snapshot:
+                assert snapshot.reach(hour, below) == {0: Reach(7, 9, 1), 2: Reach(3, 3, 0)}
+                assert snapshot.reach(later, below) == {}
+        with store.snapshot("no-such") as snapshot:
+            assert snapshot.reach(hour, below) == {}
+
+    def test_find_and_count_see_a_document_after_a_refresh(self, store: Any) -> None:
+        flow = new_id()
+        store.bulk(put("kp.positions", new_id(), json.dumps({"flow": flow}).encode()))
+        store.refresh("kp.positions")
+        assert [each.source for each in store.find("kp.positions", "flow", flow)] == [
+            {"flow": flow}
+        ]
+        assert store.find("kp.positions", "flow", new_id()) == []
+        assert store.count("kp.positions") >= 1
+
+    def test_a_snapshot_gives_what_differs_as_it_was(self, store: Any) -> None:
+        name, day = new_id(), "log.index-2020.01.02"
+        bodies: dict[str, dict[str, Any]] = {
+            "same": {"name": name, "test_id": 1, "redis_value": "a"},
+            "other value": {"name": name, "test_id": 1, "redis_value": "b"},
+            "no value": {"name": name, "test_id": 1, "redis_value": None},
+            "empty value": {"name": name, "test_id": 1, "redis_value": ""},
+            "a value too long for a term": {
+                "name": name,
+                "test_id": 1,
+                "redis_value": "x" * 40_000,
+            },
+            "another name": {"name": new_id(), "test_id": 1, "redis_value": "b"},
+        }
+        ids = {what: new_id() for what in bodies}
+        for what, body in bodies.items():
+            store.bulk(create(day, ids[what], json.dumps(body).encode()))
+        store.refresh("log.index")
+
+        def found(facts: dict[str, Any], size: int = 2) -> set[str]:
+            with store.snapshot("log.index") as snapshot:
+                pages = list(snapshot.differing("name", name, facts, size))
+            assert all(0 < len(page) <= size for page in pages)
+            hits = [hit for page in pages for hit in page]
+            assert all(hit.stored.source == bodies[what_of[hit.id]] for hit in hits)
+            return {what_of[hit.id] for hit in hits}
+
+        what_of = {identity: what for what, identity in ids.items()}
+        mine = bodies.keys() - {"another name"}
+        assert found({"test_id": 1, "redis_value": "a"}) == mine - {"same"}
+        assert found({"test_id": 1, "redis_value": ""}) == mine - {"empty value"}
+        assert found({"test_id": None, "redis_value": "a"}) == mine
+        assert found({"test_id": 1, "redis_value": "y" * 40_000}) == mine
+        long = "a value too long for a term"  # not in the index, so it may pass for none
+        assert found({"test_id": 1, "redis_value": None}) | {long} == mine - {"no value"}
+
+    def test_a_snapshot_does_not_move_and_its_versions_guard(self, store: Any) -> None:
+        name, key = new_id(), ("log.index-2020.01.02", new_id())
+        store.bulk(create(*key, json.dumps({"name": name, "test_id": 1}).encode()))
+        store.refresh("log.index")
+        with store.snapshot("log.index") as snapshot:
+            store.bulk(put(*key, json.dumps({"name": name, "test_id": 2}).encode()))
+            store.refresh("log.index")
+            [[hit]] = snapshot.differing("name", name, {"test_id": 3}, 10)
+        assert (hit.index, hit.id, hit.stored.source["test_id"]) == (*key, 1)
+        [late] = store.bulk(put(*key, b"{}", expected=hit.stored.version))
+        assert late.conflict
+
+    def test_a_snapshot_of_an_alias_without_indices_is_empty(self, store: Any) -> None:
+        with store.snapshot(f"no-such-index-{new_id()}") as snapshot:
+            assert list(snapshot.differing("name", "x", {"test_id": 1}, 10)) == []
+
+    def test_the_alias_holds_what_its_daily_indices_hold(self, store: Any) -> None:
+        identity = new_id()
+        before = store.count("log.index")
+        body = json.dumps({"uuid": identity}).encode()
+        store.bulk(create("log.index-2020.01.01", identity, body))
+        store.refresh("log.index")
+        assert [each.source for each in store.find("log.index", "uuid", identity)] == [
+            {"uuid": identity}
+        ]
+        assert store.count("log.index") == before + 1
+
+    def test_delete_takes_a_document_away_and_says_when_there_was_none(self, store: Any) -> None:
+        key = ("kp.positions", new_id())
+        operations = [create(*key, b'{"position": 1}'), delete(*key), delete(*key)]
+        results = send(store, operations)
+        assert [result.written for result in results] == [True, True, False]
+        assert [result.absent for result in results] == [False, False, True]
+        assert store.get([key]) == {}
+
+
+class TestCounting:
+    """`DocumentStore` as it counts documents, in a year that no other test has."""
+
+    YEAR = 2003
+    NOON = datetime(YEAR, 5, 6, 12, tzinfo=UTC)
+    DAY = Where("@timestamp", Window(NOON - 12 * HOUR, NOON + 12 * HOUR))
+
+    @pytest.fixture(params=["fake", "real"])
+    def store(self, request: pytest.FixtureRequest, real: Callable[[], Stack]) -> Any:
+        if request.param == "fake":
+            store: Any = FakeElasticsearch()
+        else:
+            real()
+            store = ElasticsearchResource()
+        store.ensure_index("log.index")
+        events = [
+            (self.NOON, "/a", "presto", "complete", 7),
+            (self.NOON + timedelta(milliseconds=1), "/a", "presto", "none", 7),
+            (self.NOON + HOUR - timedelta(milliseconds=1), "/a", "", "complete", None),
+            (self.NOON + HOUR, "/b", "presto", "complete", -3),
+            (self.NOON + 3 * HOUR, "/b", "kafka", "complete", 7),
+        ]
+        for number, (moment, uri, name, state, delay) in enumerate(events):
+            body: dict[str, Any] = {"@timestamp": iso(moment), "uri": uri, "name": name}
+            body |= {"enrichment": {"state": state}} | ({"delay_ms": delay} if delay else {})
+            index = f"log.index-{self.YEAR}.05.06"
+            send(store, [put(index, f"counted-{number}", json.dumps(body).encode())])
+        store.refresh("log.index")
+        return store
+
+    def test_groups_are_counted_exactly_and_come_in_order_with_none_first(self, store: Any) -> None:
+        with store.snapshot("log.index") as snapshot:
+            found = list(snapshot.groups(["delay_ms", "name"], self.DAY))
+        assert found == [
+            ((None, ""), 1),
+            ((-3, "presto"), 1),
+            ((7, "kafka"), 1),
+            ((7, "presto"), 2),
+        ]
+
+    def test_a_window_has_its_start_and_not_its_end(self, store: Any) -> None:
+        hour = Where("@timestamp", Window(self.NOON, self.NOON + HOUR))
+        with store.snapshot("log.index") as snapshot:
+            assert list(snapshot.groups(["uri"], hour)) == [(("/a",), 3)]
+            assert snapshot.extent(hour) == Extent(3, self.NOON)
+
+    def test_conditions_are_counted_each_by_itself(self, store: Any) -> None:
+        hour = Window(self.NOON, self.NOON + HOUR)
+        conditions = [
+            Where("@timestamp", hour),
+            Where("@timestamp", hour, (("enrichment.state", "complete"),)),
+            Where("@timestamp", hour, (("enrichment.state", "complete"), ("name", ""))),
+            self.DAY,
+        ]
+        assert store.counts("log.index", conditions) == [3, 2, 1, 5]
+        assert store.counts("log.index", [self.DAY] * 1_001) == [5] * 1_001
+        assert store.counts("log.index", []) == []
+
+    def test_the_latest_come_first_page_by_page_without_the_fields_named(self, store: Any) -> None:
+        with store.snapshot("log.index") as snapshot:
+            pages = list(snapshot.latest(self.DAY, 2, without=["uri", "enrichment"]))
+            short = replace(self.DAY, equal=(("name", "presto"),), absent=("delay_ms",))
+            assert list(snapshot.latest(short, 2)) == []
+            absent = list(snapshot.latest(replace(self.DAY, absent=("delay_ms",)), 2))
+        assert [len(page) for page in pages] == [2, 2, 1]
+        hits = [hit for page in pages for hit in page]
+        assert [hit.id for hit in hits] == [f"counted-{number}" for number in (4, 3, 2, 1, 0)]
+        assert hits[0].stored.source == {
+            "@timestamp": iso(self.NOON + 3 * HOUR),
+            "name": "kafka",
+            "delay_ms": 7,
+        }
+        assert [hit.id for page in absent for hit in page] == ["counted-2"]
+        held = store.get([(hits[0].index, hits[0].id)])[hits[0].index, hits[0].id]
+        assert held.version == hits[0].stored.version
+
+    def test_hours_are_those_that_hold_a_document(self, store: Any) -> None:
+        assert store.hours("log.index", "@timestamp", self.DAY) == [
+            self.NOON,
+            self.NOON + HOUR,
+            self.NOON + 3 * HOUR,
+        ]
+
+    def test_an_empty_span_and_a_missing_index_hold_nothing(self, store: Any) -> None:
+        before = Window(self.NOON - HOUR, self.NOON)
+        for index, where in [("log.index", Where("@timestamp", before)), ("no-such", self.DAY)]:
+            with store.snapshot(index) as snapshot:
+                assert list(snapshot.groups(["uri"], where)) == []
+                assert snapshot.extent(where) == Extent(0, None)
+            assert store.counts(index, [where]) == [0]
+            assert store.hours(index, "@timestamp", where) == []
+
+    def test_a_snapshot_does_not_see_what_is_written_after_it(self, store: Any) -> None:
+        hour = Where("@timestamp", Window(self.NOON + 5 * HOUR, self.NOON + 6 * HOUR))
+        with store.snapshot("log.index") as snapshot:
+            body = {"@timestamp": iso(hour.window.start), "uri": new_id()}
+            late = (f"log.index-{self.YEAR}.05.06", new_id())
+            send(store, [create(*late, json.dumps(body).encode())])
+            store.refresh("log.index")
+            assert snapshot.extent(hour).count == 0
+        send(store, [delete(*late)])
+
+
+def test_one_document_against_the_mapping_does_not_keep_its_neighbours_out(
+    quiet_stack: Stack,
+) -> None:
+    """Of the real server only: the fake checks no mapping, it is told what to refuse."""
+    store = ElasticsearchResource()
+    store.ensure_index("log.index")
+    lines = create("log.index-2020.01.01", new_id(), b'{"uuid": "a"}')
+    lines += create("log.index-2020.01.01", new_id(), b'{"no such field": 1}')
+    results = store.bulk(lines)
+    assert [result.status for result in results] == [201, 400]
+    assert results[1].error == "strict_dynamic_mapping_exception"
+
+
+def test_an_index_that_exists_gets_the_fields_that_are_new(
+    quiet_stack: Stack, tmp_path: Path
+) -> None:
+    """Of the real server only: the fake has no mapping. A strict index refuses unknown fields."""
+    store, name = ElasticsearchResource(), f"contract-{new_id()}"
+    fields = {"old": {"type": "keyword"}}
+    for added in ({}, {}, {"new": {"type": "date"}}):
+        fields |= added
+        body = {"mappings": {"dynamic": "strict", "properties": fields}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(body))
+        store.ensure_index(name, tmp_path)
+    indices = store.client().indices
+    assert indices.get_mapping(index=name)[name]["mappings"]["properties"] == fields
+    indices.put_settings(index=name, settings={"index.blocks.read_only": True})
+    store.ensure_index(name, tmp_path)  # nothing new, so nothing is written
+    indices.put_settings(index=name, settings={"index.blocks.read_only": None})
+    indices.delete(index=name)
+
+
+def test_a_day_keeps_the_type_of_a_field_and_the_next_one_has_the_new(
+    quiet_stack: Stack, tmp_path: Path
+) -> None:
+    """Of the real server only: the fake has no mapping."""
+    store, name = ElasticsearchResource(), f"contract-{new_id()}"
+    types = []
+    for kind, day in (("keyword", "2020.01.01"), ("long", "2020.01.02")):
+        mappings = {"properties": {"a": {"type": kind}, f"of-{kind}": {"type": "date"}}}
+        template = {"aliases": {name: {}}, "settings": {}, "mappings": mappings}
+        body = {"index_patterns": [f"{name}-*"], "priority": 200, "template": template}
+        (tmp_path / f"{name}.json").write_text(json.dumps(body))
+        store.ensure_index(name, tmp_path)
+        store.bulk(create(f"{name}-{day}", new_id(), b"{}"))
+    indices = store.client().indices
+    for held in indices.get_mapping(index=name).values():
+        fields = held["mappings"]["properties"]
+        assert "of-long" in fields
+        types.append(fields["a"]["type"])
+    assert sorted(types) == ["keyword", "long"]
+    indices.delete(index=f"{name}-2020.01.01,{name}-2020.01.02")
+    indices.delete_index_template(name=name)
+
+
+class TestReferenceData:
+    """MySQL's table and Redis's keys."""
+
+    @pytest.fixture(params=["fake", "real"])
+    def both_servers(
+        self, request: pytest.FixtureRequest, real: Callable[[], Stack]
+    ) -> tuple[Any, Any]:
+        if request.param == "fake":
+            return FakeMySQL(), FakeRedis()
+        real()
+        return MySQLResource(), RedisResource()
+
+    def test_seeding_loads_all_and_again_changes_nothing(
+        self, both_servers: tuple[Any, Any]
+    ) -> None:
+        mysql, redis = both_servers
+        first = seed(mysql, redis, unheard)
+        ids = mysql.ids()
+        assert (first.rows, first.keys) == (4, 4)
+        announced: list[ReferenceChange] = []
+        assert seed(mysql, redis, announced.extend) == first
+        assert announced == []
+        assert mysql.ids() == ids
+        assert ids.keys() >= REFERENCE_VALUES.keys()
+        assert redis.values([*REFERENCE_VALUES]) == REFERENCE_VALUES
+
+    def test_seeding_sets_a_changed_value_back(self, both_servers: tuple[Any, Any]) -> None:
+        mysql, redis = both_servers
+        redis.set_values({"presto": "changed"})
+        assert redis.values(["presto"]) == {"presto": "changed"}
+        announced: list[ReferenceChange] = []
+        seed(mysql, redis, announced.extend)
+        assert redis.values(["presto"]) == {"presto": REFERENCE_VALUES["presto"]}
+        assert ("redis", "presto") in [(each.source, each.key) for each in announced]
+
+    def test_a_name_is_set_in_both_and_keeps_its_id(self, both_servers: tuple[Any, Any]) -> None:
+        mysql, redis = both_servers
+        name = new_id()
+        announced: list[ReferenceChange] = []
+        set_reference(mysql, redis, announced.extend, name, "https://first.example/")
+        identity = mysql.ids()[name]
+        set_reference(mysql, redis, announced.extend, name, "https://second.example/")
+        assert mysql.ids()[name] == identity
+        assert redis.values([name]) == {name: "https://second.example/"}
+        both = [("mysql", name), ("redis", name)]
+        assert [(each.source, each.key) for each in announced] == both * 2
+
+    def test_a_name_is_bound_and_never_sql(self, both_servers: tuple[Any, Any]) -> None:
+        mysql, redis = both_servers
+        seed(mysql, redis, unheard)
+        name, other = (f"'); DROP TABLE testing.tests; -- {new_id()}" for _ in range(2))
+        mysql.add_names([name, new_id()])
+        mysql.touch(other)
+        assert mysql.ids().keys() >= {name, other}
+
+    def test_an_absent_key_has_no_value_and_an_empty_one_has(
+        self, both_servers: tuple[Any, Any]
+    ) -> None:
+        _, redis = both_servers
+        name = new_id()
+        redis.set_values({name: ""})
+        assert redis.values([name, new_id()]) == {name: ""}
+
+
+class TestBoard:
+    """`Board`: sorted sets and hashes in Redis."""
+
+    @pytest.fixture(params=["fake", "real"])
+    def board(self, request: pytest.FixtureRequest, real: Callable[[], Stack]) -> Any:
+        if request.param == "fake":
+            return FakeRedis()
+        real()
+        return RedisResource()
+
+    def test_members_of_one_score_come_in_descending_order_of_their_bytes(self, board: Any) -> None:
+        key = f"contract-{new_id()}"
+        scores = {"a": 1, "": 1, "b": 2, "é": 1, "😀": 1, "/" * 8_000: 3, "Z": 1}
+        board.replace(key, {key: scores}, {})
+        expected = [("/" * 8_000, 3), ("b", 2), ("😀", 1), ("é", 1), ("a", 1), ("Z", 1), ("", 1)]
+        assert board.highest(key, 10) == expected
+        assert board.highest(key, 2) == expected[:2]
+        board.replace(key, {key: {}}, {})
+
+    def test_what_is_replaced_leaves_nothing_of_the_old(self, board: Any) -> None:
+        listing, first, second = (f"contract-{new_id()}" for _ in range(3))
+        hashes = {first: {"key": "x", "old": "1"}, second: {"key": "y"}}
+        board.replace(listing, {listing: {first: 1, second: 2}}, hashes)
+        board.replace(listing, {listing: {first: 1}}, {first: {"key": "z"}})
+        assert board.hash(first) == {"key": "z"}
+        assert board.hash(second) == {}
+        assert board.highest(listing, 10) == [(first, 1)]
+        board.replace(listing, {listing: {}}, {})
+        assert (board.hash(first), board.highest(listing, 10)) == ({}, [])
+
+    def test_a_hash_is_set_as_a_whole(self, board: Any) -> None:
+        key = f"contract-{new_id()}"
+        board.set_hash(key, {"a": "1", "b": ""})
+        board.set_hash(key, {"b": ""})
+        assert board.hash(key) == {"b": ""}
+
+
+def test_the_table_is_the_one_of_the_example(quiet_stack: Stack) -> None:
+    """Of the real server only: names, types, defaults and keys (M17)."""
+    mysql = MySQLResource()
+    mysql.create_table()
+    with mysql._cursor() as cursor:
+        cursor.execute("SHOW CREATE TABLE testing.tests")
+        [(_, statement)] = cursor.fetchall()
+    lines = [line.strip().rstrip(",") for line in statement.splitlines()]
+    now = "CURRENT_TIMESTAMP"
+    assert lines[1:-1] == [
+        "`test_id` int(10) unsigned NOT NULL AUTO_INCREMENT",
+        "`test_name` varchar(85) NOT NULL DEFAULT ''",
+        f"`created_at` timestamp NOT NULL DEFAULT {now} ON UPDATE {now}",
+        "PRIMARY KEY (`test_id`)",
+        "UNIQUE KEY `UIDX_TESTS_NAME` (`test_name`)",
+        "KEY `IDX_TESTS` (`test_name`,`test_id`)",
+    ]
+
+
+class TestTrino:
+    """`QueryEngine`, for the slice's query of the access log."""
+
+    @pytest.fixture(params=["fake", "real"])
+    def world(self, request: pytest.FixtureRequest, real: Callable[[], Stack]) -> tuple[Any, Any]:
+        if request.param == "fake":
+            kafka, mysql, redis = FakeKafka(), FakeMySQL(), FakeRedis()
+            kafka.create_topics({ACCESS_LOG.topic: 4})
+            seed(mysql, redis, unheard)
+            trino: Any = FakeTrino(kafka, mysql, redis)
+
+            def send(*values: bytes) -> list[tuple[int, int]]:
+                return [(3, kafka.produce(ACCESS_LOG.topic, value, 3)) for value in values]
+
+            return trino, send
+        real()
+        seed(MySQLResource(), RedisResource(), unheard)
+        return TrinoResource(), lambda *values: publish(*values, partition=3)
+
+    @staticmethod
+    def rows(trino: Any, part: Slice, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        with trino.query(*slice_query(ACCESS_LOG, part, keys)) as answer:
+            found = [row for batch in answer.batches(2) for row in batch]
+            names = answer.columns
+        return sorted((dict(zip(names, r, strict=True)) for r in found), key=lambda r: r["offset"])
+
+    def test_listed_keys_bring_what_all_bring(self, world: tuple[Any, Any]) -> None:
+        trino, send = world
+        # Names that MySQL takes for one it has, and such as break a text that is put together.
+        names = [
+            "presto",
+            "Presto",
+            "presto ",
+            "it's",
+            '"',
+            "\\",
+            "? OR 1=1",
+            "\U0001f600",
+            "",
+            "kafka",
+        ]
+        places = send(*(Event(name=name).value for name in names), b"not json")
+        part = Slice((OffsetRange(3, places[0][1], places[-1][1] + 1),))
+        with trino.query(*keys_query(ACCESS_LOG.query, part)) as answer:
+            keys = [key for rows in answer.batches(100) for [key] in rows]
+        assert sorted(keys) == sorted(names)
+        assert self.rows(trino, part, keys) == self.rows(trino, part)
+        assert [row["test_id"] for row in self.rows(trino, part, [])] == [None] * 11
+
+    def test_a_slice_is_its_events_with_their_rows_and_values(self, world: tuple[Any, Any]) -> None:
+        trino, send = world
+        events = [Event(name="presto"), Event(name="nobody"), Event(name="kafka")]
+        places = send(*(event.value for event in events))
+        first, last = places[0][1], places[-1][1]
+        found = self.rows(trino, Slice((OffsetRange(3, first, last + 1),)))
+        assert [row["offset"] for row in found] == [first, first + 1, first + 2]
+        assert [row["partition"] for row in found] == [3, 3, 3]
+        assert [row["uuid"] for row in found] == [event.uuid for event in events]
+        assert [row["uri"] for row in found] == [f"/{event.uuid}" for event in events]
+        assert [row["message"].encode() for row in found] == [event.value for event in events]
+        assert [row["redis_key"] for row in found] == ["presto", None, "kafka"]
+        assert [row["redis_value"] for row in found] == [
+            REFERENCE_VALUES["presto"],
+            None,
+            REFERENCE_VALUES["kafka"],
+        ]
+        assert [row["test_name"] for row in found] == ["presto", None, "kafka"]
+        assert found[0]["test_id"] > 0
+        assert found[1]["test_id"] is None
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", found[0]["@timestamp"])
+
+    def test_a_malformed_message_has_no_columns_but_its_text(self, world: tuple[Any, Any]) -> None:
+        trino, send = world
+        [(_, offset)] = send(b"{not json")
+        [row] = self.rows(trino, Slice((OffsetRange(3, offset, offset + 1),)))
+        assert (row["uuid"], row["uri"], row["name"]) == (None, None, None)
+        assert row["message"] == "{not json"
+
+    def test_offsets_past_the_end_come_back_as_fewer_rows(self, world: tuple[Any, Any]) -> None:
+        trino, send = world
+        [(_, offset)] = send(Event().value)
+        found = self.rows(trino, Slice((OffsetRange(3, offset, offset + 5),)))
+        assert [row["offset"] for row in found] == [offset]
+
+    def test_the_ranking_in_redis_comes_in_order_with_facts_and_latest_event(
+        self, world: tuple[Any, Any]
+    ) -> None:
+        trino, send = world
+        board = trino.redis if isinstance(trino, FakeTrino) else RedisResource()
+        unknown, presto = Event(name=f"nobody-{new_id()}"), Event(name="presto")
+        [(_, first), (_, last)] = send(unknown.value, presto.value)
+        uri = f"/{presto.uuid}"
+        ranked = [("name", "presto"), ("name", unknown.name), ("name", ""), ("uri", uri)]
+        hashes = {
+            f"ranking:{kind}:{rank}": {
+                "kind": kind,
+                "rank": str(rank),
+                "key": key,
+                "accesses": "5",
+                "computed_at": "now",
+            }
+            for rank, (kind, key) in enumerate(ranked, start=1)
+        }
+        listing = {key: order for order, key in enumerate(hashes)}
+        board.replace("ranking:places", {"ranking:places": listing}, hashes)
+        sql, parameters = ranges_query(SQL_PATH, Slice((OffsetRange(3, first, last + 1),)))
+        with trino.query(sql, parameters) as answer:
+            rows = [row for batch in answer.batches(2) for row in batch]
+            found = [dict(zip(answer.columns, row, strict=True)) for row in rows]
+        board.replace("ranking:places", {"ranking:places": {}}, {})
+        assert [(row["kind"], row["key"]) for row in found] == ranked
+        assert [(row["rank"], row["accesses"]) for row in found] == [(n, 5) for n in (1, 2, 3, 4)]
+        assert [row["redis_value"] for row in found] == [
+            REFERENCE_VALUES["presto"],
+            None,
+            None,
+            None,
+        ]
+        assert [row["test_name"] for row in found] == ["presto", None, None, None]
+        assert found[0]["test_id"] > 0
+        uuids = [presto.uuid, unknown.uuid, None, presto.uuid]
+        assert [row["last_uuid"] for row in found] == uuids
+        assert found[3]["last_uri"] == uri
+        assert found[0]["last_accessed_at"].endswith("Z")
+        assert {row["computed_at"] for row in found} == {"now"}

@@ -1,0 +1,1 @@
+"""Tests that start a stack of their own (`make test-stacks`)."""

@@ -1,0 +1,1 @@
+"""Generators that are no tests: reference pages, bill of materials, screenshots."""

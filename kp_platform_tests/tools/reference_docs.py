@@ -1,0 +1,244 @@
+"""`make docs`: the pages of `docs/reference` and `.env.example`, made from the code.
+
+Belongs here: finding every setting, command and metric, and how a page shows them. Does not belong
+here: any description; it stands where the thing is declared, for people and for programs.
+"""
+
+import logging
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import typer
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings
+
+from kp_platform.cli.main import app
+from kp_platform.settings import Settings
+from kp_platform_tests.stack import ROOT
+from kp_platform_tests.unit.web_emitter.fakes import FakeSink
+from web_emitter.emitter.identity import Identity, random_demo_name
+from web_emitter.emitter.ledger import Counts
+from web_emitter.emitter.middleware import Announcer
+from web_emitter.emitter.redaction import Redaction
+from web_emitter.emitter.settings import Settings as EmitterSettings
+from web_emitter.site.freshness import FlowState, Freshness, Partition
+from web_emitter.site.metrics import PipelineCollector, registry_of
+
+WIDTH = 100
+_ENV_EXAMPLE = """\
+# Every setting, with its default. Copy this file to `.env`, uncomment a line and change it; the
+# environment wins over `.env`. `kp config` shows what is in effect for the platform.
+# Restart the stack afterwards: `kp down`, `kp up`. Written by `make docs`.
+"""
+_SETTINGS = """\
+# Settings
+
+<!-- Written by `make docs` from kp_platform/settings.py and web_emitter/emitter/settings.py. -->
+
+Each is an environment variable, or a line of `.env` in the folder where a program starts; the
+environment wins, and an empty value is none. [`.env.example`](../../.env.example) has every line to
+copy, and `kp config` shows what is in effect for the platform. `kp up` starts a stack with the
+settings of that moment: `kp down`, then `kp up`, after a change.
+"""
+_COMMANDS = """\
+# Commands
+
+<!-- Written by `make docs` from kp_platform/cli/main.py. -->
+
+`make setup` puts the command line at `.venv/bin/kp`. What each command says with `--help`:
+"""
+_METRICS = """\
+# Metrics
+
+<!-- Written by `make docs` from the collectors of the code. -->
+
+What the web emitter tells Prometheus, by path. With several workers a question reaches one of them;
+the label `worker` says which.
+"""
+_KINDS = {
+    "boolean": "`True` or `False`",
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "path": "path",
+    "password": "secret text",
+}
+_BOUNDS = {
+    "minimum": ">= {}",
+    "exclusiveMinimum": "> {}",
+    "maximum": "<= {}",
+    "minLength": "at least {} characters",
+    "pattern": "matches `{}`",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting as people write it; `accepted` is its type with its bounds."""
+
+    name: str
+    default: str
+    accepted: str
+    description: str
+
+
+def settings_of(model: type[BaseSettings]) -> list[Setting]:
+    """In the order of the class, with the defaults of the class, whatever the environment says."""
+    schema = model.model_json_schema()["properties"]
+    defaults: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        defaults[name] = field.get_default(call_default_factory=True, validated_data=defaults)
+    return [
+        Setting(
+            f"KP_{name.upper()}",
+            _text(default),
+            accepted(schema[name]),
+            schema[name]["description"],
+        )
+        for name, default in defaults.items()
+    ]
+
+
+def accepted(schema: Mapping[str, Any]) -> str:
+    """What a field takes, from its JSON schema."""
+    if "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema["enum"])
+    kind = _KINDS[schema.get("format", schema["type"])]
+    bounds = [text.format(schema[bound]) for bound, text in _BOUNDS.items() if bound in schema]
+    return ", ".join([kind, *bounds])
+
+
+def _text(default: object) -> str:
+    text = default.get_secret_value() if isinstance(default, SecretStr) else str(default)
+    return text.removesuffix(".0") if isinstance(default, float) else text
+
+
+def _groups() -> dict[str, list[Setting]]:
+    """What both sides read is the platform's; a test holds the emitter to the same default."""
+    platform, emitter = settings_of(Settings), settings_of(EmitterSettings)
+    own = [each for each in emitter if each.name not in {every.name for every in platform}]
+    return {"platform": platform, "web emitter": own}
+
+
+def env_example() -> str:
+    lines = [_ENV_EXAMPLE]
+    for group, settings in _groups().items():
+        lines.append(f"# --- {group} ---\n")
+        for each in settings:
+            comment = textwrap.wrap(each.description, WIDTH - 2, break_on_hyphens=False)
+            lines += [*(f"# {line}" for line in comment), f"#{each.name}={each.default}\n"]
+    return "\n".join(lines).removesuffix("\n") + "\n"
+
+
+def settings_page() -> str:
+    read = {each.name for each in settings_of(EmitterSettings)}
+    shared = [f"`{each.name}`" for each in settings_of(Settings) if each.name in read]
+    page = _SETTINGS
+    for group, settings in _groups().items():
+        rows = [
+            (f"`{each.name}`", _code(each.default), each.accepted, each.description)
+            for each in settings
+        ]
+        page += f"\n## {group.capitalize()}\n\n"
+        page += _table(("setting", "default", "accepted", "meaning"), rows)
+    return page + f"\nThe web emitter reads these of the platform's too: {', '.join(shared)}.\n"
+
+
+def commands_page() -> str:
+    kp = typer.Context(typer.main.get_command(app), info_name="kp", terminal_width=WIDTH)
+    return _COMMANDS + "".join(
+        f"\n## `{each.command_path}`\n\n```text\n{each.command.get_help(each)}\n```\n"
+        for each in _tree(kp)
+    )
+
+
+def _tree(context: typer.Context) -> Iterator[typer.Context]:
+    """A command, then those below it."""
+    yield context
+    if isinstance(context.command, typer.core.TyperGroup):
+        for name, command in context.command.commands.items():
+            yield from _tree(typer.Context(command, info_name=name, parent=context))
+
+
+def metrics_page() -> str:
+    page = _METRICS
+    for path, collector in COLLECTORS.items():
+        rows = [metric_row(metric) for metric in collector().collect()]
+        page += f"\n## `{path}`\n\n" + _table(("metric", "type", "labels", "meaning"), rows)
+    return page
+
+
+def metric_row(metric: Metric) -> tuple[str, str, str, str]:
+    """Name as it is asked for, type, labels, help. Raises ValueError without a sample, for only a
+    sample has the labels."""
+    if not metric.samples:
+        raise ValueError(f"{metric.name} has no sample: give its collector one to show")
+    labels = ", ".join(f"`{label}`" for label in metric.samples[0].labels)
+    return f"`{metric_name(metric)}`", metric.type, labels, metric.documentation
+
+
+def metric_name(metric: Metric) -> str:
+    """As it is asked for."""
+    return f"{metric.name}_total" if metric.type == "counter" else metric.name
+
+
+class _LossySink(FakeSink):
+    """Has dropped an event, so that the label of the reason is seen."""
+
+    def counts(self) -> Counts:
+        return Counts(accepted=1, dropped={"spool_full": 1})
+
+
+def _emitter() -> CollectorRegistry:
+    logger = logging.getLogger(__name__)
+    announcer = Announcer(Identity(random_demo_name, logger), Redaction(), logger)
+    announcer.identity.anonymous["empty"] += 1
+    return registry_of({"analyze.action": _LossySink()}, announcer)
+
+
+def _pipeline() -> PipelineCollector:
+    now = datetime.now(UTC)
+    partition = Partition(number=0, low=0, high=0, position=0)
+    flow = FlowState(flow="access_log", topic="t", partitions=(partition,), beat_at=now)
+    return PipelineCollector(Freshness(now=now, newest=now, flows=(flow,)))
+
+
+COLLECTORS: Mapping[str, Callable[[], Collector]] = {
+    "/metrics": _emitter,
+    "/metrics/pipeline": _pipeline,
+}
+"""By the path that answers with it; each has something to say of every metric."""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    ".env.example": env_example,
+    "docs/reference/settings.md": settings_page,
+    "docs/reference/cli.md": commands_page,
+    "docs/reference/metrics.md": metrics_page,
+}
+"""What is written, by its path in the repository."""
+
+
+def main() -> None:
+    for path, render in PAGES.items():
+        (ROOT / path).write_text(render(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""The ranking over servers in memory: order, what is replaced, and when it is due."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlglot
+import sqlglot.expressions
+
+from kp_platform.analytics.ranking import MAPPING, SQL_PATH, Ranking, RankingReplaced, most_accessed
+from kp_platform.engine.counting import iso
+from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.engine.store import create, delete
+from kp_platform.flows.builtin import ACCESS_LOG
+from kp_platform_tests.fakes import FakeElasticsearch, FakeKafka, FakeMySQL, FakeRedis, FakeTrino
+from kp_platform_tests.stack import ROOT
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+class World:
+    """A ranking on fakes, and the means to fill the log and the topic."""
+
+    def __init__(self) -> None:
+        self.kafka, self.mysql, self.redis = FakeKafka(), FakeMySQL(), FakeRedis()
+        self.store = FakeElasticsearch()
+        self.trino = FakeTrino(self.kafka, self.mysql, self.redis)
+        self.kafka.create_topics({ACCESS_LOG.topic: 2})
+        self.ranking = Ranking(
+            flow=ACCESS_LOG,
+            log=self.kafka,
+            engine=self.trino,
+            store=self.store,
+            board=self.redis,
+            window_seconds=3600,
+            size=3,
+        )
+        self._made = 0
+
+    def accessed(self, *names: str, at: datetime = NOON - MINUTE) -> list[str]:
+        """Documents of the access log, one for each name; their ids."""
+        made = []
+        for name in names:
+            self._made += 1
+            made.append(f"id-{self._made}")
+            body = {"@timestamp": iso(at), "name": name, "uri": f"/{name}"}
+            self.store.bulk(create("log.index-2026.03.01", made[-1], json.dumps(body).encode()))
+        self.store.refresh(ACCESS_LOG.index)
+        return made
+
+    def documents(self, kind: str) -> list[dict[str, Any]]:
+        found = self.store.find("access.ranking", "kind", kind)
+        return sorted((each.source for each in found), key=lambda each: each["rank"])
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.mark.parametrize(
+    ("counted", "expected"),
+    [
+        ([("a", 1), ("b", 3), ("c", 2)], [("b", 3), ("c", 2), ("a", 1)]),  # by accesses
+        ([("b", 1), ("c", 1), ("a", 1)], [("c", 1), ("b", 1), ("a", 1)]),  # then as ZREVRANGE
+        ([("Z", 1), ("é", 1), ("😀", 1)], [("😀", 1), ("é", 1), ("Z", 1)]),  # of the bytes
+        ([("", 5)], [("", 5)]),  # an anonymous visitor
+        ([("a", 1), ("b", 1), ("c", 1), ("d", 1)], [("d", 1), ("c", 1), ("b", 1)]),  # no more
+        ([], []),
+    ],
+)
+def test_the_order_of_places(
+    counted: Sequence[tuple[str, int]], expected: list[tuple[str, int]]
+) -> None:
+    assert most_accessed(counted, 3) == expected
+
+
+def test_the_ranking_lies_in_redis_and_in_the_index(world: World) -> None:
+    world.mysql.rows["presto"] = 7
+    world.redis.held["presto"] = "https://prestodb.io/"
+    world.accessed("presto", "kafka", "presto", "a", "b")
+    report = world.ranking.compute(NOON)
+    assert (report.events, report.places) == (5, {"name": 3, "uri": 3})
+    assert world.redis.highest("ranking:names", 10) == [("presto", 2), ("kafka", 1), ("b", 1)]
+    assert world.redis.highest("ranking:uris", 1) == [("/presto", 2)]
+    first, second, third = world.documents("name")
+    assert first == {
+        "kind": "name",
+        "rank": 1,
+        "key": "presto",
+        "accesses": 2,
+        "test_id": 7,
+        "test_name": "presto",
+        "created_at": "2026-03-01T00:00:00Z",
+        "redis_value": "https://prestodb.io/",
+        "last_uri": None,
+        "last_uuid": None,
+        "last_accessed_at": None,
+        "window_seconds": 3600,
+        "events": 5,
+        "computed_at": "2026-03-01T12:00:00.000Z",
+    }
+    assert [second["key"], third["key"]] == ["kafka", "b"]
+    assert world.documents("uri")[0]["redis_value"] is None
+
+
+def test_what_the_window_has_left_is_no_longer_ranked(world: World) -> None:
+    world.accessed("a", at=NOON - 61 * MINUTE)
+    world.accessed("b", at=NOON - 60 * MINUTE)  # the first moment of the window
+    world.accessed("c", at=NOON)  # its end is not part of it
+    assert world.ranking.compute(NOON).events == 1
+    assert world.redis.highest("ranking:names", 10) == [("b", 1)]
+    assert world.ranking.compute(NOON + 61 * MINUTE).events == 0
+    assert world.redis.highest("ranking:names", 10) == []
+    assert world.documents("name") == world.documents("uri") == []
+    assert list(world.redis.hashes) == ["ranking:state"]
+
+
+def test_the_latest_events_are_looked_for_where_trino_can_read_and_events_are_indexed(
+    world: World,
+) -> None:
+    limits = Limits(slice_rows=50, bulk_rows=50, follow_idle_seconds=0, max_run_seconds=60)
+    pipeline = Pipeline(ACCESS_LOG, world.kafka, world.trino, world.store, limits)
+    for number in range(9):
+        uuid = f"00000000-0000-4000-8000-00000000000{number}"
+        value = json.dumps({"uuid": uuid, "uri": "/", "name": "presto"}).encode()
+        world.kafka.produce(ACCESS_LOG.topic, value, number % 2)
+    world.trino.poison.add((0, 1))
+    list(pipeline.drain())
+    world.kafka.produce(ACCESS_LOG.topic, b"not indexed yet", 1)
+    ranking = replace(world.ranking, recent_offsets=3)
+    ranking.compute(datetime(2026, 3, 1, 0, 1, tzinfo=UTC))
+    assert world.trino.queries[-1] == [0, 2, 5, 1, 1, 4]
+    [found] = world.documents("name")
+    assert found["last_uuid"] == "00000000-0000-4000-8000-000000000008"
+
+
+def test_a_topic_without_events_is_asked_for_none(world: World) -> None:
+    world.accessed("presto")
+    world.ranking.compute(NOON)
+    assert world.trino.queries == [[0, 0, 1]]
+
+
+def test_another_run_that_replaces_the_ranking_meanwhile_is_told(world: World) -> None:
+    world.accessed("presto")
+    world.trino.before_answer = lambda: replace(world.ranking, size=1).compute(NOON + MINUTE)
+    with pytest.raises(RankingReplaced, match="another ranking than that of 2026-03-01T12:00:00"):
+        world.ranking.compute(NOON)
+    assert world.documents("name")[0]["computed_at"] == iso(NOON + MINUTE)
+
+
+def test_a_ranking_is_due_when_it_was_never_made_and_there_are_accesses(world: World) -> None:
+    assert world.ranking.is_due(NOON, 60) == (False, "0 events in the last 3600 s, never ranked")
+    world.accessed("presto")
+    assert world.ranking.is_due(NOON, 60) == (True, "1 events in the last 3600 s, never ranked")
+
+
+def test_a_ranking_is_due_when_an_access_came_or_left_and_not_else(world: World) -> None:
+    [first] = world.accessed("a", at=NOON - 59 * MINUTE)
+    world.accessed("b")
+    world.ranking.compute(NOON)
+    assert world.ranking.is_due(NOON, 0) == (False, "2 events in the last 3600 s, ranked 2")
+    late = world.accessed("c", at=NOON - 30 * MINUTE)
+    assert world.ranking.is_due(NOON, 0) == (True, "3 events in the last 3600 s, ranked 2")
+    world.ranking.compute(NOON)
+    one_left_one_came = NOON + 2 * MINUTE
+    world.accessed("d")
+    assert world.ranking.is_due(one_left_one_came, 0) == (
+        True,
+        "3 events in the last 3600 s, ranked 3",
+    )
+    world.store.bulk(delete("log.index-2026.03.01", first) + delete("log.index-2026.03.01", *late))
+    assert world.ranking.is_due(NOON, 0)[0]
+
+
+def test_a_ranking_is_not_due_within_its_pause(world: World) -> None:
+    world.accessed("a")
+    world.ranking.compute(NOON)
+    world.accessed("b")
+    assert world.ranking.is_due(NOON + MINUTE / 2, 60) == (False, "ranked 1 events 30 s ago")
+    assert world.ranking.is_due(NOON + MINUTE, 60)[0]
+
+
+def test_other_settings_make_a_ranking_due(world: World) -> None:
+    world.accessed("a")
+    world.ranking.compute(NOON)
+    assert replace(world.ranking, size=2).is_due(NOON, 0)[0]
+    assert replace(world.ranking, window_seconds=60 * 60 + 1).is_due(NOON, 0)[0]
+
+
+def test_a_run_that_died_before_its_end_is_done_again(world: World) -> None:
+    world.accessed("a")
+    world.trino.failure = "the run is killed here"
+    with pytest.raises(Exception, match="killed"):
+        world.ranking.compute(NOON)
+    assert world.redis.highest("ranking:names", 10) == [("a", 1)]
+    assert world.ranking.is_due(NOON, 60) == (True, "1 events in the last 3600 s, never ranked")
+
+
+def test_the_file_can_be_pasted_as_it_is() -> None:
+    text = SQL_PATH.read_text()
+    assert "_partition_id = 0 AND _partition_offset >= 0 AND _partition_offset < 100" in text
+    assert "?" not in text
+    assert "ORDER BY places.kind, places.rank" in text
+
+
+def test_the_columns_of_the_sql_are_the_fields_of_the_mapping() -> None:
+    parsed = sqlglot.parse_one(SQL_PATH.read_text(), dialect="trino")
+    assert isinstance(parsed, sqlglot.expressions.Select)
+    mappings = json.loads(MAPPING.read_text())["mappings"]
+    assert {*parsed.named_selects, "window_seconds", "events"} == set(mappings["properties"])
+    assert mappings["dynamic"] == "strict"
+    assert mappings["_meta"]["version"] >= 1
+
+
+def test_the_table_file_reads_the_hashes_that_are_written(world: World) -> None:
+    world.accessed("presto")
+    world.ranking.compute(NOON)
+    table = json.loads((ROOT / "presto_etc" / "redis" / "ranking.json").read_text())
+    assert table["key"]["name"] == "ranking:places"
+    fields = {field["name"]: field["mapping"] for field in table["value"]["fields"]}
+    assert fields == {name: name for name in world.redis.hash("ranking:name:1")}
+    catalog = (ROOT / "presto_etc" / "catalog" / "red_tests.properties").read_text()
+    assert f"{table['schemaName']}.{table['tableName']}" in catalog

@@ -1,0 +1,1 @@
+"""Unit tests: bad_input."""

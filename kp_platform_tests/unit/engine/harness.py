@@ -1,0 +1,69 @@
+"""A small world in memory: the flows over fakes, for tests of the pipeline.
+
+Belongs here: what sends, drains and looks up. Does not belong here: the fakes (`fakes.py`).
+"""
+
+import json
+import uuid
+from collections.abc import Sequence
+
+from kp_platform.adapters.reference_changes import ReferenceChange
+from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.engine.lag import partition_lags
+from kp_platform.engine.loader import SliceReport
+from kp_platform.engine.store import Stored
+from kp_platform.flows.builtin import ACCESS_LOG, REFERENCE_CHANGES
+from kp_platform.flows.model import Flow
+from kp_platform.operations.reference_data import seed
+from kp_platform_tests.fakes import FakeElasticsearch, FakeKafka, FakeMySQL, FakeRedis, FakeTrino
+
+
+class World:
+    """Pipelines over fakes, with the topics made and the reference data loaded."""
+
+    def __init__(self, slice_rows: int = 1000) -> None:
+        self.kafka, self.mysql, self.redis = FakeKafka(), FakeMySQL(), FakeRedis()
+        self.trino = FakeTrino(self.kafka, self.mysql, self.redis)
+        self.store = FakeElasticsearch()
+        self.kafka.create_topics({ACCESS_LOG.topic: 3, REFERENCE_CHANGES.topic: 3})
+        seed(self.mysql, self.redis, self.announce)
+        self.limits = Limits(
+            slice_rows=slice_rows, bulk_rows=7, follow_idle_seconds=0, max_run_seconds=30
+        )
+        self.pipeline = self.pipeline_of(ACCESS_LOG)
+
+    def pipeline_of(self, flow: Flow) -> Pipeline:
+        return Pipeline(flow, self.kafka, self.trino, self.store, self.limits)
+
+    def announce(self, changes: Sequence[ReferenceChange]) -> None:
+        for change in changes:
+            self.kafka.produce(REFERENCE_CHANGES.topic, change.body(), len(change.key) % 3)
+
+    def access(self, count: int, name: str = "presto", partition: int | None = None) -> list[str]:
+        ids = [str(uuid.uuid4()) for _ in range(count)]
+        for number, identity in enumerate(ids):
+            event = {"uuid": identity, "uri": f"/{identity}", "name": name}
+            place = number % 3 if partition is None else partition
+            self.kafka.produce(ACCESS_LOG.topic, json.dumps(event).encode(), place)
+        return ids
+
+    def drain(self) -> list[SliceReport]:
+        return [report for report in self.pipeline.drain() if report is not None]
+
+    def follow_changes(self) -> list[SliceReport]:
+        reports = self.pipeline_of(REFERENCE_CHANGES).drain()
+        return [report for report in reports if report is not None]
+
+    def stored(self, prefix: str) -> dict[str, Stored]:
+        return {
+            identity: stored
+            for (index, identity), stored in self.store.documents.items()
+            if index.startswith(prefix)
+        }
+
+    def stored_places(self, prefix: str) -> list[tuple[str, str]]:
+        """Index and id of each document, also in indices that no alias shows."""
+        return [key for key in self.store.documents if key[0].startswith(prefix)]
+
+    def lag(self, flow: Flow = ACCESS_LOG) -> int:
+        return sum(each.lag for each in partition_lags(flow, self.kafka, self.store))

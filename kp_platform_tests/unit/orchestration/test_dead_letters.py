@@ -1,0 +1,156 @@
+"""Dead letters in Dagster: numbers told once, nothing of a message, and a replay as a job."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.engine.dead_letters import DEAD_INDEX, Letter, Tally
+from kp_platform.engine.store import Version
+from kp_platform.flows.builtin import ACCESS_LOG
+from kp_platform.orchestration.dead_letters import (
+    CHECK,
+    KEY,
+    ReplayConfig,
+    check,
+    dead_letters_sensor,
+    numbers,
+    tally_metadata,
+)
+from kp_platform_tests.unit.engine.harness import World
+
+SOME = Tally(
+    Counter(
+        {("access_log", "not_json"): 2, ("full_text", "not_json"): 1, ("full_text", "empty"): 4}
+    ),
+    dropped=5,
+)
+
+
+class StoreOf(ElasticsearchResource):
+    """The resource, answering from the fake of a world."""
+
+    def snapshot(self, index: str) -> Any:
+        return WORLDS[self.url].store.snapshot(index)
+
+
+WORLDS: dict[str, World] = {}
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    WORLDS["world"] = World()
+    yield WORLDS["world"]
+    WORLDS.clear()
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def tick(instance: dg.DagsterInstance) -> list[Any]:
+    """The events of one tick, reported as the daemon reports them."""
+    resources = {"elasticsearch": StoreOf(url="world")}
+    with dg.build_sensor_context(instance=instance, resources=resources) as context:
+        answer = dead_letters_sensor().evaluate_tick(context)
+    assert not answer.run_requests
+    for event in answer.asset_events:
+        instance.report_runless_asset_event(event)
+    return list(answer.asset_events)
+
+
+def letter() -> Letter:
+    source = {
+        "@timestamp": "2026-03-01T00:00:00.000Z",
+        "flow": "access_log",
+        "topic": ACCESS_LOG.topic,
+        "topic_id": "id-1",
+        "partition": 1,
+        "offset": 7,
+        "reason": "not_json",
+        "detail": "a-secret-that-the-text-of-a-server-quotes",
+        "value": "YS1zZWNyZXQ=",
+    }
+    return Letter("access_log:id-1:1:7", source, Version(1, 1))
+
+
+def test_numbers_are_by_flow_and_by_reason_and_fall_to_zero() -> None:
+    now = numbers(SOME, {})
+    assert now == {
+        "open": 7,
+        "dropped": 5,
+        "flow access_log": 2,
+        "flow full_text": 5,
+        "reason not_json": 3,
+        "reason empty": 4,
+    }
+    assert numbers(Tally(Counter(), 5), now) == dict.fromkeys(now, 0) | {"dropped": 5}
+
+
+def test_the_numbers_are_plotted_and_nothing_of_a_message_is_told() -> None:
+    metadata = tally_metadata(numbers(SOME, {}), [letter()])
+    plotted = {name: each.value for name, each in metadata.items() if isinstance(each.value, int)}
+    assert plotted == {"dagster/row_count": 12, **numbers(SOME, {})}
+    latest = metadata["latest"]
+    assert isinstance(latest, dg.TableMetadataValue)
+    [row] = latest.records
+    assert row.data == {
+        "id": "access_log:id-1:1:7",
+        "flow": "access_log",
+        "place": "analyze.action 1:7",
+        "reason": "not_json",
+        "since": "2026-03-01T00:00:00.000Z",
+    }
+
+
+def test_open_letters_are_a_warning_and_dropped_ones_are_none() -> None:
+    assert (check(SOME)["passed"], check(Tally(Counter(), 5))["passed"]) == (False, True)
+    assert check(SOME)["severity"] == dg.AssetCheckSeverity.WARN
+    assert check(SOME)["description"] == "7 open dead letters (4 empty, 3 not_json), 5 dropped"
+
+
+def test_the_sensor_tells_the_numbers_when_they_changed_and_only_then(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    [first, check_of_first] = tick(instance)
+    assert first.metadata["open"].value == 0
+    assert check_of_first.passed
+    assert tick(instance) == []
+    world.kafka.produce(ACCESS_LOG.topic, b"a-secret", 0)
+    world.drain()
+    world.store.refresh(DEAD_INDEX)
+    [second, check_of_second] = tick(instance)
+    assert (second.asset_key, second.metadata["reason not_json"].value) == (KEY, 1)
+    assert (check_of_second.check_name, check_of_second.passed) == (CHECK, False)
+    assert "a-secret" not in repr(second.metadata)
+    assert tick(instance) == []
+    told = instance.get_latest_materialization_event(KEY)
+    assert told is not None
+    assert told.asset_materialization is not None
+    assert told.asset_materialization.metadata["numbers"].value == {
+        "open": 1,
+        "dropped": 0,
+        "flow access_log": 1,
+        "reason not_json": 1,
+    }
+
+
+def test_a_replay_has_to_name_letters() -> None:
+    with pytest.raises(dg.Failure, match="name dead letters: ids, a flow or a reason"):
+        ReplayConfig().selection()
+    assert ReplayConfig(ids=["a"]).selection().ids == ("a",)
+    assert ReplayConfig(flow="access_log", reason="conflict").selection().where.equal == (
+        ("flow", "access_log"),
+        ("reason", "conflict"),
+    )
+
+
+def test_every_field_of_the_replays_config_is_described() -> None:
+    schema = json.loads(json.dumps(ReplayConfig.model_json_schema()))
+    assert all(each["description"] for each in schema["properties"].values())

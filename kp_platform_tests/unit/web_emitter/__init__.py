@@ -1,0 +1,1 @@
+"""Unit tests of the emitter library and of the site."""

@@ -1,0 +1,193 @@
+"""What stands above the logs of the analysis page: the ranking, and the accesses of each hour."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from starlette.testclient import TestClient
+
+from kp_platform_tests.unit.web_emitter.fakes import (
+    FakeFreshness,
+    FakeInsights,
+    FakeLogs,
+    FakeNotes,
+    FakeSink,
+    enriched_log,
+    hour_of_access,
+)
+from kp_platform_tests.unit.web_emitter.html import Tags
+from web_emitter.emitter.settings import Settings
+from web_emitter.site.app import Searches, Sinks, create_app
+from web_emitter.site.insights import HOUR, Popular, Ranking
+from web_emitter.site.search import Cursor
+
+
+def this_hour() -> datetime:
+    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def ranking(name: str = "kafka", uri: str = "/hello?from=home") -> Ranking:
+    return Ranking(
+        names=(Popular(rank=1, key=name, accesses=1_234), Popular(rank=2, key="p", accesses=5)),
+        uris=(Popular(rank=1, key=uri, accesses=1_111),),
+        window=timedelta(hours=1),
+        events=1_239,
+        computed_at=datetime.now(UTC) - timedelta(minutes=3),
+    )
+
+
+@pytest.fixture
+def shown(search: FakeLogs, insights: FakeInsights) -> FakeInsights:
+    """One log, a ranking, and two hours."""
+    search.logs = (enriched_log(),)
+    insights.newest_ranking = ranking()
+    insights.all_hours = (
+        hour_of_access(this_hour() - HOUR, accesses=1_500, dead_letters=3),
+        hour_of_access(this_hour(), accesses=30, p95_delay_seconds=None),
+    )
+    return insights
+
+
+def test_the_ranking_links_to_the_logs_of_each_entry_and_says_how_old_it_is(
+    client: TestClient, shown: FakeInsights
+) -> None:
+    page = Tags(client.get("/analysis").text)
+    for text in ("Popular now", "1,234", "1,239 accesses in 60 min, counted 3 min ago"):
+        assert text in page.text
+    links = [link["href"] for link in page.named("a") if "title" in link]
+    assert links == [
+        "/analysis?name=kafka",
+        "/analysis?name=p",
+        "/analysis?uri=%2Fhello%3Ffrom%3Dhome",
+    ]
+
+
+def test_the_hours_are_bars_that_can_be_heard_and_a_table(
+    client: TestClient, shown: FakeInsights
+) -> None:
+    page = Tags(client.get("/analysis").text)
+    (picture,) = page.named("svg")
+    assert picture["role"] == "group"
+    assert picture["aria-labelledby"] == "chart-title chart-description"
+    assert [each["id"] for each in page.named("desc")] == ["chart-description"]
+    bars = [each for each in page.named("rect") if each["class"] == "bar"]
+    assert [bar["height"] for bar in bars] == ["0"] * 22 + ["60.0", "1.2"]
+    cells = [text for text in page.texts("td") if text.strip()]
+    assert cells[:6] == ["30", "4", "17", "75.0%", "0", "1,500"]
+    assert "1,530 in 24 h, at most 1,500 in one bar" in page.text
+
+
+def test_above_the_logs_of_a_filter_are_their_own_numbers(
+    client: TestClient, search: FakeLogs
+) -> None:
+    search.logs = (
+        enriched_log(accessed_at="2026-03-01T10:20:30.456Z"),
+        enriched_log(accessed_at="2026-03-01T10:20:31Z", uri="/b"),
+        enriched_log(name="presto"),
+    )
+    path = "/analysis?name=kafka&from=2026-03-01T10:20&to=2026-03-01T10:21"
+    page = Tags(client.get(path).text)
+    assert "Most frequent" in page.text
+    assert "2 logs" in page.text
+    assert "Accesses per second" in page.text
+    bars = [each for each in page.named("rect") if each["class"] == "bar"]
+    assert [bar["height"] for bar in bars] == ["0"] * 30 + ["60.0"] * 2 + ["0"] * 28
+    zoomed = "/analysis?name=kafka&from=2026-03-01T10%3A20%3A30&to=2026-03-01T10%3A20%3A31"
+    assert zoomed in [link["href"] for link in page.named("a")]
+
+
+def test_above_older_logs_there_is_nothing(client: TestClient, shown: FakeInsights) -> None:
+    place = Cursor(0, 0, 0, reach=0).token
+    page = Tags(client.get(f"/analysis?after={place}").text)
+    assert page.named("svg") == page.named("details") == []
+
+
+@pytest.mark.parametrize("part", ["ranking", "hours"])
+def test_each_part_may_be_absent(client: TestClient, shown: FakeInsights, part: str) -> None:
+    if part == "ranking":
+        shown.newest_ranking = None
+    else:
+        shown.all_hours = ()
+    text = client.get("/analysis").text
+    assert ("Popular now" in text) == (part != "ranking")
+    assert ("Accesses per hour" in text) == (part != "hours")
+
+
+def test_before_anything_is_computed_the_page_counts_the_logs_of_the_last_day(
+    client: TestClient, search: FakeLogs
+) -> None:
+    search.logs = (enriched_log(accessed_at=datetime.now(UTC).isoformat(), uri="/new"),)
+    page = Tags(client.get("/analysis").text)
+    assert "Most frequent 1 log" in " ".join(page.text.split())
+    assert "Accesses per 30 minutes 1 in 24 h" in " ".join(page.text.split())
+
+
+def test_of_older_logs_without_figures_the_page_shows_the_logs_alone(
+    client: TestClient, search: FakeLogs
+) -> None:
+    search.logs = (enriched_log(),)
+    page = Tags(client.get("/analysis").text)
+    assert page.named("details") == []
+    assert "The newest 1 of 1 logs" in page.text
+
+
+@pytest.mark.parametrize("failure", [None, RuntimeError("a bug"), KeyError("rank")])
+def test_what_fails_here_does_not_take_the_logs_away(
+    client: TestClient, shown: FakeInsights, failure: Exception | None
+) -> None:
+    shown.go_down()
+    shown.failure = failure or shown.failure
+    answer = client.get("/analysis")
+    assert answer.status_code == 200
+    assert "The newest 1 of 1 logs" in answer.text
+    assert "Popular now" not in answer.text
+
+
+def test_hostile_names_and_uris_are_inert(client: TestClient, shown: FakeInsights) -> None:
+    hostile = "\"'><script>alert(1)</script>{{7*7}}\u202e\x00&uri=x"
+    shown.newest_ranking = ranking(hostile, hostile)
+    page = Tags(client.get("/analysis").text)
+    assert page.named("script") == []
+    assert page.text.count("{{7*7}}\u202e␀&uri=x") == 2
+    links = [link["href"] for link in page.named("a") if "script" in str(link["href"])]
+    assert [str(link).partition("=")[0] for link in links] == ["/analysis?name", "/analysis?uri"]
+    assert not any("&" in str(link) or "<" in str(link) for link in links)
+
+
+class Meeting:
+    """All who come here wait until three are there."""
+
+    def __init__(self) -> None:
+        self._barrier = asyncio.Barrier(3)
+
+    async def ping(self) -> None:
+        await asyncio.wait_for(self._barrier.wait(), 20)
+
+
+class MeetingLogs(Meeting, FakeLogs):
+    """Logs that answer when the other two searches were asked too."""
+
+    def __init__(self) -> None:
+        Meeting.__init__(self)
+        FakeLogs.__init__(self, (enriched_log(),))
+
+
+class MeetingInsights(FakeInsights):
+    """Insights that are asked while the logs are."""
+
+    def __init__(self, meeting: Meeting) -> None:
+        super().__init__(ranking(), (hour_of_access(this_hour()),))
+        self._meeting = meeting
+
+    async def ping(self) -> None:
+        await self._meeting.ping()
+
+
+def test_the_three_searches_run_side_by_side(settings: Settings) -> None:
+    logs, sink = MeetingLogs(), FakeSink()
+    searches = Searches(logs, FakeNotes(), MeetingInsights(logs), FakeFreshness())
+    with TestClient(create_app(settings, Sinks(sink, sink), searches)) as client:
+        text = client.get("/analysis").text
+    assert "The newest 1 of 1 logs" in text
+    assert "Popular now" in text
+    assert "Accesses per hour" in text

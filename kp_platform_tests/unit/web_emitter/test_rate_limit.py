@@ -1,0 +1,20 @@
+"""Log lines that are held back."""
+
+import logging
+
+import pytest
+
+from web_emitter.emitter.rate_limit import Throttle
+
+
+def test_a_line_is_said_once_per_interval_with_the_number_held_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    times = iter([0.0, 1.0, 9.9, 10.0])
+    throttle = Throttle(logging.getLogger("test"), interval_seconds=10.0, clock=lambda: next(times))
+    for number in range(4):
+        throttle.warning("dropped: %d", number)
+    assert caplog.messages == [
+        "dropped: 0 (0 like it held back)",
+        "dropped: 3 (2 like it held back)",
+    ]

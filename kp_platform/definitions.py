@@ -10,17 +10,12 @@ from typing import Any
 
 import dagster as dg
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.mysql import MySQLResource
-from kp_platform.adapters.redis import RedisResource
-from kp_platform.adapters.trino import TrinoResource
 from kp_platform.flows.builtin import FLOWS
 from kp_platform.flows.model import Flow
 from kp_platform.orchestration.dead_letters import (
     dead_letters_asset,
     dead_letters_sensor,
-    dead_replay_job,
+    retry_job,
 )
 from kp_platform.orchestration.flow_assets import flow_asset, reference_assets, topic_asset
 from kp_platform.orchestration.flow_sensors import offset_sensor
@@ -30,7 +25,14 @@ from kp_platform.orchestration.notifications import failure_sensor
 from kp_platform.orchestration.pages import page_assets
 from kp_platform.orchestration.ranking import ranking_asset, ranking_job, ranking_sensor
 from kp_platform.orchestration.replay import can_replay, replay_asset, replay_job
-from kp_platform.orchestration.retention import housekeeping_job, housekeeping_schedule
+from kp_platform.orchestration.resources import (
+    ElasticsearchResource,
+    KafkaResource,
+    MySQLResource,
+    RedisResource,
+    TrinoResource,
+)
+from kp_platform.orchestration.retention import retention_job, retention_schedule
 
 
 def build_definitions(
@@ -38,7 +40,7 @@ def build_definitions(
 ) -> dg.Definitions:
     """The same graph for production, tests and notebooks; `resources` replace the real ones."""
     jobs = {flow.name: indexing_job(flow) for flow in flows}
-    ranking, kpi, keeping = ranking_job(), kpi_job(), housekeeping_job(flows)
+    ranking, kpi, keeping = ranking_job(), kpi_job(), retention_job(flows)
     again = [flow for flow in flows if can_replay(flow)]
     return dg.Definitions(
         assets=_with_code_references(
@@ -58,11 +60,11 @@ def build_definitions(
             reference_job(),
             ranking,
             kpi,
-            dead_replay_job(flows),
+            retry_job(flows),
             *map(replay_job, again),
             keeping,
         ],
-        schedules=[housekeeping_schedule(keeping)],
+        schedules=[retention_schedule(keeping)],
         sensors=[
             *(offset_sensor(flow, jobs[flow.name]) for flow in flows),
             ranking_sensor(ranking),

@@ -248,25 +248,25 @@ class Settings(BaseSettings):
         300.0, ge=0, description="The KPIs of an hour are counted again at most this often."
     )
 
-    keep_log_days: int = Field(
+    log_retention_days: int = Field(
         0,
         ge=0,
         description="Daily indices are deleted after so many days, once the topic holds none of "
         "their messages; 0: never.",
     )
-    keep_dead_letter_days: int = Field(
+    dead_letter_retention_days: int = Field(
         0,
         ge=0,
         description="Dead letters and gaps are deleted after so many days, once the topic holds "
         "none of their messages; 0: never.",
     )
-    keep_kpi_days: int = Field(
+    kpi_retention_days: int = Field(
         0,
         ge=0,
         description="The KPIs of an hour are deleted after so many days, not before the eighth; "
         "0: never.",
     )
-    keep_run_days: int = Field(
+    run_retention_days: int = Field(
         14,
         ge=0,
         description="Dagster's runs and their logs are deleted after so many days; 0: never.",

@@ -17,12 +17,12 @@ from typing import Any
 from kp_platform.adapters.errors import TopicMissing
 from kp_platform.engine.counting import Extent, Group, Where, iso
 from kp_platform.engine.errors import (
-    MessageSuspected,
-    MessageUnreadable,
     QueryFailed,
     QueryTooLarge,
     RequestTooLarge,
     SliceError,
+    SuspectMessage,
+    UndecodableMessage,
 )
 from kp_platform.engine.offsets import OffsetRange, TopicState, Watermarks
 from kp_platform.engine.ports import RawMessage
@@ -171,9 +171,9 @@ class FakeTrino:
         if self.most_rows is not None and len(read) > self.most_rows:
             raise QueryTooLarge("EXCEEDED_LOCAL_MEMORY_LIMIT")
         if self.poison.intersection(read):
-            raise MessageUnreadable("Document nesting depth (1001) exceeds the maximum")
+            raise UndecodableMessage("Document nesting depth (1001) exceeds the maximum")
         if self.suspects.intersection(read):
-            raise MessageSuspected("GENERIC_INTERNAL_ERROR: no one knows")
+            raise SuspectMessage("GENERIC_INTERNAL_ERROR: no one knows")
         if "red_tests.access.ranking" in sql:
             yield FakeAnswer(self.ranking_columns, self._ranked(topic, parameters), QueryStats())
             return
@@ -377,7 +377,7 @@ class FakeElasticsearch:
     def block_writes(self, index: str, blocked: bool) -> None:
         (self.blocked.add if blocked else self.blocked.discard)(self._concrete(index))
 
-    def take_place(self, name: str, new: str, alias: str, index_id: str | None) -> None:
+    def swap_alias(self, name: str, new: str, alias: str, index_id: str | None) -> None:
         old = self._concrete(name)
         if self.index_ids(alias).get(name) != index_id:
             raise SliceError(f"another index than before goes by the name {name}")

@@ -1,4 +1,4 @@
-"""Elasticsearch as a Dagster resource: the document store of the pipeline.
+"""Elasticsearch: the document store of the pipeline.
 
 Belongs here: every call to Elasticsearch that the platform makes. Works on versions 8 and 9, also
 on a minimal build without security, scripts or lifecycle management; so no `info()`.
@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-
-import dagster as dg
-from pydantic import Field
 
 from kp_platform.adapters.errors import Refusal, ServerDown, shut_out
 from kp_platform.engine.counting import Extent, Group, Where, iso
@@ -59,29 +56,23 @@ def _client(url: str, timeout_seconds: float, ca_file: str, api_key: str) -> "El
     return Elasticsearch(url, request_timeout=timeout_seconds, **options)
 
 
-class ElasticsearchResource(dg.ConfigurableResource[None]):
-    """Where enriched logs, positions, dead letters and gaps are kept."""
+@dataclass(frozen=True)
+class ElasticsearchAdapter:
+    """Where enriched logs, positions, dead letters and gaps are kept. Waits at most
+    `timeout_seconds` for an answer, and `bulk_timeout_seconds` for that to a bulk request."""
 
-    url: str = Field(default="", description="URL of a node. Empty: KP_ELASTICSEARCH_URL.")
-    timeout_seconds: float = Field(
-        default=10.0, gt=0, description="Longest wait for one answer, seconds."
-    )
-    bulk_timeout_seconds: float = Field(
-        default=60.0, gt=0, description="Longest wait for the answer to a bulk request, seconds."
-    )
+    settings: Settings
+    timeout_seconds: float = 10.0
+    bulk_timeout_seconds: float = 60.0
 
-    @functools.cached_property
+    @property
     def address(self) -> str:
-        return self.url or Settings().elasticsearch_url
-
-    @functools.cached_property
-    def _trust_and_key(self) -> tuple[str, str]:
-        settings = Settings()
-        return settings.ca_file, settings.elasticsearch_api_key.get_secret_value()
+        return self.settings.elasticsearch_url
 
     def client(self) -> "Elasticsearch":
         """The official client, for reads that have no verb here."""
-        return _client(self.address, self.timeout_seconds, *self._trust_and_key)
+        api_key = self.settings.elasticsearch_api_key.get_secret_value()
+        return _client(self.address, self.timeout_seconds, self.settings.ca_file, api_key)
 
     def probe(self) -> None:
         """Raises ServerDown unless the cluster is green or yellow."""
@@ -285,7 +276,7 @@ class ElasticsearchResource(dg.ConfigurableResource[None]):
             else:
                 indices.put_settings(index=index, settings={"index.blocks.write": None})
 
-    def take_place(self, name: str, new: str, alias: str, index_id: str | None) -> None:
+    def swap_alias(self, name: str, new: str, alias: str, index_id: str | None) -> None:
         """See `DocumentStore.take_place`. An alias cannot have the name of an index, so all of it
         fails when one was made meanwhile."""
         indices = self._patient().indices

@@ -1,4 +1,4 @@
-"""Kafka as a Dagster resource: watermarks, raw messages, topics, the mirror of positions.
+"""Kafka: watermarks, raw messages, topics, the mirror of positions.
 
 Belongs here: every call to Kafka that the platform makes. Does not belong here: producing access
 events (that is `web_emitter`) and reading them in bulk (Trino does).
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-import dagster as dg
 import stamina
 from confluent_kafka import (
     Consumer,
@@ -35,7 +34,7 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
-from pydantic import Field, SecretStr
+from pydantic import SecretStr
 
 from kp_platform.adapters.errors import (
     NO_ANSWER,
@@ -46,7 +45,7 @@ from kp_platform.adapters.errors import (
     shut_out,
     tls_on_one_side,
 )
-from kp_platform.adapters.reference_changes import NotAnnounced, ReferenceChange, announce
+from kp_platform.adapters.reference_changes import NotPublished, ReferenceChange, publish_changes
 from kp_platform.engine.errors import SliceError
 from kp_platform.engine.offsets import OffsetRange, TopicState, Watermarks
 from kp_platform.engine.ports import RawMessage
@@ -178,26 +177,22 @@ _REFUSALS = (
 )
 
 
-class KafkaResource(dg.ConfigurableResource[None]):
-    """The brokers that hold the topics."""
+@dataclass(frozen=True)
+class KafkaAdapter:
+    """The brokers that hold the topics. Waits at most `timeout_seconds` for an answer, and
+    `delivery_seconds` until published changes are acknowledged."""
 
-    bootstrap_servers: str = Field(
-        default="", description="Comma list of host:port. Empty: KP_KAFKA_BOOTSTRAP_SERVERS."
-    )
-    timeout_seconds: float = Field(
-        default=5.0, gt=0, description="Longest wait for one answer, seconds."
-    )
-    delivery_seconds: float = Field(
-        default=10.0, gt=0, description="Longest wait until changes are acknowledged, seconds."
-    )
+    settings: Settings
+    timeout_seconds: float = 5.0
+    delivery_seconds: float = 10.0
 
-    @functools.cached_property
+    @property
     def address(self) -> str:
-        return self.bootstrap_servers or Settings().kafka_bootstrap_servers
+        return self.settings.kafka_bootstrap_servers
 
     @functools.cached_property
     def _security(self) -> dict[str, str]:
-        settings = Settings()
+        settings = self.settings
         return security_options(settings, settings.kafka_user, settings.kafka_password)
 
     @functools.cached_property
@@ -207,7 +202,7 @@ class KafkaResource(dg.ConfigurableResource[None]):
     @functools.cached_property
     def _admin_options(self) -> dict[str, str]:
         """Of the user that may make topics and grant rights."""
-        settings = Settings()
+        settings = self.settings
         if not settings.kafka_admin_user:
             return self._options
         user, password = settings.kafka_admin_user, settings.kafka_admin_password
@@ -344,16 +339,16 @@ class KafkaResource(dg.ConfigurableResource[None]):
             consumer.close()
         return {part.partition: part.offset for part in answer if part.offset >= 0}
 
-    def announce(self, changes: Sequence[ReferenceChange]) -> None:
+    def publish_changes(self, changes: Sequence[ReferenceChange]) -> None:
         """See `reference_changes.announce`. Raises ServerDown, also when only some are there."""
         try:
-            announce(
+            publish_changes(
                 self.address,
                 changes,
                 timeout_seconds=self.delivery_seconds,
                 options=self._security,
             )
-        except NotAnnounced as error:
+        except NotPublished as error:
             raise self._down(error, "does not take the changes") from error
 
     def create_topics(self, topics: Mapping[str, int]) -> list[str]:

@@ -1,17 +1,15 @@
-"""MySQL as a Dagster resource: the facts about who was accessed, database `testing`.
+"""MySQL: the facts about who was accessed, database `testing`.
 
 Belongs here: the table `tests` and its rows. Does not belong here: the join, which Trino does.
 """
 
 import contextlib
-import functools
 import ssl
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import dagster as dg
 import pymysql
-from pydantic import Field
 
 from kp_platform.adapters.errors import Refusal, ServerDown, shut_out
 from kp_platform.settings import Settings
@@ -36,20 +34,16 @@ CREATE TABLE IF NOT EXISTS testing.tests (
 """
 
 
-class MySQLResource(dg.ConfigurableResource[None]):
-    """The database of the reference rows. The password comes from KP_MYSQL_PASSWORD only."""
+@dataclass(frozen=True, slots=True)
+class MySQLAdapter:
+    """The database of the reference rows. Waits at most `timeout_seconds` for an answer."""
 
-    host: str = Field(default="", description="Host name. Empty: KP_MYSQL_HOST.")
-    port: int = Field(default=0, ge=0, le=65_535, description="Port. 0: KP_MYSQL_PORT.")
-    user: str = Field(default="", description="User that loads the rows. Empty: KP_MYSQL_USER.")
-    timeout_seconds: int = Field(
-        default=10, gt=0, description="Longest wait for one answer, seconds."
-    )
+    settings: Settings
+    timeout_seconds: int = 10
 
-    @functools.cached_property
+    @property
     def address(self) -> str:
-        settings = Settings()
-        return f"{self.host or settings.mysql_host}:{self.port or settings.mysql_port}"
+        return f"{self.settings.mysql_host}:{self.settings.mysql_port}"
 
     def probe(self) -> None:
         """Raises ServerDown unless the user can log in and query."""
@@ -96,14 +90,14 @@ class MySQLResource(dg.ConfigurableResource[None]):
 
     @contextlib.contextmanager
     def _cursor(self) -> Iterator[Any]:
-        settings = Settings()
+        settings = self.settings
         try:
             with (
                 contextlib.closing(
                     pymysql.connect(
-                        host=self.host or settings.mysql_host,
-                        port=self.port or settings.mysql_port,
-                        user=self.user or settings.mysql_user,
+                        host=settings.mysql_host,
+                        port=settings.mysql_port,
+                        user=settings.mysql_user,
                         password=settings.mysql_password.get_secret_value(),
                         charset="utf8mb4",
                         autocommit=True,

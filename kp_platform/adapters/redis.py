@@ -1,4 +1,4 @@
-"""Redis as a Dagster resource: the values kept under the bare names, and the ranking, in the
+"""Redis: the values kept under the bare names, and the ranking, in the
 database of the URL.
 
 Belongs here: every call to Redis that the platform makes. Does not belong here: the join, which
@@ -7,11 +7,10 @@ Trino does, and what a ranking is (`pipeline/ranking.py`).
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import dagster as dg
 import redis
-from pydantic import Field
 
 from kp_platform.adapters.errors import Refusal, shut_out
 from kp_platform.settings import Settings
@@ -23,13 +22,13 @@ _REFUSALS = (
 )
 
 
-class RedisResource(dg.ConfigurableResource[None]):
-    """The store of the reference keys and of the ranking. Its URL, which may hold a password, is
-    KP_REDIS_URL."""
+@dataclass(frozen=True, slots=True)
+class RedisAdapter:
+    """The store of the reference keys and of the ranking. Waits at most `timeout_seconds` for an
+    answer."""
 
-    timeout_seconds: float = Field(
-        default=5.0, gt=0, description="Longest wait for one answer, seconds."
-    )
+    settings: Settings
+    timeout_seconds: float = 5.0
 
     def probe(self) -> None:
         """Raises ServerDown unless Redis answers."""
@@ -90,7 +89,7 @@ class RedisResource(dg.ConfigurableResource[None]):
 
     @contextlib.contextmanager
     def _client(self) -> Iterator["redis.Redis"]:
-        settings = Settings()
+        settings = self.settings
         url = settings.redis_url.get_secret_value()
         trust = {"ssl_ca_certs": settings.trusted_ca_file} if url.startswith("rediss:") else {}
         client = redis.Redis.from_url(

@@ -25,7 +25,7 @@ EVENT_TYPE = "kp.reference.v1"
 DELIVERY_SECONDS = 10.0
 
 
-class NotAnnounced(Exception):
+class NotPublished(Exception):
     """Kafka did not acknowledge a change; announcing it again is safe."""
 
 
@@ -59,7 +59,7 @@ class ReferenceChange:
         ]
 
 
-def announce(
+def publish_changes(
     bootstrap_servers: str,
     changes: Iterable[ReferenceChange],
     *,
@@ -96,12 +96,12 @@ def announce(
             )
         producer.flush(timeout_seconds + 1)
     except (KafkaException, BufferError) as error:
-        raise NotAnnounced(f"changes are not announced on {TOPIC}: {error}") from error
+        raise NotPublished(f"changes are not announced on {TOPIC}: {error}") from error
     failures = [error for error in outcomes if error is not None]
     delivered = len(outcomes) - len(failures)
     if delivered < len(waiting):
         reason = failures[0].str() if failures else "no answer"
-        raise NotAnnounced(
+        raise NotPublished(
             f"{len(waiting) - delivered} of {len(waiting)} changes are not announced on {TOPIC}: "
             f"{reason}; the data are changed: announce again, e.g. by the same command"
         )

@@ -1,4 +1,4 @@
-"""Trino as a Dagster resource: one query at a time, streamed.
+"""Trino: one query at a time, streamed.
 
 Belongs here: the connection, its session, and errors put into words. Does not belong here: SQL,
 which lives in `kp_platform/sql/`.
@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import dagster as dg
 import requests
 import trino
-from pydantic import Field
 
 from kp_platform.adapters.errors import Refusal, ServerDown, shut_out
 from kp_platform.engine.errors import (
-    MessageSuspected,
-    MessageUnreadable,
     QueryFailed,
     QueryTooLarge,
+    SuspectMessage,
+    UndecodableMessage,
 )
 from kp_platform.engine.sql import QueryStats, Row
 from kp_platform.settings import LOOPBACK_HOSTS, Settings
@@ -122,23 +120,17 @@ class TrinoAnswer:
         self.stats.processed_rows = self.cursor.stats.get("processedRows", 0)
 
 
-class TrinoResource(dg.ConfigurableResource[None]):
-    """The Trino coordinator that joins Kafka, MySQL and Redis."""
+@dataclass(frozen=True)
+class TrinoAdapter:
+    """The Trino coordinator that joins Kafka, MySQL and Redis. Waits at most `timeout_seconds` for
+    an HTTP answer."""
 
-    url: str = Field(default="", description="URL of the coordinator. Empty: KP_TRINO_URL.")
-    user: str = Field(default="", description="User that queries run as. Empty: KP_TRINO_USER.")
-    max_run_seconds: float = Field(
-        default=0.0,
-        ge=0,
-        description="Trino ends a query after this time. 0: KP_QUERY_MAX_RUN_SECONDS.",
-    )
-    timeout_seconds: float = Field(
-        default=30.0, gt=0, description="Longest wait for one HTTP answer."
-    )
+    settings: Settings
+    timeout_seconds: float = 30.0
 
-    @functools.cached_property
+    @property
     def address(self) -> str:
-        return self.url or Settings().trino_url
+        return self.settings.trino_url
 
     def probe(self) -> None:
         """Raises ServerDown unless a query on each of the three catalogs succeeds."""
@@ -175,7 +167,7 @@ class TrinoResource(dg.ConfigurableResource[None]):
         Raises ServerDown, QueryFailed.
         """
         try:
-            with self._run(sql, parameters, self._query_seconds) as answer:
+            with self._run(sql, parameters, self.settings.query_max_run_seconds) as answer:
                 yield answer
         except trino.exceptions.TrinoQueryError as error:
             raise self._failure(error) from error
@@ -184,7 +176,7 @@ class TrinoResource(dg.ConfigurableResource[None]):
         """A failed query by whose fault it is; Trino does not name the server behind it."""
         said = f"Trino query {error.query_id} failed: {error.error_name}: {error.message}"
         if _UNREADABLE in error.message:
-            return MessageUnreadable(said)
+            return UndecodableMessage(said)
         if error.error_name in _TOO_LARGE:
             return QueryTooLarge(said)
         if error.error_type == "USER_ERROR":
@@ -195,7 +187,7 @@ class TrinoResource(dg.ConfigurableResource[None]):
             self.probe()
         except ServerDown as down:
             return down
-        return (MessageSuspected if error.error_type == "INTERNAL_ERROR" else QueryFailed)(said)
+        return (SuspectMessage if error.error_type == "INTERNAL_ERROR" else QueryFailed)(said)
 
     @contextlib.contextmanager
     def _run(self, sql: str, parameters: Sequence[object], seconds: float) -> Iterator[TrinoAnswer]:
@@ -222,25 +214,16 @@ class TrinoResource(dg.ConfigurableResource[None]):
         session.trust_env = self._options["host"] not in LOOPBACK_HOSTS
         # Compressing its answers costs Trino as much CPU as the query of a slice does.
         session.headers["Accept-Encoding"] = "identity"
-        session.verify = self._authorities
+        session.verify = self.settings.trusted_ca_file or True
         properties = _SMALL_QUERY | {"query_max_run_time": f"{seconds:.0f}s"}
         return trino.dbapi.connect(
             **self._options, session_properties=properties, http_session=session
         )
 
-    # Reading the settings takes 2 ms, which a query need not pay.
-    @functools.cached_property
-    def _query_seconds(self) -> float:
-        return self.max_run_seconds or Settings().query_max_run_seconds
-
-    @functools.cached_property
-    def _authorities(self) -> str | bool:
-        return Settings().trusted_ca_file or True
-
     @functools.cached_property
     def _options(self) -> dict[str, Any]:
-        parts, settings = urlsplit(self.address), Settings()
-        user = self.user or settings.trino_user
+        parts, settings = urlsplit(self.address), self.settings
+        user = settings.trino_user
         return {
             "host": parts.hostname,
             "port": parts.port or (443 if parts.scheme == "https" else 80),

@@ -52,11 +52,11 @@ KINDS = {"name": "ranking:names", "uri": "ranking:uris"}
 RECENT_OFFSETS = 2_500
 
 
-class RankingReplaced(Exception):
+class RankingConflict(Exception):
     """Another run has put its ranking in the place of ours; nothing is lost."""
 
 
-class Board(Protocol):
+class RankingStore(Protocol):
     """Redis, as far as the ranking needs it."""
 
     def replace(
@@ -113,7 +113,7 @@ class Ranking:
     log: Log
     engine: QueryEngine
     store: DocumentStore
-    board: Board
+    board: RankingStore
     window_seconds: int
     size: int
     recent_offsets: int = RECENT_OFFSETS
@@ -195,7 +195,7 @@ class Ranking:
         documents = [dict(zip(columns, row, strict=True)) | common for row in rows]
         read = [(each["kind"], each["rank"], each["computed_at"]) for each in documents]
         if sorted(read) != sorted((each.kind, each.rank, computed_at) for each in places):
-            raise RankingReplaced(f"Redis holds another ranking than that of {computed_at}")
+            raise RankingConflict(f"Redis holds another ranking than that of {computed_at}")
         return documents, answer.stats
 
     def _recent(self) -> Slice:

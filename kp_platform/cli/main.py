@@ -26,10 +26,10 @@ from kp_platform.settings import STACK_ENV, Settings, environment
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from kp_platform.adapters.elasticsearch import ElasticsearchResource
-    from kp_platform.engine.dead_letters import Letter, Selection
-    from kp_platform.engine.indexer import Pipeline
-    from kp_platform.operations.dead_letter_retry import DeadReplayReport
+    from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+    from kp_platform.engine.dead_letters import Selection, StoredDeadLetter
+    from kp_platform.engine.indexer import Indexer
+    from kp_platform.operations.dead_letter_retry import RetryReport
     from kp_platform.operations.replay import ReplayReport
 
 app = typer.Typer(
@@ -173,12 +173,14 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command()
 def seed(as_json: AsJson = False) -> None:
     """Load the reference rows into MySQL and the reference keys into Redis; repeatable."""
-    from kp_platform.adapters.kafka import KafkaResource
-    from kp_platform.adapters.mysql import MySQLResource
-    from kp_platform.adapters.redis import RedisResource
+    from kp_platform.adapters.kafka import KafkaAdapter
+    from kp_platform.adapters.mysql import MySQLAdapter
+    from kp_platform.adapters.redis import RedisAdapter
     from kp_platform.operations import reference_data
 
-    report = reference_data.seed(MySQLResource(), RedisResource(), KafkaResource().announce)
+    report = reference_data.seed(
+        MySQLAdapter(Settings()), RedisAdapter(Settings()), KafkaAdapter(Settings()).publish_changes
+    )
     if as_json:
         _print_json(asdict(report))
     else:
@@ -195,15 +197,17 @@ def set_reference(
     url: Annotated[str, typer.Argument(help="Its value in Redis.")],
 ) -> None:
     """Give a name its row in MySQL and its value in Redis, and announce the change."""
-    from kp_platform.adapters.kafka import KafkaResource
-    from kp_platform.adapters.mysql import MySQLResource
-    from kp_platform.adapters.redis import RedisResource
+    from kp_platform.adapters.kafka import KafkaAdapter
+    from kp_platform.adapters.mysql import MySQLAdapter
+    from kp_platform.adapters.redis import RedisAdapter
     from kp_platform.operations import reference_data
 
     Settings()  # a wrong one is a ValueError too, and no wrong argument
-    announce = KafkaResource().announce
+    publish_changes = KafkaAdapter(Settings()).publish_changes
     try:
-        reference_data.set_reference(MySQLResource(), RedisResource(), announce, name, url)
+        reference_data.set_reference(
+            MySQLAdapter(Settings()), RedisAdapter(Settings()), publish_changes, name, url
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     _plain(f"{name} is set and announced; its documents follow, see `kp lag`")
@@ -212,12 +216,12 @@ def set_reference(
 @app.command()
 def lag(as_json: AsJson = False) -> None:
     """Show how many events of each partition are not indexed yet."""
-    from kp_platform.adapters.elasticsearch import ElasticsearchResource
-    from kp_platform.adapters.kafka import KafkaResource
+    from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+    from kp_platform.adapters.kafka import KafkaAdapter
     from kp_platform.engine.lag import partition_lags
     from kp_platform.flows.builtin import FLOWS
 
-    kafka, elasticsearch = KafkaResource(), ElasticsearchResource()
+    kafka, elasticsearch = KafkaAdapter(Settings()), ElasticsearchAdapter(Settings())
     rows = [asdict(each) for flow in FLOWS for each in partition_lags(flow, kafka, elasticsearch)]
     if as_json:
         _print_json(rows)
@@ -287,52 +291,52 @@ def replay(
     from kp_platform.operations import replay as again
     from kp_platform.operations import replay_range as spans
 
-    pipelines = _pipelines()
-    if flow not in pipelines:
-        raise typer.BadParameter(f"unknown flow {flow!r}; known: {', '.join(pipelines)}")
+    indexers = _indexers()
+    if flow not in indexers:
+        raise typer.BadParameter(f"unknown flow {flow!r}; known: {', '.join(indexers)}")
     if bool(start) == bool(offsets) or (end and not start):
         raise typer.BadParameter("name a time by --from and --to, or --offsets")
     if offsets:
-        span = spans.span_of_offsets(pipelines[flow], spans.parse_offsets(offsets))
+        span = spans.range_of_offsets(indexers[flow], spans.parse_offsets(offsets))
     else:
-        span = spans.span_of_time(pipelines[flow], spans.parse_window(start, end))
+        span = spans.range_of_time(indexers[flow], spans.parse_window(start, end))
     if new_indices:
-        span.whole_days(pipelines[flow].flow)  # refused before anything is said
+        span.whole_days(indexers[flow].flow)  # refused before anything is said
     console = _console()
     console.quiet = as_json
     console.print(str(span), markup=False)
-    if lost := span.said_lost():
+    if lost := span.describe_lost():
         console.print(lost, markup=False)
     if dry_run:
         if as_json:
             _print_json(span.as_json())
         return
-    write = again.into_new_indices if new_indices else again.into_place
-    changes = again.followers(pipelines.values(), pipelines[flow].flow)
-    report = _watched(write(pipelines[flow], span, changes), len(span), console)
+    write = again.replay_into_new_indices if new_indices else again.replay_in_place
+    changes = again.followers(indexers.values(), indexers[flow].flow)
+    report = _watched(write(indexers[flow], span, changes), len(span), console)
     console.print(str(report), markup=False)
     if as_json:
         _print_json({**span.as_json(), **asdict(report)})
 
 
 @app.command()
-def housekeep(
+def retention(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what would be deleted.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete what is older than the settings keep it (KP_KEEP_RUN_DAYS and its neighbours), as the
+    """Delete what is older than the settings keep it (KP_*_RETENTION_DAYS), as the
     schedule does every night."""
-    from kp_platform.adapters.elasticsearch import ElasticsearchResource
-    from kp_platform.adapters.kafka import KafkaResource
+    from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+    from kp_platform.adapters.kafka import KafkaAdapter
     from kp_platform.flows.builtin import FLOWS
     from kp_platform.local import history
-    from kp_platform.orchestration.retention import all_that_is_old, sentence
+    from kp_platform.orchestration.retention import expire, sentence
 
     with history.opened(Settings()) as instance:
-        servers = ElasticsearchResource(), KafkaResource()
-        found = all_that_is_old(*servers, instance, FLOWS, datetime.now(UTC), dry_run)
+        servers = ElasticsearchAdapter(Settings()), KafkaAdapter(Settings())
+        found = expire(*servers, instance, FLOWS, datetime.now(UTC), dry_run)
     if as_json:
         _print_json([asdict(each) for each in found])
     else:
@@ -357,17 +361,17 @@ def _watched(reports: "Iterator[ReplayReport]", offsets: int, console: Console) 
     return last
 
 
-dead_app = typer.Typer(help="Work with messages that could not be indexed.")
-app.add_typer(dead_app, name="dead")
+dlq_app = typer.Typer(help="Work with messages that could not be indexed.")
+app.add_typer(dlq_app, name="dlq")
 
-Ids = Annotated[list[str] | None, typer.Argument(help="Ids, as `kp dead list` shows them.")]
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids, as `kp dlq list` shows them.")]
 OfFlow = Annotated[str, typer.Option("--flow", help="Letters of this flow, e.g. access_log.")]
 OfReason = Annotated[str, typer.Option("--reason", help="Letters with this reason.")]
 SHOWN_BYTES = 4_000
 
 
-@dead_app.command("list")
-def list_dead(
+@dlq_app.command("list")
+def list_dead_letters(
     flow: OfFlow = "",
     reason: OfReason = "",
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most letters shown.")] = 50,
@@ -378,7 +382,7 @@ def list_dead(
     from kp_platform.engine import dead_letters
 
     store = _dead_store()
-    selection = dead_letters.Selection((), flow, reason, with_dropped=everything)
+    selection = dead_letters.Selection((), flow, reason, with_discarded=everything)
     letters = next(dead_letters.pages(store, selection, limit), [])
     counted = dead_letters.tally(store, selection)
     if as_json:
@@ -395,9 +399,9 @@ def list_dead(
     _plain(dead_letters.printable(f"{len(letters)} shown of {counted}"))
 
 
-@dead_app.command("show")
-def show_dead(
-    identity: Annotated[str, typer.Argument(metavar="ID", help="As `kp dead list` shows it.")],
+@dlq_app.command("show")
+def show_dead_letter(
+    identity: Annotated[str, typer.Argument(metavar="ID", help="As `kp dlq list` shows it.")],
     raw: Annotated[
         bool, typer.Option("--raw", help="Write the message's exact bytes, for a pipe or a file.")
     ] = False,
@@ -414,13 +418,13 @@ def show_dead(
     else:
         fields = {"id": letter.id, **letter.source}
         for name, value in fields.items():
-            if name in ("key", "value") and not letter.dropped_at:
+            if name in ("key", "value") and not letter.discarded_at:
                 value = dead_letters.as_text(dead_letters.raw_bytes(letter, name), SHOWN_BYTES)
             _plain(f"{name:<16} {'-' if value is None else dead_letters.printable(str(value))}")
 
 
-@dead_app.command("replay")
-def replay_dead(
+@dlq_app.command("retry")
+def retry_dead_letters(
     ids: Ids = None,
     flow: OfFlow = "",
     reason: OfReason = "",
@@ -433,20 +437,20 @@ def replay_dead(
     from kp_platform.operations import dead_letter_retry
 
     selection = _selection(ids, flow, reason)
-    store, pipelines = _dead_store(), _pipelines()
+    store, indexers = _dead_store(), _indexers()
     letters = dead_letters.read(store, selection)
     if dry_run:
-        batches, lost = dead_letter_retry.readable(pipelines, letters)
+        batches, lost = dead_letter_retry.readable(indexers, letters)
         _print_readable([each for batch in batches for each in batch.letters], lost, as_json)
         return
-    report = dead_letter_retry.replay(pipelines, letters)
+    report = dead_letter_retry.replay(indexers, letters)
     _print_replay(report, as_json)
     if remain := len(letters) - len(report.removed):
-        raise Failure(f"{remain} of {len(letters)} dead letters remain; see `kp dead list`")
+        raise Failure(f"{remain} of {len(letters)} dead letters remain; see `kp dlq list`")
 
 
-@dead_app.command("drop")
-def drop_dead(
+@dlq_app.command("discard")
+def discard_dead_letters(
     ids: Ids = None,
     flow: OfFlow = "",
     reason: OfReason = "",
@@ -458,7 +462,7 @@ def drop_dead(
 
     selection = _selection(ids, flow, reason)
     store = _dead_store()
-    letters = [each for each in dead_letters.read(store, selection) if each.dropped_at is None]
+    letters = [each for each in dead_letters.read(store, selection) if each.discarded_at is None]
     if not yes:
         raise Failure(f"would drop {len(letters)} dead letters: say --yes")
     _plain(f"{dead_letters.drop(store, letters, utc_now())} dead letters dropped")
@@ -531,34 +535,30 @@ def main() -> None:
 def _is_expected(error: Exception) -> bool:
     """Imported late: the resources' errors come with their package."""
     from kp_platform.adapters.errors import ServerDown, TopicMissing
-    from kp_platform.engine.dead_letters import NoSuchLetter
+    from kp_platform.engine.dead_letters import NoSuchDeadLetter
     from kp_platform.engine.errors import SliceError
     from kp_platform.local.errors import StackError
-    from kp_platform.operations.replay_range import NoSuchReplay
+    from kp_platform.operations.replay_range import InvalidReplay
 
     expected = (
-        Failure, NoSuchLetter, NoSuchReplay, SliceError, StackError, ServerDown, TopicMissing,
+        Failure, NoSuchDeadLetter, InvalidReplay, SliceError, StackError, ServerDown, TopicMissing,
     )  # fmt: skip
     return isinstance(error, expected)
 
 
-def _pipelines() -> "dict[str, Pipeline]":
-    """The pipeline of each flow, by its name."""
-    from kp_platform.adapters.elasticsearch import ElasticsearchResource
-    from kp_platform.adapters.kafka import KafkaResource
-    from kp_platform.adapters.trino import TrinoResource
-    from kp_platform.flows.builtin import FLOWS
-    from kp_platform.orchestration.flow_assets import pipelines_of
+def _indexers() -> "dict[str, Indexer]":
+    """The indexer of each flow, by its name."""
+    from kp_platform.wiring import builtin_indexers
 
-    return pipelines_of(FLOWS, KafkaResource(), TrinoResource(), ElasticsearchResource())
+    return builtin_indexers(Settings())
 
 
-def _dead_store() -> "ElasticsearchResource":
+def _dead_store() -> "ElasticsearchAdapter":
     """The store, with its dead letters as of now."""
-    from kp_platform.adapters.elasticsearch import ElasticsearchResource
+    from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
     from kp_platform.engine.dead_letters import DEAD_INDEX
 
-    store = ElasticsearchResource()
+    store = ElasticsearchAdapter(Settings())
     store.ensure_index(DEAD_INDEX)
     store.refresh(DEAD_INDEX)
     return store
@@ -576,7 +576,7 @@ def _selection(ids: list[str] | None, flow: str, reason: str) -> "Selection":
     return Selection(tuple(ids or ()), flow, reason)
 
 
-def _print_letters(letters: "Sequence[Letter]") -> None:
+def _print_letters(letters: "Sequence[StoredDeadLetter]") -> None:
     """A line for each, whose detail is cut at the terminal's edge."""
     from kp_platform.engine.dead_letters import printable
 
@@ -584,7 +584,7 @@ def _print_letters(letters: "Sequence[Letter]") -> None:
     for letter in letters:
         source = letter.source
         when = f"{source['@timestamp'][:19]}Z"
-        dropped = f"dropped at {letter.dropped_at}" if letter.dropped_at else ""
+        dropped = f"dropped at {letter.discarded_at}" if letter.discarded_at else ""
         shown = (letter.id, source["flow"], str(letter), source["reason"], when)
         rows.append([printable(each) for each in (*shown, dropped or source["detail"])])
     console = _console()
@@ -599,12 +599,12 @@ def _print_letters(letters: "Sequence[Letter]") -> None:
     console.print(table, no_wrap=True)
 
 
-def _write_raw(letter: "Letter") -> None:
+def _write_raw(letter: "StoredDeadLetter") -> None:
     from kp_platform.engine.dead_letters import raw_bytes
 
     value = raw_bytes(letter, "value")
-    if letter.dropped_at:
-        raise Failure(f"its bytes were dropped at {letter.dropped_at}")
+    if letter.discarded_at:
+        raise Failure(f"its bytes were dropped at {letter.discarded_at}")
     if value is None:
         raise Failure("the message has no value, not even an empty one (a tombstone)")
     if sys.stdout.isatty():
@@ -614,7 +614,9 @@ def _write_raw(letter: "Letter") -> None:
 
 
 def _print_readable(
-    letters: "Sequence[Letter]", lost: "Sequence[tuple[Letter, str]]", as_json: bool
+    letters: "Sequence[StoredDeadLetter]",
+    lost: "Sequence[tuple[StoredDeadLetter, str]]",
+    as_json: bool,
 ) -> None:
     from kp_platform.operations.dead_letter_retry import causes
 
@@ -626,7 +628,7 @@ def _print_readable(
         _print_unreadable(lost)
 
 
-def _print_replay(report: "DeadReplayReport", as_json: bool) -> None:
+def _print_replay(report: "RetryReport", as_json: bool) -> None:
     from kp_platform.engine.dead_letters import printable
 
     if as_json:
@@ -639,13 +641,13 @@ def _print_replay(report: "DeadReplayReport", as_json: bool) -> None:
     _print_unreadable(report.unreadable)
 
 
-def _print_unreadable(letters: "Sequence[tuple[Letter, str]]") -> None:
+def _print_unreadable(letters: "Sequence[tuple[StoredDeadLetter, str]]") -> None:
     from kp_platform.engine.dead_letters import printable
 
     for letter, cause in letters:
         _plain(f"cannot be read again: {letter.id}: {printable(cause[:200])}")
-    if any(letter.dropped_at is None for letter, _ in letters):
-        _plain("`kp dead show ID --raw` writes a message's bytes, should it be published again")
+    if any(letter.discarded_at is None for letter, _ in letters):
+        _plain("`kp dlq show ID --raw` writes a message's bytes, should it be published again")
 
 
 def _wrong_setting(error: ValidationError) -> str:

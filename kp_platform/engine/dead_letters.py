@@ -31,7 +31,7 @@ _PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class StoredDeadLetter:
     """A dead letter as it is kept; `source` lacks the bytes unless it was asked for by its id."""
 
     id: str
@@ -44,7 +44,7 @@ class Letter:
         return self.source["partition"], self.source["offset"]
 
     @property
-    def dropped_at(self) -> str | None:
+    def discarded_at(self) -> str | None:
         return self.source.get("dropped_at")
 
     def __str__(self) -> str:
@@ -60,13 +60,13 @@ class Selection:
     ids: tuple[str, ...] = ()
     flow: str = ""
     reason: str = ""
-    with_dropped: bool = False
+    with_discarded: bool = False
 
     @property
     def where(self) -> Where:
         named = (("flow", self.flow), ("reason", self.reason))
         equal = tuple((field, value) for field, value in named if value)
-        return Where("@timestamp", EVER, equal, () if self.with_dropped else ("dropped_at",))
+        return Where("@timestamp", EVER, equal, () if self.with_discarded else ("dropped_at",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +94,11 @@ class Tally:
         return counts
 
 
-class NoSuchLetter(Exception):
+class NoSuchDeadLetter(Exception):
     """There is no dead letter with an id that was asked for."""
 
 
-def bury(
+def store_dead_letters(
     store: DocumentStore,
     flow: Flow,
     state: TopicState,
@@ -124,36 +124,38 @@ def bury(
     _send_letters(store, operations)
 
 
-def read(store: DocumentStore, selection: Selection) -> list[Letter]:
+def read(store: DocumentStore, selection: Selection) -> list[StoredDeadLetter]:
     """The letters selected, the latest first. Raises NoSuchLetter."""
     if selection.ids:
         return [by_id(store, identity) for identity in dict.fromkeys(selection.ids)]
     return [letter for page in pages(store, selection, _PAGE) for letter in page]
 
 
-def by_id(store: DocumentStore, identity: str) -> Letter:
+def by_id(store: DocumentStore, identity: str) -> StoredDeadLetter:
     """A letter with its bytes. Raises NoSuchLetter."""
     stored = store.get([(DEAD_INDEX, identity)]).get((DEAD_INDEX, identity))
     if stored is None:
-        raise NoSuchLetter(f"there is no dead letter {printable(identity)}; see `kp dead list`")
-    return Letter(identity, stored.source, stored.version)
+        raise NoSuchDeadLetter(f"there is no dead letter {printable(identity)}; see `kp dlq list`")
+    return StoredDeadLetter(identity, stored.source, stored.version)
 
 
-def pages(store: DocumentStore, selection: Selection, size: int) -> Iterator[list[Letter]]:
+def pages(
+    store: DocumentStore, selection: Selection, size: int
+) -> Iterator[list[StoredDeadLetter]]:
     """Letters without their bytes, the latest first; as searchable now."""
     with store.snapshot(DEAD_INDEX) as snapshot:
         for hits in snapshot.latest(selection.where, size, without=_BYTES):
-            yield [Letter(hit.id, hit.stored.source, hit.stored.version) for hit in hits]
+            yield [StoredDeadLetter(hit.id, hit.stored.source, hit.stored.version) for hit in hits]
 
 
 def tally(store: DocumentStore, selection: Selection) -> Tally:
     """How many letters there are of those selected, dropped ones too; as searchable now."""
-    where = replace(selection, with_dropped=True).where
+    where = replace(selection, with_discarded=True).where
     counted, dropped = Counter[tuple[str, str]](), 0
     with store.snapshot(DEAD_INDEX) as snapshot:
         groups = snapshot.groups(["flow", "reason", "dropped_at"], where)
-        for (flow, reason, dropped_at), count in groups:
-            if dropped_at is None:
+        for (flow, reason, discarded_at), count in groups:
+            if discarded_at is None:
                 counted[flow, reason] += count
             else:
                 dropped += count
@@ -162,20 +164,25 @@ def tally(store: DocumentStore, selection: Selection) -> Tally:
 
 def of_places(
     store: DocumentStore, flow: Flow, state: TopicState, places: Sequence[tuple[int, int]]
-) -> dict[tuple[int, int], Letter]:
+) -> dict[tuple[int, int], StoredDeadLetter]:
     """The letters of messages at these (partition, offset), dropped ones too."""
     keys = {(DEAD_INDEX, _identity(flow, state, *place)): place for place in places}
     stored = store.get([*keys])
-    return {keys[key]: Letter(key[1], each.source, each.version) for key, each in stored.items()}
+    return {
+        keys[key]: StoredDeadLetter(key[1], each.source, each.version)
+        for key, each in stored.items()
+    }
 
 
-def remove(store: DocumentStore, letters: Sequence[Letter]) -> None:
+def remove(store: DocumentStore, letters: Sequence[StoredDeadLetter]) -> None:
     """Take letters away whose messages are indexed. Raises what `store.send` raises."""
     if letters:
         send(store, [delete(DEAD_INDEX, letter.id) for letter in letters])
 
 
-def give_reason(store: DocumentStore, letter: Letter, found: DeadLetter, now: str) -> None:
+def give_reason(
+    store: DocumentStore, letter: StoredDeadLetter, found: DeadLetter, now: str
+) -> None:
     """Say why the message is still bad. A letter that somebody has just changed stays so."""
     source = by_id(store, letter.id).source | {
         "reason": found.reason,
@@ -186,7 +193,7 @@ def give_reason(store: DocumentStore, letter: Letter, found: DeadLetter, now: st
     _send_letters(store, [written])
 
 
-def drop(store: DocumentStore, letters: Sequence[Letter], now: str) -> int:
+def drop(store: DocumentStore, letters: Sequence[StoredDeadLetter], now: str) -> int:
     """Forget the bytes of letters, for good; returns how many. Letters that are dropped already,
     or that somebody has just changed, stay as they are. Raises what `store.send` raises."""
     operations = [
@@ -197,12 +204,12 @@ def drop(store: DocumentStore, letters: Sequence[Letter], now: str) -> int:
             expected=letter.version,
         )
         for letter in letters
-        if letter.dropped_at is None
+        if letter.discarded_at is None
     ]
     return sum(result.written for result in _send_letters(store, operations))
 
 
-def raw_bytes(letter: Letter, field: str) -> bytes | None:
+def raw_bytes(letter: StoredDeadLetter, field: str) -> bytes | None:
     """The key or the value of a letter that was asked for by its id; None when it has none."""
     kept = letter.source[field]
     return None if kept is None else base64.b64decode(kept)

@@ -13,11 +13,11 @@ class QueryFailed(SliceError):
     """Trino answered the slice's query with an error; its text names the connector at fault."""
 
 
-class MessageUnreadable(QueryFailed):
+class UndecodableMessage(QueryFailed):
     """Trino cannot decode one of the slice's messages, so it answers with none of them."""
 
 
-class MessageSuspected(MessageUnreadable):
+class SuspectMessage(UndecodableMessage):
     """Trino failed inside, no server being down: one of the slice's messages may be the cause."""
 
 
@@ -25,11 +25,11 @@ class QueryTooLarge(QueryFailed):
     """Trino has not the memory for the slice; a smaller one may do."""
 
 
-class ShortAnswer(SliceError):
+class IncompleteAnswer(SliceError):
     """Trino returned other offsets than the slice asked for."""
 
 
-class SliceTaken(SliceError):
+class PositionConflict(SliceError):
     """Another run moved a position of this slice first; that run has indexed it."""
 
 

@@ -14,10 +14,11 @@ from datetime import UTC, datetime
 
 import orjson
 
-from kp_platform.engine.store import DocumentStore, put, send
+from kp_platform.engine.store import DocumentStore, put
+from kp_platform.engine.store import send as send_operations
 
-INDEX = "kp.leases"
-BEAT_SECONDS = 5.0
+INDEX = "kp.heartbeats"
+INTERVAL_SECONDS = 5.0
 # Between a flow and the partitions of it that a run takes, e.g. `access_log:0-5`.
 OF = ":"
 
@@ -25,39 +26,39 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def kept(store: DocumentStore, work: str, holder: str) -> Iterator[None]:
-    """Says at once, and every BEAT_SECONDS until the end, that the run `holder` is at `work`."""
+def running(store: DocumentStore, work: str, run_id: str) -> Iterator[None]:
+    """Says at once, and every BEAT_SECONDS until the end, that the run `run_id` is at `work`."""
     done = threading.Event()
 
     def beat_on() -> None:
         while not done.is_set():
             try:
-                beat(store, work, holder)
+                send(store, work, run_id)
             except Exception as error:  # the slice will say what is wrong with the store
                 logger.warning("no beat of %s: %s", work, error)
-            done.wait(BEAT_SECONDS)
+            done.wait(INTERVAL_SECONDS)
 
-    thread = threading.Thread(target=beat_on, name=f"lease-{work}", daemon=True)
+    thread = threading.Thread(target=beat_on, name=f"heartbeat-{work}", daemon=True)
     thread.start()
     try:
         yield
     finally:
         done.set()
-        thread.join(BEAT_SECONDS)
+        thread.join(INTERVAL_SECONDS)
 
 
-def seconds_since_beat(store: DocumentStore, work: str, holder: str) -> float | None:
-    """Of `holder`, by our clock; None when the latest beat is not of this holder."""
+def age_seconds(store: DocumentStore, work: str, run_id: str) -> float | None:
+    """Of `run_id`, by our clock; None when the latest beat is not of this run_id."""
     key = (INDEX, work)
     stored = store.get([key]).get(key)
-    if stored is None or stored.source["holder"] != holder:
+    if stored is None or stored.source["run_id"] != run_id:
         return None
     beat_at = datetime.fromisoformat(stored.source["beat_at"])
     return (datetime.now(UTC) - beat_at).total_seconds()
 
 
-def beat(store: DocumentStore, work: str, holder: str) -> None:
-    """Say that `holder` is at `work` now. Raises what `store.send` raises."""
+def send(store: DocumentStore, work: str, run_id: str) -> None:
+    """Say that `run_id` is at `work` now. Raises what `store.send` raises."""
     store.ensure_index(INDEX)
-    body = {"holder": holder, "beat_at": datetime.now(UTC)}
-    send(store, [put(INDEX, work, orjson.dumps(body))])
+    body = {"run_id": run_id, "beat_at": datetime.now(UTC)}
+    send_operations(store, [put(INDEX, work, orjson.dumps(body))])

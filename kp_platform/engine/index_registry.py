@@ -24,7 +24,7 @@ INDEX = "kp.indices"
 _REPLAYED = re.compile(r"\.\d{14}[0-9a-f]{4}-[\d.]{10}")
 
 
-def note(store: DocumentStore, flow: Flow, names: Collection[str], now: str) -> None:
+def register(store: DocumentStore, flow: Flow, names: Collection[str], now: str) -> None:
     """Remember indices that were just written to. Raises SliceError when one of them was deleted,
     or deleted and made again, since it was noted: what it held is missing."""
     noted, there, gone = _look(store, flow, names)
@@ -55,7 +55,7 @@ def _look(
     return noted, there, gone
 
 
-def deleted(store: DocumentStore, flow: Flow) -> list[str]:
+def missing(store: DocumentStore, flow: Flow) -> list[str]:
     """The noted indices that are not there any more, or only another one of the same name."""
 
     def gone() -> list[str]:
@@ -66,7 +66,7 @@ def deleted(store: DocumentStore, flow: Flow) -> list[str]:
     return gone() and gone()
 
 
-def expect(
+def register_swap(
     store: DocumentStore, flow: Flow, name: str, index_id: str, next_id: str, now: str
 ) -> None:
     """Remember which index may take the place of another, noted or not, from now on."""
@@ -74,7 +74,7 @@ def expect(
     store.refresh(INDEX)
 
 
-def forget(store: DocumentStore, flow: Flow, names: Iterable[str]) -> None:
+def unregister(store: DocumentStore, flow: Flow, names: Iterable[str]) -> None:
     """Remove the notes of indices."""
     send(store, [delete(INDEX, _id(flow, name)) for name in names])
     store.refresh(INDEX)

@@ -18,24 +18,24 @@ from functools import partial
 from kp_platform.engine import dead_letters, index_registry, positions
 from kp_platform.engine.documents import DeadLetter
 from kp_platform.engine.errors import (
-    MessageSuspected,
-    MessageUnreadable,
+    PositionConflict,
     QueryTooLarge,
     SliceError,
-    SliceTaken,
+    SuspectMessage,
+    UndecodableMessage,
 )
 from kp_platform.engine.loader import SliceReport, Write, stream, utc_now
 from kp_platform.engine.offsets import ALL_PARTITIONS, Plan, Slice, TopicState
 from kp_platform.engine.ports import Log
 from kp_platform.engine.positions import Position
-from kp_platform.engine.reference_refresh import Rewriter
-from kp_platform.engine.sql import Keys, QueryEngine
+from kp_platform.engine.reference_refresh import Refresher
+from kp_platform.engine.sql import LookupPushdown, QueryEngine
 from kp_platform.engine.store import DocumentStore
 from kp_platform.engine.writer import index_documents
 from kp_platform.flows.model import Flow
 
 # Raw messages may have a megabyte each.
-BURY_AT_ONCE = 100
+STORE_AT_ONCE = 100
 # Down to the one message that Trino fails at, a slice of a million is halved 20 times.
 MOST_FAILURES = 40
 
@@ -54,7 +54,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Pipeline:
+class Indexer:
     """A flow with the three servers that its slices pass through. `run_id` is the Dagster run that
     takes them; its documents carry it. `assignment` are the partitions that it takes. `write` takes
     the place of indexing new documents."""
@@ -67,9 +67,9 @@ class Pipeline:
     run_id: str = ""
     assignment: range = ALL_PARTITIONS
     write: Write | None = None
-    keys: Keys = field(default_factory=Keys, init=False)
+    keys: LookupPushdown = field(default_factory=LookupPushdown, init=False)
 
-    def drain(self) -> Iterator[SliceReport | None]:
+    def run(self) -> Iterator[SliceReport | None]:
         """Take slices until caught up, then follow the topic until idle or out of time.
 
         Yields a report after each step, and None after each look that found nothing to do.
@@ -78,7 +78,7 @@ class Pipeline:
         """
         try:
             yield from self._steps()
-        except SliceTaken as taken:
+        except PositionConflict as taken:
             logger.warning("%s; this run ends", taken)
 
     def _steps(self) -> Iterator[SliceReport | None]:
@@ -86,15 +86,15 @@ class Pipeline:
         self.prepare()
         state, held = self.look()
         self._mirror(positions.offsets(held))
-        self.keys.other_rows = max((each.other_rows for each in held.values()), default=0)
-        if deleted := index_registry.deleted(self.store, self.flow):
+        self.keys.reference_rows = max((each.reference_rows for each in held.values()), default=0)
+        if deleted := index_registry.missing(self.store, self.flow):
             yield self._read_again(deleted)
             state, held = self.look()
         topic_id = ""
         while time.monotonic() - started < self.limits.max_run_seconds:
             if state.topic_id != topic_id:
                 topic_id = state.topic_id
-                yield self._made_again(state, held)
+                yield self._recreated(state, held)
             todo = self.plan(state, held)
             if todo.losses:  # not by positions that another run may have moved since
                 state, held = self.look()
@@ -139,7 +139,7 @@ class Pipeline:
             report, moves = self._pass_over(state, todo)
         elif todo.slice is not None:
             report = self.index(state, todo.slice)
-            report.outcome.bury()
+            report.outcome.store_dead_letters()
             moves = {part.partition: part.end for part in todo.slice.ranges}
         else:
             raise ValueError("a plan without work has no step")
@@ -156,7 +156,7 @@ class Pipeline:
             state,
             held,
             moves,
-            other_rows=self.keys.other_rows,
+            reference_rows=self.keys.reference_rows,
             writer=uuid.uuid4().hex,
             now=utc_now(),
         )
@@ -178,9 +178,9 @@ class Pipeline:
         if offsets:
             self.log.commit(self.flow.consumer_group, self.flow.topic, offsets)
 
-    def _made_again(self, state: TopicState, held: Mapping[int, Position]) -> SliceReport | None:
+    def _recreated(self, state: TopicState, held: Mapping[int, Position]) -> SliceReport | None:
         """A loss when the topic was read before under another id, and never under this one."""
-        if held or not positions.is_made_again(self.store, self.flow, state):
+        if held or not positions.is_recreated(self.store, self.flow, state):
             return None
         return _losses(
             f"topic {self.flow.topic} was deleted and made again; it is read from its start"
@@ -194,7 +194,7 @@ class Pipeline:
         first = self.log.offsets_at(self.flow.topic, day)
         back = {part: first[part] for part in held if first[part] < held[part].offset}
         self._move(state, held, back)
-        index_registry.forget(self.store, self.flow, names)
+        index_registry.unregister(self.store, self.flow, names)
         return _losses(
             f"{', '.join(names)} was deleted; {self.flow.topic} is read again from {day:%Y-%m-%d}, "
             "as far as retention has kept it"
@@ -218,7 +218,7 @@ class Pipeline:
         """Every event of the slice into the index or the dead letters, acknowledged."""
         report = self.read(state, part)
         if self.flow.rewrites is None:
-            index_registry.note(self.store, self.flow, report.indices, utc_now())
+            index_registry.register(self.store, self.flow, report.indices, utc_now())
         if len(part) < self._slice_rows:
             # Caught up, so people wait for these events. In a backlog the refresh interval of
             # the index is cheaper.
@@ -229,11 +229,11 @@ class Pipeline:
         """Every event of the slice written or buried, acknowledged."""
         report = self._read(part)
         self._check_same_topic(state, part)
-        for start in range(0, len(report.outcome.dead), BURY_AT_ONCE):
-            letters = report.outcome.dead[start : start + BURY_AT_ONCE]
+        for start in range(0, len(report.outcome.dead), STORE_AT_ONCE):
+            letters = report.outcome.dead[start : start + STORE_AT_ONCE]
             places = [(letter.partition, letter.offset) for letter in letters]
             raw = self.log.raw_messages(self.flow.topic, places)
-            dead_letters.bury(self.store, self.flow, state, letters, raw, utc_now())
+            dead_letters.store_dead_letters(self.store, self.flow, state, letters, raw, utc_now())
         return report
 
     def _read(self, part: Slice) -> SliceReport:
@@ -251,7 +251,7 @@ class Pipeline:
         except QueryTooLarge:
             if len(part) == 1:
                 raise
-        except MessageUnreadable as error:
+        except UndecodableMessage as error:
             search.failed(error)
             if len(part) == 1:
                 return _unreadable(part, error)
@@ -274,7 +274,7 @@ class Pipeline:
                 self.run_id,
                 self.write or partial(index_documents, self.store, self.flow),
             )
-        return Rewriter(
+        return Refresher(
             flow=self.flow,
             rewrites=self.flow.rewrites,
             log=self.log,
@@ -302,18 +302,18 @@ class _Search:
 
     found: bool = False
     failures: int = 0
-    suspicion: MessageSuspected | None = None
+    suspicion: SuspectMessage | None = None
 
-    def failed(self, error: MessageUnreadable) -> None:
+    def failed(self, error: UndecodableMessage) -> None:
         """Raises the error when nothing could be read in so many queries."""
         self.failures += 1
-        if isinstance(error, MessageSuspected):
+        if isinstance(error, SuspectMessage):
             self.suspicion = error
             if not self.found and self.failures >= MOST_FAILURES:
                 raise error
 
 
-def _unreadable(part: Slice, error: MessageUnreadable) -> SliceReport:
+def _unreadable(part: Slice, error: UndecodableMessage) -> SliceReport:
     [one] = part.ranges
     report = SliceReport(asked=part.ranges, rows=1, slices=1)
     report.outcome.dead.append(DeadLetter(one.partition, one.start, "", "unreadable", str(error)))

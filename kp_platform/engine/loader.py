@@ -15,7 +15,7 @@ from typing import Any
 from kp_platform.engine.documents import Batch, Columns, Document, builder
 from kp_platform.engine.offsets import OffsetRange, Slice
 from kp_platform.engine.ports import Log
-from kp_platform.engine.sql import Coverage, Keys, QueryEngine, QueryStats
+from kp_platform.engine.sql import CompletenessCheck, LookupPushdown, QueryEngine, QueryStats
 from kp_platform.engine.writer import Outcome
 from kp_platform.flows.model import Flow
 
@@ -97,7 +97,7 @@ def stream(
     engine: QueryEngine,
     part: Slice,
     batch_rows: int,
-    keys: Keys,
+    keys: LookupPushdown,
     run_id: str,
     write: Write,
 ) -> SliceReport:
@@ -106,7 +106,7 @@ def stream(
     Raises ShortAnswer unless exactly the slice's offsets came, and what query and bulk raise.
     """
     report = SliceReport(asked=part.ranges, slices=1)
-    coverage = Coverage(part)
+    coverage = CompletenessCheck(part)
     sending: deque[Future[tuple[Outcome, float]]] = deque()
     with ThreadPoolExecutor(BULK_THREADS) as threads:
         for operations in _documents(
@@ -126,9 +126,9 @@ def _documents(
     engine: QueryEngine,
     part: Slice,
     batch_rows: int,
-    keys: Keys,
+    keys: LookupPushdown,
     run_id: str,
-    coverage: Coverage,
+    coverage: CompletenessCheck,
     report: SliceReport,
 ) -> Iterator[list[bytes]]:
     """An operation of a bulk request for each document, in batches."""

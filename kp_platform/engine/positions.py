@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from kp_platform.engine.errors import SliceError, SliceTaken
+from kp_platform.engine.errors import PositionConflict, SliceError
 from kp_platform.engine.offsets import ALL_PARTITIONS, Plan, TopicState, plan
 from kp_platform.engine.ports import Log
 from kp_platform.engine.store import DocumentStore, Version, create, put, send
@@ -25,7 +25,7 @@ class Position:
 
     offset: int
     version: Version | None = None
-    other_rows: int = 0
+    reference_rows: int = 0
 
 
 def read(store: DocumentStore, flow: Flow, state: TopicState) -> dict[int, Position]:
@@ -69,7 +69,7 @@ def offsets(held: Mapping[int, Position]) -> dict[int, int]:
     return {partition: position.offset for partition, position in held.items()}
 
 
-def is_made_again(store: DocumentStore, flow: Flow, state: TopicState) -> bool:
+def is_recreated(store: DocumentStore, flow: Flow, state: TopicState) -> bool:
     """Whether the flow's topic was read before under other ids only."""
     store.refresh(INDEX)
     seen = {stored.source["topic_id"] for stored in store.find(INDEX, "flow", flow.name)}
@@ -83,7 +83,7 @@ def move(
     before: Mapping[int, Position],
     after: Mapping[int, int],
     *,
-    other_rows: int,
+    reference_rows: int,
     writer: str,
     now: str,
 ) -> None:
@@ -101,7 +101,7 @@ def move(
                 "topic_id": state.topic_id,
                 "partition": partition,
                 "position": offset,
-                "other_rows": other_rows,
+                "other_rows": reference_rows,
                 "writer": writer,
                 "updated_at": now,
             }
@@ -126,7 +126,9 @@ def _raise_unless_ours(
     stored = store.get([(INDEX, _id(flow, state, partition)) for partition in partitions])
     others = [s.source["partition"] for s in stored.values() if s.source["writer"] != writer]
     if others or len(stored) < len(partitions):
-        raise SliceTaken(f"another run moved the position of {flow.topic} partitions {others}")
+        raise PositionConflict(
+            f"another run moved the position of {flow.topic} partitions {others}"
+        )
 
 
 def _id(flow: Flow, state: TopicState, partition: int) -> str:

@@ -29,7 +29,7 @@ from kp_platform.engine.errors import SliceError
 from kp_platform.engine.loader import BULK_THREADS, PREVIEW_ROWS, SliceReport
 from kp_platform.engine.offsets import Slice, TopicState
 from kp_platform.engine.ports import Log
-from kp_platform.engine.sql import Coverage, Keys, QueryEngine
+from kp_platform.engine.sql import CompletenessCheck, LookupPushdown, QueryEngine
 from kp_platform.engine.store import DocumentStore, Hit, ItemResult, Snapshot, put, send
 from kp_platform.flows.model import Flow, Rewrite
 
@@ -55,7 +55,7 @@ class _Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Rewriter:
+class Refresher:
     """A flow of changes with the servers that it needs."""
 
     flow: Flow
@@ -63,7 +63,7 @@ class Rewriter:
     log: Log
     engine: QueryEngine
     store: DocumentStore
-    keys: Keys
+    keys: LookupPushdown
     batch_rows: int
     patience_seconds: float
 
@@ -139,7 +139,7 @@ class Rewriter:
 
     def _read(self, part: Slice, report: SliceReport) -> dict[str, _Key]:
         """The keys that the slice's messages name, with what Trino knows of them now."""
-        coverage = Coverage(part)
+        coverage = CompletenessCheck(part)
         keys: dict[str, _Key] = defaultdict(_Key)
         began = time.monotonic()
         with self.keys.query(self.engine, self.flow, part) as answer:
@@ -191,7 +191,7 @@ def _collect(known: _Key, sending: Future[_Sent], report: SliceReport) -> int:
         report.outcome.applied -= len(known.messages)
         report.outcome.dead += [DeadLetter.of(place, *reason) for place in known.messages]
         known.messages.clear()
-    report.outcome.rewritten += len(written)
+    report.outcome.refreshed += len(written)
     report.preview += written[: PREVIEW_ROWS - len(report.preview)]
     logger.info("%d documents rewritten", len(written))
     return sum(result.conflict for result in sent.results)
@@ -200,7 +200,7 @@ def _collect(known: _Key, sending: Future[_Sent], report: SliceReport) -> int:
 def _summed(rounds: Sequence[SliceReport]) -> SliceReport:
     """The last round's report, for each reads the same messages, with the work of them all."""
     last = rounds[-1]
-    last.outcome.rewritten = sum(each.outcome.rewritten for each in rounds)
+    last.outcome.refreshed = sum(each.outcome.refreshed for each in rounds)
     last.trino_seconds = sum(each.trino_seconds for each in rounds)
     last.elasticsearch_seconds = sum(each.elasticsearch_seconds for each in rounds)
     last.preview = next((each.preview for each in rounds if each.preview), [])

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from kp_platform.engine.errors import QueryTooLarge, ShortAnswer
+from kp_platform.engine.errors import IncompleteAnswer, QueryTooLarge
 from kp_platform.engine.offsets import OffsetRange, Slice
 from kp_platform.engine.ports import Log
 from kp_platform.flows.model import Flow
@@ -65,13 +65,13 @@ class QueryEngine(Protocol):
     def query(self, sql: str, parameters: Sequence[object]) -> AbstractContextManager[Answer]: ...
 
 
-class Keys:
+class LookupPushdown:
     """Which keys the joins of a flow's queries read: all, or as soon as a query has shown that this
     is more than the slice itself, only its own. `other_rows` are the rows and keys that the last
     query that read all has read; they are kept beside the positions for the next run."""
 
     def __init__(self) -> None:
-        self.other_rows = 0
+        self.reference_rows = 0
 
     @contextmanager
     def query(self, engine: QueryEngine, flow: Flow, part: Slice) -> Iterator[Answer]:
@@ -81,15 +81,15 @@ class Keys:
             with engine.query(*slice_query(flow, part, listed)) as answer:
                 yield answer
         except QueryTooLarge:
-            self.other_rows = _TOO_MANY  # perhaps it is these that have no room
+            self.reference_rows = _TOO_MANY  # perhaps it is these that have no room
             raise
         if listed is None:
             # Trino counts a row where it is read, and again where it is sent to be joined.
-            self.other_rows = (answer.stats.processed_rows - len(part)) // 2
+            self.reference_rows = (answer.stats.processed_rows - len(part)) // 2
 
     def _listed(self, engine: QueryEngine, flow: Flow, part: Slice) -> list[str] | None:
         """The keys to list for a slice; None: all are read."""
-        if self.other_rows <= _FEW_ROWS + len(part) or _key(flow.query) is None:
+        if self.reference_rows <= _FEW_ROWS + len(part) or _key(flow.query) is None:
             return None
         with engine.query(*keys_query(flow.query, part)) as answer:
             keys = [key for rows in answer.batches(_MOST_KEYS + 1) for [key] in rows]
@@ -153,7 +153,7 @@ def _parts(path: Path) -> tuple[str, str, str]:
     return text[: found.start()], found["select"] + _PREDICATE, text[found.end() :]
 
 
-class Coverage:
+class CompletenessCheck:
     """Ticks off the offsets of a slice as their rows come; a byte for each offset."""
 
     def __init__(self, part: Slice) -> None:
@@ -168,9 +168,11 @@ class Coverage:
             seen = self._seen.get(partition)
             place = offset - self._start.get(partition, 0)
             if seen is None or not 0 <= place < len(seen):
-                raise ShortAnswer(f"offset {partition}:{offset} was not asked for in {self._slice}")
+                raise IncompleteAnswer(
+                    f"offset {partition}:{offset} was not asked for in {self._slice}"
+                )
             if seen[place]:
-                raise ShortAnswer(f"offset {partition}:{offset} came twice in {self._slice}")
+                raise IncompleteAnswer(f"offset {partition}:{offset} came twice in {self._slice}")
             seen[place] = 1
 
     def check(self, log: Log, topic: str) -> int:
@@ -186,7 +188,7 @@ class Coverage:
             missing = [part.start + at for at, came in enumerate(seen) if not came]
             span = OffsetRange(part.partition, missing[0], missing[-1] + 1)
             if lost := log.present(topic, span).intersection(missing):
-                raise ShortAnswer(
+                raise IncompleteAnswer(
                     f"{len(lost)} of {len(part)} offsets of partition {part.partition} did not "
                     f"come, the first is {min(lost)}"
                 )

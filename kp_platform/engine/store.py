@@ -190,7 +190,7 @@ class DocumentStore(Protocol):
     def block_writes(self, index: str, blocked: bool) -> None:
         """Refuse writes to an index, or no more. When this returns, none is under way."""
 
-    def take_place(self, name: str, new: str, alias: str, index_id: str | None) -> None:
+    def swap_alias(self, name: str, new: str, alias: str, index_id: str | None) -> None:
         """Put the index `new` in the place of the one that goes by `name` and has this id, which is
         deleted; None: there is none. At one moment, for readers of `alias` and for writers to
         `name`. Raises SliceError when another one goes by the name; then nothing has changed."""

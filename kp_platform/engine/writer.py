@@ -29,20 +29,20 @@ class Outcome:
     already_there: int = 0
     duplicates: int = 0
     applied: int = 0
-    rewritten: int = 0
+    refreshed: int = 0
     outside: int = 0
     dead: list[DeadLetter] = field(default_factory=list)
-    buried: Counter[str] = field(default_factory=Counter)
+    dead_lettered: Counter[str] = field(default_factory=Counter)
 
     @property
     def settled(self) -> int:
         """How many messages are accounted for."""
         seen = self.indexed + self.already_there + self.duplicates + self.applied
-        return seen + len(self.dead) + self.buried.total()
+        return seen + len(self.dead) + self.dead_lettered.total()
 
-    def bury(self) -> None:
+    def store_dead_letters(self) -> None:
         """Keep only the reasons of the dead letters, which are stored now."""
-        self.buried.update(letter.reason for letter in self.dead)
+        self.dead_lettered.update(letter.reason for letter in self.dead)
         self.dead.clear()
 
     def add(self, other: "Outcome") -> None:
@@ -50,10 +50,10 @@ class Outcome:
         self.already_there += other.already_there
         self.duplicates += other.duplicates
         self.applied += other.applied
-        self.rewritten += other.rewritten
+        self.refreshed += other.refreshed
         self.outside += other.outside
         self.dead += other.dead
-        self.buried += other.buried
+        self.dead_lettered += other.dead_lettered
 
 
 def index_documents(store: DocumentStore, flow: Flow, operations: Sequence[bytes]) -> Outcome:

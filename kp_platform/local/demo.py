@@ -18,11 +18,11 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.errors import ServerDown
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.mysql import MySQLResource
-from kp_platform.adapters.redis import RedisResource
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.mysql import MySQLAdapter
+from kp_platform.adapters.redis import RedisAdapter
 from kp_platform.engine.lag import partition_lags
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.local.errors import StackError
@@ -58,8 +58,8 @@ def run(settings: Settings, requests: int, console: Console) -> Followed:
 
     Raises ServerDown, and StackError when a document is missing, doubled or wrong.
     """
-    mysql, redis = MySQLResource(), RedisResource()
-    seed(mysql, redis, KafkaResource().announce)
+    mysql, redis = MySQLAdapter(Settings()), RedisAdapter(Settings())
+    seed(mysql, redis, KafkaAdapter(Settings()).publish_changes)
     marker = f"/?page={secrets.token_hex(4)}-"  # a key whose values are announced
     uris = [f"{marker}{number}" for number in range(requests)]
     console.print(f"sending {requests} requests to {settings.emitter_url}")
@@ -122,7 +122,7 @@ def _watch(
 def _search(marker: str, expected: int) -> list[dict[str, Any]]:
     from elasticsearch import ApiError, TransportError
 
-    elasticsearch = ElasticsearchResource()
+    elasticsearch = ElasticsearchAdapter(Settings())
     try:
         answer = elasticsearch.client().search(
             index=ACCESS_LOG.index,
@@ -184,7 +184,9 @@ def _await_no_lag() -> int:
     raises StackError when it does not become so."""
     deadline = time.monotonic() + 15
     while True:
-        rows = partition_lags(ACCESS_LOG, KafkaResource(), ElasticsearchResource())
+        rows = partition_lags(
+            ACCESS_LOG, KafkaAdapter(Settings()), ElasticsearchAdapter(Settings())
+        )
         behind = sum(row.lag for row in rows)
         if behind == 0:
             return behind

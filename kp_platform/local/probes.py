@@ -22,28 +22,28 @@ _HEARTBEAT_SECONDS = 90.0
 
 
 def kafka() -> None:
-    from kp_platform.adapters.kafka import KafkaResource
+    from kp_platform.adapters.kafka import KafkaAdapter
 
-    KafkaResource().probe()
+    KafkaAdapter(Settings()).probe()
 
 
 def broker(address: str) -> None:
     """This one answers, and the others count it in."""
-    from kp_platform.adapters.kafka import KafkaResource
+    from kp_platform.adapters.kafka import KafkaAdapter
 
-    KafkaResource(bootstrap_servers=address).probe_broker()
+    KafkaAdapter(Settings(kafka_bootstrap_servers=address)).probe_broker()
 
 
 def mysql() -> None:
-    from kp_platform.adapters.mysql import MySQLResource
+    from kp_platform.adapters.mysql import MySQLAdapter
 
-    MySQLResource().probe()
+    MySQLAdapter(Settings()).probe()
 
 
 def redis() -> None:
-    from kp_platform.adapters.redis import RedisResource
+    from kp_platform.adapters.redis import RedisAdapter
 
-    RedisResource().probe()
+    RedisAdapter(Settings()).probe()
 
 
 def redis_tunnel(trino: Mapping[str, str]) -> None:
@@ -64,22 +64,22 @@ def redis_tunnel(trino: Mapping[str, str]) -> None:
 
 
 def elasticsearch() -> None:
-    from kp_platform.adapters.elasticsearch import ElasticsearchResource
+    from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 
-    ElasticsearchResource().probe()
+    ElasticsearchAdapter(Settings()).probe()
 
 
 def trino() -> None:
-    from kp_platform.adapters.trino import TrinoResource
+    from kp_platform.adapters.trino import TrinoAdapter
 
-    TrinoResource().probe()
+    TrinoAdapter(Settings()).probe()
 
 
 def trino_worker(url: str) -> None:
     """The coordinator gives it work."""
-    from kp_platform.adapters.trino import TrinoResource
+    from kp_platform.adapters.trino import TrinoAdapter
 
-    TrinoResource().probe_worker(url)
+    TrinoAdapter(Settings()).probe_worker(url)
 
 
 def code_server(settings: Settings) -> None:

@@ -95,13 +95,13 @@ def _start_stage(
 
 def _load(settings: Settings, console: Console) -> None:
     """What the services need to find: the topics, and the reference data of a first start."""
-    from kp_platform.adapters.kafka import KafkaResource
-    from kp_platform.adapters.mysql import MySQLResource
-    from kp_platform.adapters.redis import RedisResource
+    from kp_platform.adapters.kafka import KafkaAdapter
+    from kp_platform.adapters.mysql import MySQLAdapter
+    from kp_platform.adapters.redis import RedisAdapter
     from kp_platform.flows.builtin import FLOWS
     from kp_platform.operations.reference_data import is_seeded, seed
 
-    kafka = KafkaResource()
+    kafka = KafkaAdapter(Settings())
     if "kafka" not in settings.external_services and kafka_certificate(settings):
         from kp_platform.local.secure import grants  # slow to import
 
@@ -109,11 +109,11 @@ def _load(settings: Settings, console: Console) -> None:
     created = kafka.create_topics({flow.topic: settings.topic_partitions for flow in FLOWS})
     topics = ", ".join(created) + " created" if created else "all there"
     console.print(f"  topics: {topics}")
-    mysql = MySQLResource()
+    mysql = MySQLAdapter(Settings())
     if is_seeded(mysql):
         console.print("  reference data: there")
         return
-    report = seed(mysql, RedisResource(), kafka.announce)
+    report = seed(mysql, RedisAdapter(Settings()), kafka.publish_changes)
     console.print(f"  reference data: {report.rows} rows in MySQL, {report.keys} keys in Redis")
 
 

@@ -16,10 +16,10 @@ from itertools import zip_longest
 from typing import Any
 
 from kp_platform.engine import dead_letters
-from kp_platform.engine.dead_letters import Letter
+from kp_platform.engine.dead_letters import StoredDeadLetter
 from kp_platform.engine.documents import DeadLetter
-from kp_platform.engine.errors import MessageSuspected
-from kp_platform.engine.indexer import Pipeline
+from kp_platform.engine.errors import SuspectMessage
+from kp_platform.engine.indexer import Indexer
 from kp_platform.engine.loader import utc_now
 from kp_platform.engine.offsets import OffsetRange, Slice, TopicState
 from kp_platform.engine.store import DocumentStore
@@ -33,19 +33,19 @@ MOST_OFFSETS = 500
 class Batch:
     """Letters of one flow whose messages its topic, in the state given, still holds."""
 
-    pipeline: Pipeline
+    indexer: Indexer
     state: TopicState
-    letters: list[Letter]
+    letters: list[StoredDeadLetter]
 
 
 @dataclass(slots=True)
-class DeadReplayReport:
+class RetryReport:
     """What became of letters: `removed` from the dead letters, `still_dead` with the reason of now,
     or `unreadable` from the log, with the cause in words."""
 
-    removed: list[Letter] = field(default_factory=list)
-    still_dead: list[tuple[Letter, DeadLetter]] = field(default_factory=list)
-    unreadable: list[tuple[Letter, str]] = field(default_factory=list)
+    removed: list[StoredDeadLetter] = field(default_factory=list)
+    still_dead: list[tuple[StoredDeadLetter, DeadLetter]] = field(default_factory=list)
+    unreadable: list[tuple[StoredDeadLetter, str]] = field(default_factory=list)
 
     def __str__(self) -> str:
         reasons = Counter(found.reason for _, found in self.still_dead)
@@ -65,41 +65,41 @@ class DeadReplayReport:
         return {"removed": removed, "still_dead": still_dead, "unreadable": causes(self.unreadable)}
 
 
-def replay(pipelines: Mapping[str, Pipeline], letters: Sequence[Letter]) -> DeadReplayReport:
+def replay(indexers: Mapping[str, Indexer], letters: Sequence[StoredDeadLetter]) -> RetryReport:
     """Read the letters' messages again, each by the pipeline of its flow's name.
 
     Raises SliceError and its kin; letters that were settled until then stay settled.
     """
-    batches, lost = readable(pipelines, letters)
-    report = DeadReplayReport(unreadable=lost)
+    batches, lost = readable(indexers, letters)
+    report = RetryReport(unreadable=lost)
     for batch in batches:
-        batch.pipeline.prepare()
+        batch.indexer.prepare()
         at = {letter.place: letter for letter in batch.letters}
         for part in slices(sorted(at)):
             together = [at[place] for place in _places(part)]
             try:
-                outcome = batch.pipeline.index(batch.state, part).outcome
-            except MessageSuspected as error:  # alone, so no neighbour tells whose fault it is
+                outcome = batch.indexer.index(batch.state, part).outcome
+            except SuspectMessage as error:  # alone, so no neighbour tells whose fault it is
                 report.unreadable += [(letter, str(error)) for letter in together]
             else:
-                _settle(batch.pipeline.store, together, outcome, report)
+                _settle(batch.indexer.store, together, outcome, report)
     return report
 
 
 def readable(
-    pipelines: Mapping[str, Pipeline], letters: Sequence[Letter]
-) -> tuple[list[Batch], list[tuple[Letter, str]]]:
+    indexers: Mapping[str, Indexer], letters: Sequence[StoredDeadLetter]
+) -> tuple[list[Batch], list[tuple[StoredDeadLetter, str]]]:
     """The letters whose messages can be read again, and the others with the cause in words."""
     batches: dict[str, Batch] = {}
-    lost: list[tuple[Letter, str]] = []
+    lost: list[tuple[StoredDeadLetter, str]] = []
     for letter in letters:
         name = letter.source["flow"]
-        if name not in pipelines:
+        if name not in indexers:
             lost.append((letter, f"flow {name} is not declared"))
             continue
         if name not in batches:
-            pipeline = pipelines[name]
-            batches[name] = Batch(pipeline, pipeline.log.topic_state(pipeline.flow.topic), [])
+            indexer = indexers[name]
+            batches[name] = Batch(indexer, indexer.log.topic_state(indexer.flow.topic), [])
         if cause := _obstacle(batches[name].state, letter):
             lost.append((letter, cause))
         else:
@@ -107,7 +107,7 @@ def readable(
     return list(batches.values()), lost
 
 
-def causes(unreadable: Sequence[tuple[Letter, str]]) -> list[dict[str, str]]:
+def causes(unreadable: Sequence[tuple[StoredDeadLetter, str]]) -> list[dict[str, str]]:
     """Why letters cannot be read again, as JSON."""
     return [{"id": letter.id, "cause": cause} for letter, cause in unreadable]
 
@@ -127,7 +127,7 @@ def slices(places: Sequence[tuple[int, int]]) -> Iterator[Slice]:
 
 
 def _settle(
-    store: DocumentStore, letters: Sequence[Letter], outcome: Outcome, report: DeadReplayReport
+    store: DocumentStore, letters: Sequence[StoredDeadLetter], outcome: Outcome, report: RetryReport
 ) -> None:
     dead = {(each.partition, each.offset): each for each in outcome.dead}
     removed = [letter for letter in letters if letter.place not in dead]
@@ -144,12 +144,12 @@ def _places(part: Slice) -> Iterator[tuple[int, int]]:
         yield from ((each.partition, offset) for offset in range(each.start, each.end))
 
 
-def _obstacle(state: TopicState, letter: Letter) -> str:
+def _obstacle(state: TopicState, letter: StoredDeadLetter) -> str:
     """Why the letter's message cannot be read again; empty: it can."""
     topic_id = letter.source["topic_id"]
     partition, offset = letter.place
-    if letter.dropped_at:
-        return f"it was dropped at {letter.dropped_at}"
+    if letter.discarded_at:
+        return f"it was dropped at {letter.discarded_at}"
     if state.topic_id != topic_id:
         return f"topic {state.topic} was made again: its id is {state.topic_id}, not {topic_id}"
     marks = state.partitions.get(partition)

@@ -34,7 +34,7 @@ class Seen:
     marks: Mapping[int, int] = field(default_factory=dict)
 
 
-class NotKnown(SliceError):
+class SwapUnknown(SliceError):
     """Whether one index has taken the place of another: the answer was lost, or an error."""
 
 
@@ -67,7 +67,7 @@ def exchange(
     try:
         if index_id is not None:
             _check_same(store, flow, name, index_id, new, new_id)
-            index_registry.expect(store, flow, name, index_id, new_id, utc_now())
+            index_registry.register_swap(store, flow, name, index_id, new_id, utc_now())
             blocks = True
             store.block_writes(name, True)
             _copy(store, name, new, marks, put)
@@ -79,18 +79,18 @@ def exchange(
         if blocks:
             store.block_writes(name, False)
         raise
-    index_registry.note(store, flow, [name], utc_now())
+    index_registry.register(store, flow, [name], utc_now())
 
 
 def _take_place(
     store: DocumentStore, flow: Flow, name: str, new: str, index_id: str | None
 ) -> None:
     try:
-        store.take_place(name, new, flow.index, index_id)
+        store.swap_alias(name, new, flow.index, index_id)
     except Exception as error:
-        raise NotKnown(
+        raise SwapUnknown(
             f"{new} was to take the place of {name}: {error}; "
-            "if it has not, `kp housekeep` deletes it in some days"
+            "if it has not, `kp retention` deletes it in some days"
         ) from error
 
 

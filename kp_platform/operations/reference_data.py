@@ -20,7 +20,7 @@ REFERENCE_VALUES = {
 
 MAX_NAME_LENGTH = 85  # characters, of testing.tests.test_name
 
-Announce = Callable[[Sequence[ReferenceChange]], object]
+PublishChanges = Callable[[Sequence[ReferenceChange]], object]
 
 
 class Table(Protocol):
@@ -53,33 +53,37 @@ def is_seeded(mysql: Table) -> bool:
     return mysql.has_table()
 
 
-def seed(mysql: Table, redis: Values, announce: Announce) -> SeedReport:
+def seed(mysql: Table, redis: Values, publish_changes: PublishChanges) -> SeedReport:
     """Load the reference data and announce what changed by it.
 
     Again is safe: rows keep their ids, values are set anew.
     """
-    return SeedReport(rows=seed_rows(mysql, announce), keys=seed_values(redis, announce))
+    return SeedReport(
+        rows=seed_rows(mysql, publish_changes), keys=seed_values(redis, publish_changes)
+    )
 
 
-def seed_rows(mysql: Table, announce: Announce) -> int:
+def seed_rows(mysql: Table, publish_changes: PublishChanges) -> int:
     """Create the table and a row for each name; returns how many of them are there."""
     mysql.create_table()
     before = mysql.ids()
     mysql.add_names(list(REFERENCE_VALUES))
-    _announce_keys(announce, "mysql", REFERENCE_VALUES.keys() - before.keys())
+    _publish_keys(publish_changes, "mysql", REFERENCE_VALUES.keys() - before.keys())
     return len(mysql.ids().keys() & REFERENCE_VALUES.keys())
 
 
-def seed_values(redis: Values, announce: Announce) -> int:
+def seed_values(redis: Values, publish_changes: PublishChanges) -> int:
     """Set the value of each name; returns how many of them are there."""
     before = redis.values(list(REFERENCE_VALUES))
     redis.set_values(REFERENCE_VALUES)
     changed = {key for key, value in REFERENCE_VALUES.items() if before.get(key) != value}
-    _announce_keys(announce, "redis", changed)
+    _publish_keys(publish_changes, "redis", changed)
     return len(redis.values(list(REFERENCE_VALUES)))
 
 
-def set_reference(mysql: Table, redis: Values, announce: Announce, name: str, url: str) -> None:
+def set_reference(
+    mysql: Table, redis: Values, publish_changes: PublishChanges, name: str, url: str
+) -> None:
     """Give a name its row in MySQL and its value in Redis, and announce both.
 
     A row that is there keeps its id and gets a new time. Raises ValueError for a name that MySQL
@@ -91,9 +95,9 @@ def set_reference(mysql: Table, redis: Values, announce: Announce, name: str, ur
     mysql.create_table()
     mysql.touch(name)
     redis.set_values({name: url})
-    announce(changes)
+    publish_changes(changes)
 
 
-def _announce_keys(announce: Announce, source: str, keys: set[str]) -> None:
+def _publish_keys(publish_changes: PublishChanges, source: str, keys: set[str]) -> None:
     if keys:
-        announce([ReferenceChange(source, key) for key in sorted(keys)])
+        publish_changes([ReferenceChange(source, key) for key in sorted(keys)])

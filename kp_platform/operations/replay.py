@@ -21,17 +21,17 @@ import orjson
 
 from kp_platform.engine import dead_letters, index_registry
 from kp_platform.engine.counting import iso
-from kp_platform.engine.dead_letters import Letter
+from kp_platform.engine.dead_letters import StoredDeadLetter
 from kp_platform.engine.documents import Document
 from kp_platform.engine.errors import SliceError
-from kp_platform.engine.indexer import Pipeline
+from kp_platform.engine.indexer import Indexer
 from kp_platform.engine.loader import utc_now
 from kp_platform.engine.offsets import OffsetRange, Slice, TopicState, Watermarks, plan
 from kp_platform.engine.store import DocumentStore, Stored, create, put, send
 from kp_platform.engine.writer import Outcome
 from kp_platform.flows.model import Flow
-from kp_platform.operations.index_swap import NotKnown, exchange, see
-from kp_platform.operations.replay_range import Span, days_of
+from kp_platform.operations.index_swap import SwapUnknown, exchange, see
+from kp_platform.operations.replay_range import ReplayRange, days_of
 
 # What a document keeps from when it was indexed first.
 _FIRST = ("indexed_at", "delay_ms")
@@ -75,7 +75,7 @@ class ReplayReport:
 
     def add(self, outcome: Outcome, rows: int) -> None:
         self.rows += rows
-        self.remade += outcome.rewritten
+        self.remade += outcome.refreshed
         self.unchanged += outcome.already_there
         self.brought_back += outcome.indexed
         self.duplicates += outcome.duplicates
@@ -83,13 +83,13 @@ class ReplayReport:
         self.outside += outcome.outside
 
 
-def followers(pipelines: Iterable[Pipeline], flow: Flow) -> list[Pipeline]:
+def followers(indexers: Iterable[Indexer], flow: Flow) -> list[Indexer]:
     """Those that make documents of the flow follow reference data."""
-    return [each for each in pipelines if each.flow.rewrites and each.flow.rewrites.target == flow]
+    return [each for each in indexers if each.flow.rewrites and each.flow.rewrites.target == flow]
 
 
-def into_place(
-    pipeline: Pipeline, span: Span, changes: Sequence[Pipeline]
+def replay_in_place(
+    indexer: Indexer, span: ReplayRange, changes: Sequence[Indexer]
 ) -> Iterator[ReplayReport]:
     """Write each document of the span over itself, where it is not what it should be.
 
@@ -98,38 +98,38 @@ def into_place(
     the same replay can be done again.
     """
     follower, report = _Follower(changes), ReplayReport()
-    writer = _Writer(pipeline, span)
+    writer = _Writer(indexer, span)
     try:
-        for each in _read(pipeline, span, writer, report):
+        for each in _read(indexer, span, writer, report):
             writer.settle()
             follower.catch_up()
             yield each
         if report.brought_back and span.window:  # perhaps into a new index
-            there = pipeline.store.index_ids(pipeline.flow.index)
-            names = [name for name in days_of(pipeline.flow, span.window) if name in there]
-            index_registry.note(pipeline.store, pipeline.flow, names, utc_now())
+            there = indexer.store.index_ids(indexer.flow.index)
+            names = [name for name in days_of(indexer.flow, span.window) if name in there]
+            index_registry.register(indexer.store, indexer.flow, names, utc_now())
     finally:
         follower.catch_up()
 
 
-def into_new_indices(
-    pipeline: Pipeline, span: Span, changes: Sequence[Pipeline]
+def replay_into_new_indices(
+    indexer: Indexer, span: ReplayRange, changes: Sequence[Indexer]
 ) -> Iterator[ReplayReport]:
     """Make the documents of whole days in new indices, which take the place of the old at the end,
     each at one moment. Yields and raises as `into_place`; an index that is not complete is deleted.
     """
-    flow, store = pipeline.flow, pipeline.store
+    flow, store = indexer.flow, indexer.store
     names = span.whole_days(flow)
     before = see(store, flow, names)
     made = _NewIndices(store, flow, names)
     follower, report = _Follower(changes), ReplayReport()
-    writer = _Writer(pipeline, span, made)
+    writer = _Writer(indexer, span, made)
     try:
-        yield from _read(pipeline, span, writer, report)
+        yield from _read(indexer, span, writer, report)
         for name, (new, new_id) in sorted(made.names.items()):
             try:
                 exchange(store, flow, name, new, new_id, before[name])
-            except NotKnown:
+            except SwapUnknown:
                 del made.names[name]  # it may be in its place
                 raise
             del made.names[name]
@@ -167,12 +167,12 @@ class _NewIndices:
 class _Writer:
     """Writes documents over themselves, or into new indices."""
 
-    def __init__(self, pipeline: Pipeline, span: Span, new: _NewIndices | None = None) -> None:
-        self._flow, self._store = pipeline.flow, pipeline.store
+    def __init__(self, indexer: Indexer, span: ReplayRange, new: _NewIndices | None = None) -> None:
+        self._flow, self._store = indexer.flow, indexer.store
         self._state, self._new = span.state, new
         window = span.window
         self._bounds = (iso(window.start), iso(window.end)) if window else None
-        self._letters: list[Letter] = []
+        self._letters: list[StoredDeadLetter] = []
 
     def settle(self) -> None:
         """Remove the dead letters of messages that have become documents."""
@@ -192,7 +192,7 @@ class _Writer:
             letter = letters.get((document.body["partition"], document.body["offset"]))
             if theirs is not None and _differ(document.body, theirs.source, _PLACE):
                 outcome.duplicates += 1
-            elif letter is not None and letter.dropped_at:
+            elif letter is not None and letter.discarded_at:
                 outcome.dead.append(document.dead("dropped", "its bytes are to be forgotten"))
             elif (line := self._operation(document, theirs)) is None:
                 outcome.already_there += 1
@@ -214,10 +214,10 @@ class _Writer:
             elif theirs is None:
                 outcome.indexed += 1
             else:
-                outcome.rewritten += 1
+                outcome.refreshed += 1
         return outcome
 
-    def _letters_of(self, documents: Sequence[Document]) -> dict[tuple[int, int], Letter]:
+    def _letters_of(self, documents: Sequence[Document]) -> dict[tuple[int, int], StoredDeadLetter]:
         """The dead letters of events that have no document, by partition and offset."""
         places = [(each.body["partition"], each.body["offset"]) for each in documents]
         return dead_letters.of_places(self._store, self._flow, self._state, places)
@@ -245,11 +245,11 @@ def _differ(ours: Mapping[str, Any], theirs: Mapping[str, Any], names: Iterable[
 
 
 def _read(
-    pipeline: Pipeline, span: Span, writer: _Writer, report: ReplayReport
+    indexer: Indexer, span: ReplayRange, writer: _Writer, report: ReplayReport
 ) -> Iterator[ReplayReport]:
-    reader = replace(pipeline, write=writer)
+    reader = replace(indexer, write=writer)
     began = monotonic()
-    for part in _slices(span.state, span.ranges, pipeline.limits.slice_rows):
+    for part in _slices(span.state, span.ranges, indexer.limits.slice_rows):
         found = reader.read(span.state, part)
         report.add(found.outcome, found.rows)
         report.seconds = monotonic() - began
@@ -271,13 +271,13 @@ def _slices(state: TopicState, ranges: Sequence[OffsetRange], most_rows: int) ->
 class _Follower:
     """Makes documents follow reference data that changed while a replay read them."""
 
-    def __init__(self, changes: Sequence[Pipeline]) -> None:
+    def __init__(self, changes: Sequence[Indexer]) -> None:
         self._seen = [(each, each.log.topic_state(each.flow.topic)) for each in changes]
 
     def catch_up(self) -> None:
         """Rewrite what was announced since the last time. Raises what a flow of changes raises."""
-        for number, (pipeline, before) in enumerate(self._seen):
-            state = pipeline.log.topic_state(pipeline.flow.topic)
+        for number, (indexer, before) in enumerate(self._seen):
+            state = indexer.log.topic_state(indexer.flow.topic)
             if state.topic_id != before.topic_id:
                 raise SliceError(f"topic {state.topic} was deleted and made again meanwhile")
             ranges = tuple(
@@ -285,7 +285,7 @@ class _Follower:
                 for part, marks in sorted(before.partitions.items())
                 if marks.high < state.partitions[part].high
             )
-            most = pipeline.flow.slice_rows or pipeline.limits.slice_rows
+            most = indexer.flow.slice_rows or indexer.limits.slice_rows
             for part in _slices(state, ranges, most):
-                pipeline.read(state, part)
-            self._seen[number] = pipeline, state
+                indexer.read(state, part)
+            self._seen[number] = indexer, state

@@ -12,7 +12,7 @@ from typing import Any
 
 from kp_platform.engine import index_registry, positions
 from kp_platform.engine.counting import Where, Window
-from kp_platform.engine.indexer import Pipeline
+from kp_platform.engine.indexer import Indexer
 from kp_platform.engine.offsets import OffsetRange, Slice, TopicState
 from kp_platform.flows.model import Flow
 
@@ -21,12 +21,12 @@ MILLISECOND = timedelta(milliseconds=1)
 _RANGE = re.compile(r"(\d+):\[(\d+),(\d+)\)")
 
 
-class NoSuchReplay(Exception):
+class InvalidReplay(Exception):
     """What was asked for cannot be replayed; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class ReplayRange:
     """What a replay reads: `ranges` of the topic, and of these only events in the window, if any.
 
     `documents` are those of the index that lie in it. `lost` is what the topic does not hold any
@@ -58,7 +58,7 @@ class Span:
             "lost": {str(part): count for part, count in sorted(self.lost.items())},
         }
 
-    def said_lost(self) -> str:
+    def describe_lost(self) -> str:
         """What the topic does not hold any more, in words; empty: nothing."""
         if not self.lost:
             return ""
@@ -70,36 +70,35 @@ class Span:
     def whole_days(self, flow: Flow) -> list[str]:
         """The indices of the window's days. Raises NoSuchReplay unless these are whole."""
         if self.window is None:
-            raise NoSuchReplay("new indices need whole days: name a time, not offsets")
+            raise InvalidReplay("new indices need whole days: name a time, not offsets")
         if any(each.time() != time.min for each in (self.window.start, self.window.end)):
-            raise NoSuchReplay(f"new indices need whole days (UTC), not {self.window}")
+            raise InvalidReplay(f"new indices need whole days (UTC), not {self.window}")
         return days_of(flow, self.window)
 
 
-def span_of_time(pipeline: Pipeline, window: Window) -> Span:
+def range_of_time(indexer: Indexer, window: Window) -> ReplayRange:
     """The offsets at which events of a window may lie, as far as they are indexed.
 
     From the first message of that time to the last, by the topic's own index and by the documents:
     a timestamp is its sender's, so that times and offsets need not be in the same order. Where the
     index of a day is gone, nothing tells which is the last. Raises NoSuchReplay.
     """
-    _check_flow(pipeline)
-    pipeline.prepare()
-    names = days_of(pipeline.flow, window)
-    if deleted := set(names).intersection(index_registry.deleted(pipeline.store, pipeline.flow)):
+    _check_flow(indexer)
+    indexer.prepare()
+    names = days_of(indexer.flow, window)
+    if deleted := set(names).intersection(index_registry.missing(indexer.store, indexer.flow)):
         said = f"{', '.join(sorted(deleted))} was deleted"
-        raise NoSuchReplay(f"{said}: the next run reads it again by itself, see `kp lag`")
-    all_there = pipeline.store.index_ids(pipeline.flow.index).keys() >= set(names)
-    state, held = pipeline.look()
+        raise InvalidReplay(f"{said}: the next run reads it again by itself, see `kp lag`")
+    all_there = indexer.store.index_ids(indexer.flow.index).keys() >= set(names)
+    state, held = indexer.look()
     low = {part: state.partitions[part].low for part in held}
     ends = positions.offsets(held)
-    pipeline.store.refresh(pipeline.flow.index)
-    with pipeline.store.snapshot(pipeline.flow.index) as snapshot:
+    indexer.store.refresh(indexer.flow.index)
+    with indexer.store.snapshot(indexer.flow.index) as snapshot:
         where = Where("@timestamp", window)
         indexed, known = snapshot.reach(where, low), snapshot.reach(where, ends)
     first, after = (
-        pipeline.log.offsets_at(pipeline.flow.topic, moment)
-        for moment in (window.start, window.end)
+        indexer.log.offsets_at(indexer.flow.topic, moment) for moment in (window.start, window.end)
     )
     ranges = []
     for part, end in sorted(ends.items()):
@@ -111,7 +110,7 @@ def span_of_time(pipeline: Pipeline, window: Window) -> Span:
         start, stop = max(start, low[part]), min(stop, end)
         if start < stop:
             ranges.append(OffsetRange(part, start, stop))
-    return Span(
+    return ReplayRange(
         state=state,
         ranges=tuple(ranges),
         window=window,
@@ -127,23 +126,23 @@ def days_of(flow: Flow, window: Window) -> list[str]:
     return [flow.daily_index(f"{first + timedelta(number)}") for number in range(days.days + 1)]
 
 
-def span_of_offsets(pipeline: Pipeline, asked: Slice) -> Span:
+def range_of_offsets(indexer: Indexer, asked: Slice) -> ReplayRange:
     """These offsets, as far as the topic holds them. Raises NoSuchReplay for those that are not
     indexed yet."""
-    _check_flow(pipeline)
-    pipeline.prepare()
-    state, held = pipeline.look()
+    _check_flow(indexer)
+    indexer.prepare()
+    state, held = indexer.look()
     ranges, lost = [], {}
     for part in asked.ranges:
         position = held[part.partition].offset if part.partition in held else 0
         if part.end > position:
-            raise NoSuchReplay(f"{state.topic} {part} is indexed only up to {position}")
+            raise InvalidReplay(f"{state.topic} {part} is indexed only up to {position}")
         low = state.partitions[part.partition].low
         if part.start < low:
             lost[part.partition] = min(part.end, low) - part.start
         if low < part.end:
             ranges.append(OffsetRange(part.partition, max(part.start, low), part.end))
-    return Span(state=state, ranges=tuple(ranges), window=None, documents=0, lost=lost)
+    return ReplayRange(state=state, ranges=tuple(ranges), window=None, documents=0, lost=lost)
 
 
 def parse_window(start: str, end: str = "") -> Window:
@@ -153,7 +152,7 @@ def parse_window(start: str, end: str = "") -> Window:
     try:
         return Window(_moment(start), _moment(end) if end else today + DAY)
     except ValueError as error:
-        raise NoSuchReplay(f"not a time: {error}") from None
+        raise InvalidReplay(f"not a time: {error}") from None
 
 
 def _moment(text: str) -> datetime:
@@ -173,9 +172,9 @@ def parse_offsets(text: str) -> Slice:
             return Slice(tuple(sorted(ranges)))
     except ValueError:
         pass
-    raise NoSuchReplay(f"{text!r} is not of the form 0:[120,131) 3:[7,9)")
+    raise InvalidReplay(f"{text!r} is not of the form 0:[120,131) 3:[7,9)")
 
 
-def _check_flow(pipeline: Pipeline) -> None:
-    if pipeline.flow.rewrites is not None:
-        raise NoSuchReplay(f"flow {pipeline.flow.name} has no documents of its own")
+def _check_flow(indexer: Indexer) -> None:
+    if indexer.flow.rewrites is not None:
+        raise InvalidReplay(f"flow {indexer.flow.name} has no documents of its own")

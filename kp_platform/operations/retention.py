@@ -29,7 +29,7 @@ _PAGE = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Keep:
+class RetentionPolicy:
     """For how many days things are kept; 0: for ever."""
 
     log_days: int = 0
@@ -38,7 +38,7 @@ class Keep:
 
 
 @dataclass(slots=True)
-class Old:
+class Expired:
     """Things of one kind that have become old: `names` go, or `documents` of an index, with so many
     `bytes` as far as these are known. `kept` says of others in words why they stay."""
 
@@ -49,15 +49,15 @@ class Old:
     kept: list[str] = field(default_factory=list)
 
 
-def housekeep(
+def apply_retention(
     store: DocumentStore,
     log: Log,
     flows: Sequence[Flow],
-    keep: Keep,
+    keep: RetentionPolicy,
     now: datetime,
     *,
     dry_run: bool,
-) -> list[Old]:
+) -> list[Expired]:
     """Delete what is older than it is to be kept, or only tell what would be. It can be done again
     at any time, also after it was interrupted. Raises what log and store raise."""
     own = [flow for flow in flows if flow.rewrites is None]
@@ -79,9 +79,11 @@ def housekeep(
     return found
 
 
-def _unfinished(store: DocumentStore, flows: Sequence[Flow], now: datetime, dry_run: bool) -> Old:
+def _unfinished(
+    store: DocumentStore, flows: Sequence[Flow], now: datetime, dry_run: bool
+) -> Expired:
     """Indices of replays that were killed."""
-    old = Old("unfinished replays")
+    old = Expired("unfinished replays")
     for flow in flows:
         for name, made_at in store.behind_no_alias(f"{flow.index}.").items():
             if index_registry.is_replayed(flow, name) and made_at < now - UNFINISHED:
@@ -93,9 +95,9 @@ def _unfinished(store: DocumentStore, flows: Sequence[Flow], now: datetime, dry_
 
 def _daily(
     store: DocumentStore, flow: Flow, state: TopicState, before: datetime, dry_run: bool
-) -> Old:
+) -> Expired:
     """The indices of whole days before a moment."""
-    old = Old(flow.index)
+    old = Expired(flow.index)
     for name, (documents, size) in sorted(store.sizes(flow.index).items()):
         try:
             day = index_registry.first_moment(flow, name)
@@ -132,7 +134,7 @@ def _delete(store: DocumentStore, flow: Flow, state: TopicState, name: str) -> b
         if not may_go:
             store.block_writes(name, False)
     if may_go:
-        index_registry.forget(store, flow, [name])  # else its events would be read again
+        index_registry.unregister(store, flow, [name])  # else its events would be read again
         store.delete_index(name)
     return may_go
 
@@ -143,9 +145,9 @@ def _documents(
     where: Where,
     is_held: Callable[[dict[str, Any]], bool],
     dry_run: bool,
-) -> Old:
+) -> Expired:
     """Documents of an index that is not of days."""
-    old, held = Old(index), 0
+    old, held = Expired(index), 0
     store.refresh(index)
     with store.snapshot(index) as snapshot:
         for hits in snapshot.latest(where, _PAGE, without=("key", "value")):

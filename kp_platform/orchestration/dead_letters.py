@@ -4,7 +4,7 @@ Belongs here: when their numbers are told, how, and what a replay is asked for. 
 here: how letters are kept (`pipeline/dead_letters.py`) and read again (`pipeline/dead_replay.py`).
 
 Nothing of a message is told to Dagster, which keeps what it is told: not its bytes, and not the
-detail of a letter, which may quote them. `kp dead show` shows these.
+detail of a letter, which may quote them. `kp dlq show` shows these.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,23 +13,25 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.errors import ServerDown
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.trino import TrinoResource
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine import dead_letters
-from kp_platform.engine.dead_letters import DEAD_INDEX, Letter, Selection, Tally
+from kp_platform.engine.dead_letters import DEAD_INDEX, Selection, StoredDeadLetter, Tally
 from kp_platform.flows.model import Flow
-from kp_platform.operations.dead_letter_retry import DeadReplayReport, replay
-from kp_platform.orchestration.flow_assets import GROUP, flow_asset_key, pipelines_of, preview
+from kp_platform.operations.dead_letter_retry import RetryReport, replay
+from kp_platform.orchestration.flow_assets import GROUP, flow_asset_key, preview
 from kp_platform.orchestration.jobs import MAX_RUNTIME_SECONDS
+from kp_platform.settings import Settings
+from kp_platform.wiring import indexers_of, limits
 
 KEY = dg.AssetKey("dead_letters")
-CHECK = "none_is_open"
-JOB_NAME = "replay_dead_letters"
+CHECK = "no_open_dead_letters"
+JOB_NAME = "retry_dead_letters"
 LOOK_SECONDS = 60
 PREVIEW_LETTERS = 10
-_ALL = Selection(with_dropped=True)
+_ALL = Selection(with_discarded=True)
 # Under this name a materialization keeps its numbers, for the next one to be compared with.
 _NUMBERS = "numbers"
 _SHOWN = ("id", "flow", "place", "reason", "since")
@@ -38,7 +40,7 @@ _SHOWN = ("id", "flow", "place", "reason", "since")
 class ReplayConfig(dg.Config):
     """Which dead letters are read again: those with the ids, else those of a flow or a reason."""
 
-    ids: list[str] = Field(default=[], description="Ids of dead letters, as `kp dead list` shows.")
+    ids: list[str] = Field(default=[], description="Ids of dead letters, as `kp dlq list` shows.")
     flow: str = Field(default="", description="All open letters of this flow, e.g. access_log.")
     reason: str = Field(default="", description="Only those with this reason, e.g. conflict.")
 
@@ -59,8 +61,8 @@ def dead_letters_asset(flows: Sequence[Flow]) -> dg.AssetsDefinition:
         group_name=GROUP,
         description=(
             f"Messages that cannot be indexed. Index `{DEAD_INDEX}`: reason, offset and bytes of "
-            f"each. `kp dead list` lists them; job `{JOB_NAME}`, or `kp dead replay`, reads them "
-            "again; `kp dead drop` forgets their bytes."
+            f"each. `kp dlq list` lists them; job `{JOB_NAME}`, or `kp dlq retry`, reads them "
+            "again; `kp dlq discard` forgets their bytes."
         ),
         metadata={"index": DEAD_INDEX},
         check_specs=[
@@ -68,7 +70,7 @@ def dead_letters_asset(flows: Sequence[Flow]) -> dg.AssetsDefinition:
         ],
     )
     def dead_letters_counted(
-        context: dg.AssetExecutionContext, elasticsearch: ElasticsearchResource
+        context: dg.AssetExecutionContext, elasticsearch: dg.ResourceParam[ElasticsearchAdapter]
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         elasticsearch.ensure_index(DEAD_INDEX)
         elasticsearch.refresh(DEAD_INDEX)
@@ -95,7 +97,7 @@ def dead_letters_sensor() -> dg.SensorDefinition:
         ),
     )
     def watch_dead_letters(
-        context: dg.SensorEvaluationContext, elasticsearch: ElasticsearchResource
+        context: dg.SensorEvaluationContext, elasticsearch: dg.ResourceParam[ElasticsearchAdapter]
     ) -> dg.SensorResult | dg.SkipReason:
         before = _told(context.instance)
         try:
@@ -117,7 +119,7 @@ def dead_letters_sensor() -> dg.SensorDefinition:
     return watch_dead_letters
 
 
-def dead_replay_job(flows: Sequence[Flow]) -> dg.JobDefinition:
+def retry_job(flows: Sequence[Flow]) -> dg.JobDefinition:
     """Read dead letters again; those that have become good are indexed and removed."""
 
     @dg.op(
@@ -127,14 +129,16 @@ def dead_replay_job(flows: Sequence[Flow]) -> dg.JobDefinition:
     def replay_letters(
         context: dg.OpExecutionContext,
         config: ReplayConfig,
-        kafka: KafkaResource,
-        trino: TrinoResource,
-        elasticsearch: ElasticsearchResource,
+        kafka: dg.ResourceParam[KafkaAdapter],
+        trino: dg.ResourceParam[TrinoAdapter],
+        elasticsearch: dg.ResourceParam[ElasticsearchAdapter],
     ) -> None:
         elasticsearch.refresh(DEAD_INDEX)
         letters = dead_letters.read(elasticsearch, config.selection())
-        pipelines = pipelines_of(flows, kafka, trino, elasticsearch, context.run.run_id)
-        report = replay(pipelines, letters)
+        indexers = indexers_of(
+            flows, kafka, trino, elasticsearch, limits(Settings()), context.run.run_id
+        )
+        report = replay(indexers, letters)
         context.log.info("%s", report)
         for letter, cause in report.unreadable:
             context.log.warning("%s: %s", letter.id, cause)
@@ -149,10 +153,10 @@ def dead_replay_job(flows: Sequence[Flow]) -> dg.JobDefinition:
         executor_def=dg.in_process_executor,
         tags={"dagster/max_runtime": str(MAX_RUNTIME_SECONDS), "dagster/max_retries": "0"},
     )
-    def replay_dead_letters() -> None:
+    def retry_dead_letters() -> None:
         replay_letters()
 
-    return replay_dead_letters
+    return retry_dead_letters
 
 
 def numbers(counted: Tally, before: Mapping[str, int]) -> dict[str, int]:
@@ -164,7 +168,7 @@ def numbers(counted: Tally, before: Mapping[str, int]) -> dict[str, int]:
 
 
 def tally_metadata(
-    told: Mapping[str, int], latest: Sequence[Letter]
+    told: Mapping[str, int], latest: Sequence[StoredDeadLetter]
 ) -> dict[str, dg.MetadataValue[Any]]:
     """Numbers for the Dagster UI, which plots them over time, and the latest letters."""
     value = dg.MetadataValue
@@ -188,7 +192,7 @@ def check(counted: Tally) -> dict[str, Any]:
     }
 
 
-def replay_metadata(report: DeadReplayReport) -> dict[str, dg.MetadataValue[Any]]:
+def replay_metadata(report: RetryReport) -> dict[str, dg.MetadataValue[Any]]:
     """A replay for the Dagster UI."""
     value = dg.MetadataValue
     return {
@@ -209,11 +213,11 @@ def _told(instance: dg.DagsterInstance) -> dict[str, int]:
     return dict(told) if isinstance(told, Mapping) else {}
 
 
-def _latest(elasticsearch: ElasticsearchResource) -> list[Letter]:
+def _latest(elasticsearch: dg.ResourceParam[ElasticsearchAdapter]) -> list[StoredDeadLetter]:
     return next(dead_letters.pages(elasticsearch, Selection(), PREVIEW_LETTERS), [])
 
 
-def _shown(letter: Letter) -> dict[str, Any]:
+def _shown(letter: StoredDeadLetter) -> dict[str, Any]:
     source = letter.source
     return {
         "id": letter.id,

@@ -15,13 +15,13 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.mysql import MySQLResource
-from kp_platform.adapters.redis import RedisResource
-from kp_platform.adapters.trino import TrinoResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.mysql import MySQLAdapter
+from kp_platform.adapters.redis import RedisAdapter
+from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine import heartbeat
-from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.loader import SliceReport
 from kp_platform.engine.offsets import assignment_text, parse_assignment
 from kp_platform.engine.writer import Outcome
@@ -46,7 +46,7 @@ REPORT_ROWS = 100_000
 OBJECTS_UNTIL_COLLECTED = 50_000
 
 
-class DrainConfig(dg.Config):
+class IndexConfig(dg.Config):
     """What one run takes; limits that are left out come from the KP_* settings."""
 
     partitions: str = Field(
@@ -76,20 +76,6 @@ class DrainConfig(dg.Config):
                 for name, given in self.model_dump(exclude={"partitions"}).items()
             }
         )
-
-
-def pipelines_of(
-    flows: Sequence[Flow],
-    kafka: KafkaResource,
-    trino: TrinoResource,
-    elasticsearch: ElasticsearchResource,
-    run_id: str = "",
-) -> dict[str, Pipeline]:
-    """The pipeline of each flow by its name, with the limits of the settings."""
-    limits = DrainConfig().limits()
-    return {
-        flow.name: Pipeline(flow, kafka, trino, elasticsearch, limits, run_id) for flow in flows
-    }
 
 
 def topic_asset(flow: Flow) -> dg.AssetSpec:
@@ -136,31 +122,31 @@ def flow_asset(flow: Flow) -> dg.AssetsDefinition:
                 description="Each offset that was asked for came once, and is accounted for.",
             ),
             dg.AssetCheckSpec(
-                "nothing_dead_lettered",
+                "no_dead_letters",
                 asset=key,
                 description="No message of this run went to the dead letters (index kp.dead).",
             ),
             dg.AssetCheckSpec(
-                "nothing_lost",
+                "no_gaps",
                 asset=key,
                 description="Kafka still had every event that was not indexed yet; else: kp.gaps.",
             ),
         ],
     )
-    def take_slices(
+    def index_slices(
         context: dg.AssetExecutionContext,
-        config: DrainConfig,
-        kafka: KafkaResource,
-        trino: TrinoResource,
-        elasticsearch: ElasticsearchResource,
+        config: IndexConfig,
+        kafka: dg.ResourceParam[KafkaAdapter],
+        trino: dg.ResourceParam[TrinoAdapter],
+        elasticsearch: dg.ResourceParam[ElasticsearchAdapter],
     ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
         run_id, limits = context.run.run_id, config.limits()
         assignment = parse_assignment(config.partitions)
-        yield from _drained(
-            context, key, Pipeline(flow, kafka, trino, elasticsearch, limits, run_id, assignment)
+        yield from _index(
+            context, key, Indexer(flow, kafka, trino, elasticsearch, limits, run_id, assignment)
         )
 
-    return take_slices
+    return index_slices
 
 
 def _freshness(flow: Flow) -> dg.FreshnessPolicy | None:
@@ -171,8 +157,8 @@ def _freshness(flow: Flow) -> dg.FreshnessPolicy | None:
 
 def _upstream(flow: Flow) -> list[dg.AssetKey]:
     references = [REFERENCE_KEYS[source] for source in flow.references]
-    rewritten = [flow_asset_key(flow.rewrites.target)] if flow.rewrites else []
-    return [topic_asset(flow).key, *references, *rewritten]
+    refreshed = [flow_asset_key(flow.rewrites.target)] if flow.rewrites else []
+    return [topic_asset(flow).key, *references, *refreshed]
 
 
 def _tables(flow: Flow) -> dict[str, dg.AssetKey]:
@@ -195,17 +181,17 @@ def work_of(flow: Flow, assignment: range) -> str:
     return heartbeat.OF.join(filter(None, (flow.name, assignment_text(assignment))))
 
 
-def _drained(
-    context: dg.AssetExecutionContext, key: dg.AssetKey, pipeline: Pipeline
+def _index(
+    context: dg.AssetExecutionContext, key: dg.AssetKey, indexer: Indexer
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
     total = SliceReport()
     gc.set_threshold(OBJECTS_UNTIL_COLLECTED)
     try:
-        work = work_of(pipeline.flow, pipeline.assignment)
-        with heartbeat.kept(pipeline.store, work, pipeline.run_id):
-            for report in gathered(pipeline.drain()):
+        work = work_of(indexer.flow, indexer.assignment)
+        with heartbeat.running(indexer.store, work, indexer.run_id):
+            for report in gathered(indexer.run()):
                 context.log.info("%s", sentence(report))
-                metadata = report_metadata(pipeline.flow, report, pipeline.run_id)
+                metadata = report_metadata(indexer.flow, report, indexer.run_id)
                 yield dg.AssetMaterialization(key, metadata=metadata)
                 total = total.followed_by(report)
     except Exception as error:
@@ -258,8 +244,8 @@ def _counts(outcome: Outcome) -> dict[str, int]:
         "already there": outcome.already_there,
         "duplicates": outcome.duplicates,
         "changes applied": outcome.applied,
-        "documents rewritten": outcome.rewritten,
-        "dead letters": outcome.buried.total(),
+        "documents rewritten": outcome.refreshed,
+        "dead letters": outcome.dead_lettered.total(),
     }
 
 
@@ -269,7 +255,7 @@ def report_metadata(
     """A report for the Dagster UI; numbers are plotted over time."""
     value, outcome = dg.MetadataValue, report.outcome
     return {
-        "dagster/row_count": value.int(outcome.indexed + outcome.rewritten),
+        "dagster/row_count": value.int(outcome.indexed + outcome.refreshed),
         "slices": value.int(report.slices),
         "offsets": value.text(_offsets(report)),
         "rows": value.int(report.rows),
@@ -342,14 +328,17 @@ def check_results(
     )
     yield dg.AssetCheckResult(
         asset_key=key,
-        check_name="nothing_dead_lettered",
-        passed=not outcome.buried,
+        check_name="no_dead_letters",
+        passed=not outcome.dead_lettered,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"dead letters": outcome.buried.total(), "reasons": dict(outcome.buried)},
+        metadata={
+            "dead letters": outcome.dead_lettered.total(),
+            "reasons": dict(outcome.dead_lettered),
+        },
     )
     yield dg.AssetCheckResult(
         asset_key=key,
-        check_name="nothing_lost",
+        check_name="no_gaps",
         passed=not total.losses,
         metadata={"losses": list(total.losses)},
     )
@@ -364,8 +353,10 @@ def reference_assets() -> list[dg.AssetsDefinition]:
         group_name=GROUP,
         description="Table testing.tests in MySQL: who can be accessed. Loading keeps ids.",
     )
-    def reference_rows(mysql: MySQLResource, kafka: KafkaResource) -> dg.MaterializeResult[None]:
-        count = reference_data.seed_rows(mysql, kafka.announce)
+    def reference_rows(
+        mysql: dg.ResourceParam[MySQLAdapter], kafka: dg.ResourceParam[KafkaAdapter]
+    ) -> dg.MaterializeResult[None]:
+        count = reference_data.seed_rows(mysql, kafka.publish_changes)
         return dg.MaterializeResult(metadata={"dagster/row_count": count})
 
     @dg.asset(
@@ -374,8 +365,10 @@ def reference_assets() -> list[dg.AssetsDefinition]:
         group_name=GROUP,
         description="Plain string keys in Redis: the URL of each name. Loading sets them anew.",
     )
-    def reference_values(redis: RedisResource, kafka: KafkaResource) -> dg.MaterializeResult[None]:
-        count = reference_data.seed_values(redis, kafka.announce)
+    def reference_values(
+        redis: dg.ResourceParam[RedisAdapter], kafka: dg.ResourceParam[KafkaAdapter]
+    ) -> dg.MaterializeResult[None]:
+        count = reference_data.seed_values(redis, kafka.publish_changes)
         return dg.MaterializeResult(metadata={"dagster/row_count": count})
 
     return [reference_rows, reference_values]

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.errors import ServerDown, TopicMissing
-from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.engine import heartbeat, index_registry, positions
 from kp_platform.engine.offsets import Plan, TopicState, assignment_text
 from kp_platform.engine.positions import Position
 from kp_platform.flows.model import Flow
-from kp_platform.orchestration.flow_assets import DrainConfig, work_of
+from kp_platform.orchestration.flow_assets import IndexConfig, work_of
 from kp_platform.orchestration.jobs import ASSIGNMENT_TAG, FLOW_TAG, AssetJob
 from kp_platform.orchestration.run_state import JobRun, latest_runs, seconds_to_wait
 from kp_platform.settings import Settings
@@ -41,7 +41,7 @@ def decide(
     runs: Sequence[JobRun],
     max_run_seconds: float,
     *,
-    beat_seconds_ago: float | None = None,
+    heartbeat_age: float | None = None,
     deleted: Sequence[str] = (),
 ) -> Decision:
     """Start a run when there is something to do, no run holds the flow, and the last did not just
@@ -52,7 +52,7 @@ def decide(
     stays STARTED for half an hour: it holds them only as long as it beats. `deleted` are indices
     whose events have to be read again.
     """
-    if runs and runs[0].is_live(max_run_seconds) and not runs[0].is_silent(beat_seconds_ago):
+    if runs and runs[0].is_live(max_run_seconds) and not runs[0].is_stalled(heartbeat_age):
         return Decision(False, f"{runs[0]} is {runs[0].status.value.lower()}; lag {todo.lag}")
     if not todo.work and not deleted:
         return Decision(False, "caught up, lag 0")
@@ -86,7 +86,7 @@ class _Watch:
     flow: Flow
     settings: Settings
     instance: dg.DagsterInstance
-    elasticsearch: ElasticsearchResource
+    elasticsearch: dg.ResourceParam[ElasticsearchAdapter]
     deleted: Sequence[str]
 
     def runs_to_start(
@@ -100,7 +100,7 @@ class _Watch:
             part, tags = assignment_text(assignment), assignment_tag(assignment)
             said.append(f"{part}: {decision.reason}" if part else decision.reason)
             if decision.start:
-                config = dg.RunConfig(ops={self.flow.asset: DrainConfig(partitions=part)})
+                config = dg.RunConfig(ops={self.flow.asset: IndexConfig(partitions=part)})
                 tags |= run_tags(todo, decision)
                 requests.append(dg.RunRequest(run_config=config if part else None, tags=tags))
         return requests, said
@@ -111,12 +111,12 @@ class _Watch:
         beat = None
         if runs and runs[0].status == dg.DagsterRunStatus.STARTED:
             work = work_of(self.flow, assignment)
-            beat = heartbeat.seconds_since_beat(self.elasticsearch, work, runs[0].run_id)
+            beat = heartbeat.age_seconds(self.elasticsearch, work, runs[0].run_id)
         return decide(
             todo,
             runs,
             self.settings.max_run_seconds,
-            beat_seconds_ago=beat,
+            heartbeat_age=beat,
             deleted=self.deleted,
         )
 
@@ -137,14 +137,14 @@ def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:
     )
     def watch_offsets(
         context: dg.SensorEvaluationContext,
-        kafka: KafkaResource,
-        elasticsearch: ElasticsearchResource,
+        kafka: dg.ResourceParam[KafkaAdapter],
+        elasticsearch: dg.ResourceParam[ElasticsearchAdapter],
     ) -> list[dg.RunRequest] | dg.SkipReason:
         settings = Settings()
         deadline = time.monotonic() + settings.sensor_wait_seconds
         try:
             state, held = positions.look(kafka, elasticsearch, flow)
-            deleted = index_registry.deleted(elasticsearch, flow)
+            deleted = index_registry.missing(elasticsearch, flow)
             watch = _Watch(flow, settings, context.instance, elasticsearch, deleted)
             while True:
                 requests, said = watch.runs_to_start(state, held)
@@ -161,7 +161,7 @@ def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:
     return watch_offsets
 
 
-def _wait_for_events(kafka: KafkaResource, seen: TopicState) -> None:
+def _wait_for_events(kafka: dg.ResourceParam[KafkaAdapter], seen: TopicState) -> None:
     """Returns when the topic is not as it was seen, or after `WHOLE_LOOK_SECONDS`."""
     until = time.monotonic() + WHOLE_LOOK_SECONDS
     while time.monotonic() < until:

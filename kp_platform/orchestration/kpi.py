@@ -16,7 +16,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.errors import ServerDown
 from kp_platform.analytics.kpi import (
     INDEX,
@@ -88,12 +88,14 @@ def kpi_asset() -> dg.AssetsDefinition:
     def access_kpi(
         context: dg.AssetExecutionContext,
         config: KpiConfig,
-        elasticsearch: ElasticsearchResource,
+        elasticsearch: dg.ResourceParam[ElasticsearchAdapter],
     ) -> Iterator[dg.AssetMaterialization]:
         hours = [hour_of(partition_key) for partition_key in context.partition_keys]
         stays = config.follow_seconds > 0  # a run beside it must not take its lease away
         with (
-            heartbeat.kept(elasticsearch, JOB_NAME, context.run.run_id) if stays else nullcontext()
+            heartbeat.running(elasticsearch, JOB_NAME, context.run.run_id)
+            if stays
+            else nullcontext()
         ):
             for report in _reports(elasticsearch, hours, config.follow_seconds):
                 context.log.info("%s", sentence(report))
@@ -149,7 +151,7 @@ def kpi_sensor(job: AssetJob) -> dg.SensorDefinition:
         ),
     )
     def watch_hours(
-        context: dg.SensorEvaluationContext, elasticsearch: ElasticsearchResource
+        context: dg.SensorEvaluationContext, elasticsearch: dg.ResourceParam[ElasticsearchAdapter]
     ) -> list[dg.RunRequest] | dg.SkipReason:
         latest = latest_runs(context.instance, dg.RunsFilter(job_name=JOB_NAME))
         if (left := seconds_to_wait(latest)) > 0:
@@ -161,7 +163,7 @@ def kpi_sensor(job: AssetJob) -> dg.SensorDefinition:
                 JOB_NAME,
                 KEY,
                 MAX_RUNTIME_SECONDS,
-                lambda run: heartbeat.seconds_since_beat(elasticsearch, JOB_NAME, run.run_id),
+                lambda run: heartbeat.age_seconds(elasticsearch, JOB_NAME, run.run_id),
             )
             hours = [
                 hour

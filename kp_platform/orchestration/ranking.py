@@ -14,11 +14,11 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.errors import ServerDown
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.redis import RedisResource
-from kp_platform.adapters.trino import TrinoResource
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.redis import RedisAdapter
+from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.analytics.ranking import INDEX, KINDS, SQL_PATH, Ranking, RankingReport
 from kp_platform.engine import heartbeat
 from kp_platform.flows.builtin import ACCESS_LOG
@@ -82,16 +82,18 @@ def ranking_asset() -> dg.AssetsDefinition:
     def access_ranking(
         context: dg.AssetExecutionContext,
         config: RankingConfig,
-        kafka: KafkaResource,
-        trino: TrinoResource,
-        elasticsearch: ElasticsearchResource,
-        redis: RedisResource,
+        kafka: dg.ResourceParam[KafkaAdapter],
+        trino: dg.ResourceParam[TrinoAdapter],
+        elasticsearch: dg.ResourceParam[ElasticsearchAdapter],
+        redis: dg.ResourceParam[RedisAdapter],
     ) -> Iterator[dg.AssetMaterialization]:
         ranking, pause = _ranking(kafka, trino, elasticsearch, redis, config), _pause()
         due = time.monotonic()
         stays = config.follow_seconds > 0  # a run beside it must not take its lease away
         with (
-            heartbeat.kept(elasticsearch, JOB_NAME, context.run.run_id) if stays else nullcontext()
+            heartbeat.running(elasticsearch, JOB_NAME, context.run.run_id)
+            if stays
+            else nullcontext()
         ):
             for _ in periodic.turns(
                 lambda: ranking.is_due(datetime.now(UTC), pause)[0],
@@ -134,10 +136,10 @@ def ranking_sensor(job: AssetJob) -> dg.SensorDefinition:
     )
     def watch_window(
         context: dg.SensorEvaluationContext,
-        kafka: KafkaResource,
-        trino: TrinoResource,
-        elasticsearch: ElasticsearchResource,
-        redis: RedisResource,
+        kafka: dg.ResourceParam[KafkaAdapter],
+        trino: dg.ResourceParam[TrinoAdapter],
+        elasticsearch: dg.ResourceParam[ElasticsearchAdapter],
+        redis: dg.ResourceParam[RedisAdapter],
     ) -> dg.RunRequest | dg.SkipReason:
         ranking = _ranking(kafka, trino, elasticsearch, redis, RankingConfig())
         try:
@@ -149,7 +151,7 @@ def ranking_sensor(job: AssetJob) -> dg.SensorDefinition:
                 JOB_NAME,
                 KEY,
                 MAX_RUNTIME_SECONDS,
-                lambda run: heartbeat.seconds_since_beat(elasticsearch, JOB_NAME, run.run_id),
+                lambda run: heartbeat.age_seconds(elasticsearch, JOB_NAME, run.run_id),
             )
         except ServerDown as error:
             return dg.SkipReason(str(error))
@@ -199,10 +201,10 @@ def _pause() -> float:
 
 
 def _ranking(
-    kafka: KafkaResource,
-    trino: TrinoResource,
-    elasticsearch: ElasticsearchResource,
-    redis: RedisResource,
+    kafka: dg.ResourceParam[KafkaAdapter],
+    trino: dg.ResourceParam[TrinoAdapter],
+    elasticsearch: dg.ResourceParam[ElasticsearchAdapter],
+    redis: dg.ResourceParam[RedisAdapter],
     config: RankingConfig,
 ) -> Ranking:
     settings = Settings()

@@ -12,21 +12,27 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.trino import TrinoResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine.counting import Window
 from kp_platform.flows.model import Flow
-from kp_platform.operations.replay import ReplayReport, followers, into_new_indices, into_place
-from kp_platform.operations.replay_range import Span, span_of_time
+from kp_platform.operations.replay import (
+    ReplayReport,
+    followers,
+    replay_in_place,
+    replay_into_new_indices,
+)
+from kp_platform.operations.replay_range import ReplayRange, range_of_time
 from kp_platform.orchestration.flow_assets import (
     GROUP,
     OBJECTS_UNTIL_COLLECTED,
     flow_asset_key,
     partitioned_asset,
-    pipelines_of,
 )
 from kp_platform.orchestration.jobs import AssetJob
+from kp_platform.settings import Settings
+from kp_platform.wiring import indexers_of, limits
 
 # Older than any topic: what is not held is told.
 FIRST_DAY = "2026-01-01"
@@ -69,21 +75,23 @@ def replay_asset(flow: Flow, flows: Sequence[Flow]) -> dg.AssetsDefinition:
     def make_days_again(
         context: dg.AssetExecutionContext,
         config: ReplayConfig,
-        kafka: KafkaResource,
-        trino: TrinoResource,
-        elasticsearch: ElasticsearchResource,
+        kafka: dg.ResourceParam[KafkaAdapter],
+        trino: dg.ResourceParam[TrinoAdapter],
+        elasticsearch: dg.ResourceParam[ElasticsearchAdapter],
     ) -> Iterator[dg.AssetMaterialization]:
         gc.set_threshold(OBJECTS_UNTIL_COLLECTED)
-        pipelines = pipelines_of(flows, kafka, trino, elasticsearch, context.run.run_id)
-        changes = followers(pipelines.values(), flow)
-        write = into_new_indices if config.new_indices else into_place
+        indexers = indexers_of(
+            flows, kafka, trino, elasticsearch, limits(Settings()), context.run.run_id
+        )
+        changes = followers(indexers.values(), flow)
+        write = replay_into_new_indices if config.new_indices else replay_in_place
         for day in context.partition_keys:
-            span = span_of_time(pipelines[flow.name], _window(day))
+            span = range_of_time(indexers[flow.name], _window(day))
             context.log.info("%s", span)
-            if lost := span.said_lost():
+            if lost := span.describe_lost():
                 context.log.warning("%s", lost)
             report = ReplayReport()
-            for report in write(pipelines[flow.name], span, changes):
+            for report in write(indexers[flow.name], span, changes):
                 context.log.info("%s", report)
             yield dg.AssetMaterialization(
                 key, partition=day, metadata=replay_metadata(span, report)
@@ -103,7 +111,7 @@ def replay_job(flow: Flow) -> AssetJob:
     )
 
 
-def replay_metadata(span: Span, report: ReplayReport) -> dict[str, dg.MetadataValue[Any]]:
+def replay_metadata(span: ReplayRange, report: ReplayReport) -> dict[str, dg.MetadataValue[Any]]:
     """A replay for the Dagster UI; numbers are plotted over the days."""
     value = dg.MetadataValue
     return {

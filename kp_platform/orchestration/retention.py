@@ -12,23 +12,23 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.flows.model import Flow
-from kp_platform.operations.retention import Keep, Old, housekeep
+from kp_platform.operations.retention import Expired, RetentionPolicy, apply_retention
 from kp_platform.orchestration.jobs import MAX_RUNTIME_SECONDS
 from kp_platform.settings import Settings
 
-JOB_NAME = "housekeeping"
+JOB_NAME = "retention"
 # In UTC: little is read at night, and no hour begins.
 DAILY = "20 3 * * *"
 _RUNS_AT_ONCE = 500
 # What a setting keeps, in words.
 _KINDS = {
-    "keep_log_days": "daily indices",
-    "keep_dead_letter_days": "dead letters and gaps",
-    "keep_kpi_days": "KPIs",
-    "keep_run_days": "runs of Dagster",
+    "log_retention_days": "daily indices",
+    "dead_letter_retention_days": "dead letters and gaps",
+    "kpi_retention_days": "KPIs",
+    "run_retention_days": "runs of Dagster",
 }
 # The last of each stays, for its asset shows it. In SQL that SQLite and PostgreSQL know.
 _OLD_CHECKS = """
@@ -42,31 +42,31 @@ DELETE FROM event_logs WHERE run_id = '' AND timestamp < :before AND id NOT IN
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 
-class HousekeepingConfig(dg.Config):
+class RetentionConfig(dg.Config):
     """Whether anything is deleted."""
 
     dry_run: bool = Field(default=False, description="Only tell what would be deleted.")
 
 
-def housekeeping_job(flows: Sequence[Flow]) -> dg.JobDefinition:
+def retention_job(flows: Sequence[Flow]) -> dg.JobDefinition:
     """Delete what is older than the KP_KEEP_* settings say."""
 
     @dg.op(
-        name="housekeep",
+        name="delete_expired",
         description="Delete old indices, dead letters, KPIs and runs; each with its numbers.",
     )
     def delete_what_is_old(
         context: dg.OpExecutionContext,
-        config: HousekeepingConfig,
-        kafka: KafkaResource,
-        elasticsearch: ElasticsearchResource,
+        config: RetentionConfig,
+        kafka: dg.ResourceParam[KafkaAdapter],
+        elasticsearch: dg.ResourceParam[ElasticsearchAdapter],
     ) -> None:
-        found = all_that_is_old(
+        found = expire(
             elasticsearch, kafka, context.instance, flows, datetime.now(UTC), config.dry_run
         )
         for old in found:
             context.log.info("%s", sentence(old, config.dry_run))
-        context.add_output_metadata(housekeeping_metadata(found))
+        context.add_output_metadata(retention_metadata(found))
 
     @dg.job(
         name=JOB_NAME,
@@ -84,10 +84,10 @@ def housekeeping_job(flows: Sequence[Flow]) -> dg.JobDefinition:
     return housekeeping
 
 
-def housekeeping_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
+def retention_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
     """Once a day."""
     return dg.ScheduleDefinition(
-        name="housekeeping_daily",
+        name="retention_daily",
         job=job,
         cron_schedule=DAILY,
         execution_timezone="UTC",
@@ -96,35 +96,35 @@ def housekeeping_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
     )
 
 
-def all_that_is_old(
-    elasticsearch: ElasticsearchResource,
-    kafka: KafkaResource,
+def expire(
+    elasticsearch: dg.ResourceParam[ElasticsearchAdapter],
+    kafka: dg.ResourceParam[KafkaAdapter],
     instance: dg.DagsterInstance,
     flows: Sequence[Flow],
     now: datetime,
     dry_run: bool,
-) -> list[Old]:
+) -> list[Expired]:
     """What was deleted, or would be, by the settings. Raises what the servers raise."""
     settings = Settings()
-    keep = Keep(
-        log_days=settings.keep_log_days,
-        dead_letter_days=settings.keep_dead_letter_days,
-        kpi_days=settings.keep_kpi_days,
+    keep = RetentionPolicy(
+        log_days=settings.log_retention_days,
+        dead_letter_days=settings.dead_letter_retention_days,
+        kpi_days=settings.kpi_retention_days,
     )
-    found = housekeep(elasticsearch, kafka, flows, keep, now, dry_run=dry_run)
-    if settings.keep_run_days:
-        before = now - timedelta(days=settings.keep_run_days)
-        found.append(old_runs(instance, before, dry_run))
+    found = apply_retention(elasticsearch, kafka, flows, keep, now, dry_run=dry_run)
+    if settings.run_retention_days:
+        before = now - timedelta(days=settings.run_retention_days)
+        found.append(expire_runs(instance, before, dry_run))
     for name, kinds in _KINDS.items():
         if not getattr(settings, name):
-            found.append(Old(kinds, kept=[f"all, for KP_{name.upper()} is 0"]))
+            found.append(Expired(kinds, kept=[f"all, for KP_{name.upper()} is 0"]))
     return found
 
 
-def old_runs(instance: dg.DagsterInstance, before: datetime, dry_run: bool) -> Old:
+def expire_runs(instance: dg.DagsterInstance, before: datetime, dry_run: bool) -> Expired:
     """Runs that ended and were made before a moment: their events and logs too. What an asset shows
     of its last materialization is kept."""
-    old = Old("runs of Dagster")
+    old = Expired("runs of Dagster")
     shown = _shown_runs(instance)
     chosen = dg.RunsFilter(statuses=_ENDED, created_before=before)
     cursor: str | None = None
@@ -195,7 +195,7 @@ def _tick_logs(instance: dg.DagsterInstance, before: datetime) -> list[Path]:
     ]
 
 
-def sentence(old: Old, dry_run: bool) -> str:
+def sentence(old: Expired, dry_run: bool) -> str:
     """For the log of a run, or a terminal."""
     done = "would be deleted" if dry_run else "deleted"
     counts = [f"{len(old.names)} of them"] if old.names else []
@@ -205,7 +205,7 @@ def sentence(old: Old, dry_run: bool) -> str:
     return f"{old.what}: {', '.join(counts) or 'nothing'} {done}{kept}"
 
 
-def housekeeping_metadata(found: Sequence[Old]) -> dict[str, dg.MetadataValue[Any]]:
+def retention_metadata(found: Sequence[Expired]) -> dict[str, dg.MetadataValue[Any]]:
     """What went, for the Dagster UI."""
     value = dg.MetadataValue
     return {

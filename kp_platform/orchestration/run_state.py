@@ -21,8 +21,8 @@ LONGEST_PAUSE_SECONDS = 60.0
 LATEST_RUNS = 10
 # A run imports for some seconds before its first beat; then it beats every five. A second run
 # beside one that was only slow does no harm.
-FIRST_BEAT_SECONDS = 60.0
-SILENCE_SECONDS = 30.0
+FIRST_HEARTBEAT_SECONDS = 60.0
+STALLED_SECONDS = 30.0
 # On runs that stay to do their work again whenever it is due, and beat meanwhile.
 FOLLOWS_TAG = "kp/follows"
 _MOST_LIVE_RUNS = 100
@@ -51,11 +51,11 @@ class JobRun:
             return self.age_seconds < START_GRACE_SECONDS
         return self.status in _RUNNING and self.age_seconds < max_run_seconds + START_GRACE_SECONDS
 
-    def is_silent(self, beat_seconds_ago: float | None) -> bool:
+    def is_stalled(self, heartbeat_age: float | None) -> bool:
         """Whether it started long enough ago to beat, and does not."""
-        if self.status != dg.DagsterRunStatus.STARTED or self.age_seconds < FIRST_BEAT_SECONDS:
+        if self.status != dg.DagsterRunStatus.STARTED or self.age_seconds < FIRST_HEARTBEAT_SECONDS:
             return False
-        return beat_seconds_ago is None or beat_seconds_ago >= SILENCE_SECONDS
+        return heartbeat_age is None or heartbeat_age >= STALLED_SECONDS
 
     def __str__(self) -> str:
         return f"run {self.run_id[:8]}"
@@ -76,10 +76,10 @@ def obstacle_to_run(
     job_name: str,
     key: dg.AssetKey,
     max_run_seconds: float,
-    beat_seconds_ago: Callable[[JobRun], float | None],
+    heartbeat_age: Callable[[JobRun], float | None],
 ) -> str:
     """What keeps a sensor from starting the job of an asset now, in words; empty: nothing."""
-    if live := live_runs(instance, job_name, key, max_run_seconds, beat_seconds_ago):
+    if live := live_runs(instance, job_name, key, max_run_seconds, heartbeat_age):
         return f"{live[0]} is {live[0].status.value.lower()}"
     latest = latest_runs(instance, dg.RunsFilter(job_name=job_name))
     if (left := seconds_to_wait(latest)) > 0:
@@ -98,7 +98,7 @@ def live_runs(
     job_name: str,
     key: dg.AssetKey,
     max_run_seconds: float,
-    beat_seconds_ago: Callable[[JobRun], float | None],
+    heartbeat_age: Callable[[JobRun], float | None],
 ) -> list[JobRun]:
     """The runs that may write the asset now: those of its job, and those that people start on the
     asset itself, backfills too. One that follows is live only as long as it beats."""
@@ -114,7 +114,7 @@ def live_runs(
         run
         for run in runs
         if run.is_live(max_run_seconds)
-        and not (FOLLOWS_TAG in run.tags and run.is_silent(beat_seconds_ago(run)))
+        and not (FOLLOWS_TAG in run.tags and run.is_stalled(heartbeat_age(run)))
     ]
 
 

@@ -547,7 +547,7 @@ def _month(
             *(
                 Figure(name, "0", str(count), count == 0)
                 for name, count in (
-                    (f"events of the last {month.KEEP['keep_log_days']} days not found",
+                    (f"events of the last {month.KEEP['log_retention_days']} days not found",
                      missing.events),
                     ("events found twice", missing.doubled),
                     ("dead letters missing whose message the topic holds", missing.dead_letters),

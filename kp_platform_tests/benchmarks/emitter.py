@@ -29,7 +29,7 @@ from starlette.routing import Route
 
 from kp_platform_tests.unit.web_emitter.server import NO_BROKER, MockBroker
 from web_emitter.emitter.identity import Identity, random_demo_name
-from web_emitter.emitter.middleware import AccessEventMiddleware, Announcer
+from web_emitter.emitter.middleware import AccessEventMiddleware, AccessPublisher
 from web_emitter.emitter.producer import EventProducer
 from web_emitter.emitter.redaction import Redaction
 from web_emitter.emitter.settings import Settings
@@ -65,7 +65,7 @@ def added_milliseconds(brokers: Mapping[str, str], rounds: int) -> dict[str, lis
                 for _ in range(REQUESTS):
                     sleep(1 / REQUESTS_PER_SECOND)
                     started = perf_counter_ns()
-                    announcer.announce("/hello/world?page=2&q=shoes", {"state": state})
+                    announcer.publish("/hello/world?page=2&q=shoes", {"state": state})
                     added[name].append((perf_counter_ns() - started) / 1e6)
     return added
 
@@ -128,8 +128,8 @@ async def _page(request: Request) -> HTMLResponse:
     return HTMLResponse(f"<table>{rows}</table>")
 
 
-def _announcer() -> Announcer:
-    return Announcer(Identity(random_demo_name, LOGGER), Redaction(["page"]), LOGGER)
+def _announcer() -> AccessPublisher:
+    return AccessPublisher(Identity(random_demo_name, LOGGER), Redaction(["page"]), LOGGER)
 
 
 @contextmanager

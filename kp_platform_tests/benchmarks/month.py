@@ -22,8 +22,8 @@ import dagster as dg
 import sqlalchemy
 from confluent_kafka import TopicPartition
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.analytics.kpi import compute_hour
 from kp_platform.definitions import build_definitions
 from kp_platform.engine import positions
@@ -31,7 +31,8 @@ from kp_platform.engine.counting import HOUR
 from kp_platform.flows.builtin import ACCESS_LOG, FLOWS
 from kp_platform.local import history
 from kp_platform.orchestration.dead_letters import KEY as DEAD_LETTERS
-from kp_platform.orchestration.retention import all_that_is_old
+from kp_platform.orchestration.retention import expire
+from kp_platform.settings import Settings
 from kp_platform_tests.benchmarks import dagster_run
 from kp_platform_tests.benchmarks.throughput import stand_still
 from kp_platform_tests.conftest import keep_for_ever
@@ -41,7 +42,12 @@ from kp_platform_tests.stack import Stack
 
 DAYS = 40
 RETENTION_DAYS = 7
-KEEP = {"keep_log_days": 14, "keep_dead_letter_days": 14, "keep_kpi_days": 20, "keep_run_days": 14}
+KEEP = {
+    "log_retention_days": 14,
+    "dead_letter_retention_days": 14,
+    "kpi_retention_days": 20,
+    "run_retention_days": 14,
+}
 FULL = max(KEEP.values()) + 2  # the day on which the first KPIs of a whole day have gone
 BAD_MESSAGES = 20
 RUNS = 10
@@ -96,7 +102,7 @@ class Month:
         self._stack, self._events = stack, events
         self._servers = Servers.of(stack.settings)
         self._admin = self._servers.admin()
-        self._kafka, self._store = KafkaResource(), ElasticsearchResource()
+        self._kafka, self._store = KafkaAdapter(Settings()), ElasticsearchAdapter(Settings())
         self._job = build_definitions().resolve_job_def("index_access_log")
         self._bad: list[tuple[int, int]] = []
         self._published: dict[datetime, list[str]] = {}
@@ -115,7 +121,7 @@ class Month:
                     compute_hour(self._store, ACCESS_LOG, midnight + hour * HOUR, now)
                 self._retention(midnight + HOUSEKEEPING_AT - timedelta(days=RETENTION_DAYS))
                 now = midnight + HOUSEKEEPING_AT
-                all_that_is_old(self._store, self._kafka, instance, FLOWS, now, dry_run=False)
+                expire(self._store, self._kafka, instance, FLOWS, now, dry_run=False)
                 yield self._state(instance)
 
     def _traffic(self, midnight: datetime) -> None:
@@ -191,7 +197,7 @@ class Month:
 
     def missing(self) -> Missing:
         """Of the days that are kept, and of what the topic still holds."""
-        kept = sorted(self._published)[-KEEP["keep_log_days"] :]
+        kept = sorted(self._published)[-KEEP["log_retention_days"] :]
         wanted = [each for day in kept for each in self._published[day]]
         with self._servers.search() as search:
             hits = search.scan(ACCESS_LOG.index, {"match_all": {}}, ["uuid"])

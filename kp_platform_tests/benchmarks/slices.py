@@ -16,16 +16,17 @@ from pathlib import Path
 import httpx
 import psutil
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.trino import TrinoResource
-from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.trino import TrinoAdapter
+from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.offsets import OffsetRange, Slice
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.flows.model import Flow
+from kp_platform.settings import Settings
 from kp_platform_tests.benchmarks.throughput import publish, run_ours, stand_still
 from kp_platform_tests.conftest import wait_for
-from kp_platform_tests.fault_injection.harness import House
+from kp_platform_tests.fault_injection.harness import FaultHarness
 from kp_platform_tests.fault_injection.servers import Search, Servers
 from kp_platform_tests.stack import ROOT, Stack
 
@@ -77,27 +78,29 @@ class Topics:
     """A small and a large topic of the same accesses."""
 
     def __init__(self, stack: Stack, folder: Path, sizes: dict[str, int]) -> None:
-        self._store = ElasticsearchResource()
+        self._store = ElasticsearchAdapter(Settings())
         servers = Servers.of(stack.settings)
         flows = [flow_of(name, folder) for name in sizes]
-        KafkaResource().create_topics(
+        KafkaAdapter(Settings()).create_topics(
             {flow.topic: stack.settings.topic_partitions for flow in flows}
         )
         for flow, count in zip(flows, sizes.values(), strict=True):
             publish(servers, count, flow.topic)
-        self._pipelines = {
-            name: Pipeline(flow, KafkaResource(), TrinoResource(), self._store, LIMITS)
+        self._indexers = {
+            name: Indexer(
+                flow, KafkaAdapter(Settings()), TrinoAdapter(Settings()), self._store, LIMITS
+            )
             for name, flow in zip(sizes, flows, strict=True)
         }
         # Trino counts these where it reads them and where it sends them to be joined.
         self._other_rows = 2 * (len(servers.rows()) + len(servers.redis_values()))
-        for pipeline in self._pipelines.values():
-            pipeline.prepare()
+        for indexer in self._indexers.values():
+            indexer.prepare()
 
     def slice(self, name: str, number: int) -> Timed:
         """The last `SLICE` events but for those of lower numbers, each of which is read once."""
-        pipeline = self._pipelines[name]
-        state, _ = pipeline.look()
+        indexer = self._indexers[name]
+        state, _ = indexer.look()
         each = SLICE // len(state.partitions)
         part = Slice(
             tuple(
@@ -106,7 +109,7 @@ class Topics:
             )
         )
         began = time.monotonic()
-        report = pipeline.index(state, part)
+        report = indexer.index(state, part)
         seconds = time.monotonic() - began
         assert report.outcome.indexed == len(part)
         return Timed(seconds, (report.query.processed_rows - self._other_rows) / len(part))
@@ -140,14 +143,14 @@ def backlog(stack: Stack, events: int) -> Backlog:
     peak, done = [0], threading.Event()
 
     def watch() -> None:
-        house = House(stack.settings, stack.variables)
+        harness = FaultHarness(stack.settings, stack.variables)
         with Servers.of(stack.settings).search() as search:
             while not done.wait(LOOK_SECONDS):
                 with suppress(httpx.HTTPError, KeyError):  # the index is not there yet
                     found = search.request("GET", "/log.index/_stats/docs")
                     count = found["_all"]["primaries"]["docs"]["count"]
                     progress.append((time.monotonic(), count))
-                peak[0] = max([peak[0], *_worker_bytes(house)])
+                peak[0] = max([peak[0], *_worker_bytes(harness)])
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -170,9 +173,9 @@ def _merges(search: Search) -> int:
     return int(answer["_all"]["total"]["merges"]["current"])
 
 
-def _worker_bytes(house: House) -> list[int]:
+def _worker_bytes(harness: FaultHarness) -> list[int]:
     found = []
-    for parent in house.processes("dagster-code-server")[1:]:
+    for parent in harness.processes("dagster-code-server")[1:]:
         with suppress(psutil.NoSuchProcess):
             found.append(parent.memory_info().rss)
     return found

@@ -22,7 +22,7 @@ from kp_platform.settings import Settings
 from kp_platform_tests.benchmarks.measure import commit
 from kp_platform_tests.fault_injection import report
 from kp_platform_tests.fault_injection.controls import CONTROLS, judged
-from kp_platform_tests.fault_injection.harness import House
+from kp_platform_tests.fault_injection.harness import FaultHarness
 from kp_platform_tests.fault_injection.ledger import Amounts
 from kp_platform_tests.fault_injection.rows import MIXED, ROWS, Row
 from kp_platform_tests.fault_injection.trial import Laboratory, Result
@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kinds = {row.on_cluster for row in rows} | ({False} if with_controls else set())
     try:
         for on_cluster in sorted(kinds):
-            with _stack(options.home, on_cluster, console) as house:
-                laboratory = Laboratory.of(house, alone=True)
+            with _stack(options.home, on_cluster, console) as harness:
+                laboratory = Laboratory.of(harness, alone=True)
                 for row in rows:
                     if row.on_cluster == on_cluster:
                         results += _trials(laboratory, row, options, console)
@@ -100,18 +100,18 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 @contextmanager
-def _stack(home: Path | None, on_cluster: bool, console: Console) -> Iterator[House]:
+def _stack(home: Path | None, on_cluster: bool, console: Console) -> Iterator[FaultHarness]:
     """A stack of our own, gone afterwards; or the one of a home that is named, which is up."""
     if home is not None:
-        house = House.of(Settings(home=home))
-        if on_cluster != bool(house.settings.trino_workers):
+        harness = FaultHarness.of(Settings(home=home))
+        if on_cluster != bool(harness.settings.trino_workers):
             sys.exit(f"rows of {'a cluster' if on_cluster else 'one node'} cannot run on {home}")
-        house.enter()
-        yield house
+        harness.enter()
+        yield harness
         return
     console.print(f"starting a {'cluster' if on_cluster else 'stack'}")
     with temporary_stack("faults", OFFSETS, is_cluster=on_cluster, **TEMPO) as stack:
-        yield House(stack.settings, stack.variables)
+        yield FaultHarness(stack.settings, stack.variables)
         console.print("stopping the stack")
 
 
@@ -119,7 +119,7 @@ def _trials(
     laboratory: Laboratory, row: Row, options: argparse.Namespace, console: Console
 ) -> Iterator[Result]:
     seconds = max(LEAST_SECONDS, options.events / EVENTS_PER_SECOND)
-    with row.setup(laboratory.house) as tool:
+    with row.setup(laboratory.harness) as tool:
         for trial in range(options.trials):
             with console.status(f"row {row.key}, {row.name}: trial {trial + 1}"):
                 result = laboratory.run(
@@ -147,7 +147,7 @@ def _whole(laboratory: Laboratory, options: argparse.Namespace, console: Console
 
 def _controls(laboratory: Laboratory, options: argparse.Namespace, console: Console) -> None:
     """Raises SystemExit when one is not caught. They spoil the stack, so they come last."""
-    with laboratory.house.stopped("dagster-daemon", "dagster-code-server"):
+    with laboratory.harness.stopped("dagster-daemon", "dagster-code-server"):
         for name, variant in CONTROLS.items():
             began = time.monotonic()
             verdict = judged(laboratory.oracle, variant, min(options.events, 2_000))

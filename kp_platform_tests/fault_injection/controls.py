@@ -10,11 +10,11 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.trino import TrinoResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine.documents import Columns, builder
-from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.loader import SliceReport, utc_now
 from kp_platform.engine.offsets import Plan, Slice, TopicState
 from kp_platform.engine.positions import Position
@@ -22,6 +22,7 @@ from kp_platform.engine.sql import slice_query
 from kp_platform.engine.store import ItemResult
 from kp_platform.engine.writer import index_documents
 from kp_platform.flows.builtin import ACCESS_LOG
+from kp_platform.settings import Settings
 from kp_platform_tests.fault_injection.ledger import KafkaWriter
 from kp_platform_tests.fault_injection.oracle import Oracle, Verdict
 
@@ -37,7 +38,7 @@ class Killed(Exception):
     """Where a run is killed between two steps."""
 
 
-class RandomIds(ElasticsearchResource):
+class RandomIds(ElasticsearchAdapter):
     """Gives each document an id of its own, as Elasticsearch does when none is named."""
 
     def bulk(self, lines: bytes) -> Sequence[ItemResult]:
@@ -48,7 +49,7 @@ class RandomIds(ElasticsearchResource):
 
 
 @dataclass(frozen=True, slots=True)
-class KilledBeforeThePosition(Pipeline):
+class KilledBeforeThePosition(Indexer):
     """Indexes its slice, and dies."""
 
     def step(self, state: TopicState, held: Mapping[int, Position], todo: Plan) -> SliceReport:
@@ -58,7 +59,7 @@ class KilledBeforeThePosition(Pipeline):
 
 
 @dataclass(frozen=True, slots=True)
-class InnerJoin(Pipeline):
+class InnerJoin(Indexer):
     """The published example's join, which also trusts the answer to be whole."""
 
     def _take(self, part: Slice) -> SliceReport:
@@ -74,7 +75,7 @@ class InnerJoin(Pipeline):
 
 
 @dataclass(frozen=True, slots=True)
-class PositionFirst(Pipeline):
+class PositionFirst(Indexer):
     """Moves its positions before the bulk, and dies between the two."""
 
     def step(self, state: TopicState, held: Mapping[int, Position], todo: Plan) -> SliceReport:
@@ -86,8 +87,8 @@ class PositionFirst(Pipeline):
 
 def random_ids() -> None:
     """A run that is killed before its position, and the next one, which does the slice again."""
-    _drain(_pipeline(KilledBeforeThePosition, RandomIds()))
-    _drain(_pipeline(Pipeline, RandomIds()))
+    _drain(_pipeline(KilledBeforeThePosition, RandomIds(Settings())))
+    _drain(_pipeline(Indexer, RandomIds(Settings())))
 
 
 def inner_join() -> None:
@@ -96,7 +97,7 @@ def inner_join() -> None:
 
 def position_first() -> None:
     _drain(_pipeline(PositionFirst))
-    _drain(_pipeline(Pipeline))
+    _drain(_pipeline(Indexer))
 
 
 CONTROLS = {"random ids": random_ids, "inner join": inner_join, "position first": position_first}
@@ -118,21 +119,21 @@ def judged(oracle: Oracle, variant: Callable[[], None], events: int) -> Verdict:
 
 def sound() -> None:
     """The pipeline as it is, which the oracle must find nothing in."""
-    _drain(_pipeline(Pipeline))
+    _drain(_pipeline(Indexer))
 
 
-def _pipeline(kind: type[Pipeline], store: ElasticsearchResource | None = None) -> Pipeline:
+def _pipeline(kind: type[Indexer], store: ElasticsearchAdapter | None = None) -> Indexer:
     return kind(
         ACCESS_LOG,
-        KafkaResource(),
-        TrinoResource(),
-        store or ElasticsearchResource(),
+        KafkaAdapter(Settings()),
+        TrinoAdapter(Settings()),
+        store or ElasticsearchAdapter(Settings()),
         LIMITS,
         "control",
     )
 
 
-def _drain(pipeline: Pipeline) -> None:
+def _drain(indexer: Indexer) -> None:
     with contextlib.suppress(Killed):
-        reports: Iterator[SliceReport | None] = pipeline.drain()
+        reports: Iterator[SliceReport | None] = indexer.run()
         list(reports)

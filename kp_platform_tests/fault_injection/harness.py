@@ -50,7 +50,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float) -> None
 
 
 @dataclass(frozen=True, slots=True)
-class House(Stack):
+class FaultHarness(Stack):
     """A stack, with the verbs that break it."""
 
     @property

@@ -24,7 +24,7 @@ from confluent_kafka.admin import NewPartitions, NewTopic
 
 from kp_platform.local.supervisor import log_file
 from kp_platform_tests.fault_injection.elasticsearch_stub import ElasticsearchStub
-from kp_platform_tests.fault_injection.harness import House, Late, kill, wait_until
+from kp_platform_tests.fault_injection.harness import FaultHarness, Late, kill, wait_until
 from kp_platform_tests.fault_injection.ledger import ACCESSES, Amounts, Load
 from kp_platform_tests.fault_injection.oracle import STREAMS, Oracle
 from kp_platform_tests.fault_injection.proxy import Proxy
@@ -34,10 +34,10 @@ INDEXING = "index_access_log"
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class Harness:
     """What a fault acts on. `tool` is what the row's `setup` gave; `trial` counts from 0."""
 
-    house: House
+    harness: FaultHarness
     oracle: Oracle
     load: Load
     chance: random.Random
@@ -58,11 +58,11 @@ class World:
         return way
 
 
-Fault = Callable[[World], AbstractContextManager[None]]
-Setup = Callable[[House], AbstractContextManager[Any]]
+Fault = Callable[[Harness], AbstractContextManager[None]]
+Setup = Callable[[FaultHarness], AbstractContextManager[Any]]
 
 
-def _no_setup(_house: House) -> AbstractContextManager[Any]:
+def _no_setup(_house: FaultHarness) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
@@ -94,40 +94,40 @@ class Row:
 
 
 @contextmanager
-def emitter_killed(world: World) -> Iterator[None]:
-    world.house.kill("emitter")
-    world.kills.append("emitter")
+def emitter_killed(harness: Harness) -> Iterator[None]:
+    harness.harness.kill("emitter")
+    harness.kills.append("emitter")
     yield
 
 
 @contextmanager
-def emitter_terminated(world: World) -> Iterator[None]:
-    log = log_file(world.house.settings.home, "supervisord")
+def emitter_terminated(harness: Harness) -> Iterator[None]:
+    log = log_file(harness.harness.settings.home, "supervisord")
     seen = log.stat().st_size
-    world.house.terminate("emitter")
+    harness.harness.terminate("emitter")
     yield
     ended = "exited: emitter (exit status 0;"
     wait_until(lambda: ended in log.read_text()[seen:], "the emitter ends with 0", 30)
 
 
 @contextmanager
-def broker_stopped(world: World) -> Iterator[None]:
-    with _visits_timed(world), world.house.stopped("kafka"):
+def broker_stopped(harness: Harness) -> Iterator[None]:
+    with _visits_timed(harness), harness.harness.stopped("kafka"):
         yield
 
 
 @contextmanager
-def broker_frozen(world: World) -> Iterator[None]:
-    with _visits_timed(world), world.house.frozen("kafka"):
+def broker_frozen(harness: Harness) -> Iterator[None]:
+    with _visits_timed(harness), harness.harness.frozen("kafka"):
         yield
 
 
 @contextmanager
-def _visits_timed(world: World) -> Iterator[None]:
-    seconds = world.load.visitor.seconds
+def _visits_timed(harness: Harness) -> Iterator[None]:
+    seconds = harness.load.visitor.seconds
     before = len(seconds)
     yield
-    world.say(
+    harness.say(
         f"p99 of visits {_p99(seconds[:before])} ms before, {_p99(seconds[before:])} ms meanwhile"
     )
 
@@ -137,17 +137,17 @@ def _p99(seconds: list[float]) -> str:
 
 
 @contextmanager
-def broker_killed(world: World) -> Iterator[None]:
-    world.house.kill("kafka")
+def broker_killed(harness: Harness) -> Iterator[None]:
+    harness.harness.kill("kafka")
     yield
 
 
 @contextmanager
-def emitter_behind_a_proxy(house: House) -> Iterator[Proxy]:
+def emitter_behind_a_proxy(harness: FaultHarness) -> Iterator[Proxy]:
     """A listener of its own, whose advertised address is the proxy, keeps clients in the proxy."""
-    port = int(house.servers.kafka.rpartition(":")[2])
+    port = int(harness.servers.kafka.rpartition(":")[2])
     inner = port + 2  # free in the block of ports of a stack
-    config = house.settings.home / "kafka" / "server.properties"
+    config = harness.settings.home / "kafka" / "server.properties"
     text = config.read_text()
     with Proxy("127.0.0.1", inner) as proxy:
         config.write_text(
@@ -158,29 +158,29 @@ def emitter_behind_a_proxy(house: House) -> Iterator[Proxy]:
             .replace("protocol.map=", "protocol.map=LINK:PLAINTEXT,")
         )
         try:
-            with house.stopped("kafka"):
+            with harness.stopped("kafka"):
                 pass
-            house.await_ready("kafka")
+            harness.await_ready("kafka")
             address = f"127.0.0.1:{proxy.port}"
-            with house.rerouted("emitter", KP_KAFKA_BOOTSTRAP_SERVERS=address):
+            with harness.rerouted("emitter", KP_KAFKA_BOOTSTRAP_SERVERS=address):
                 yield proxy
         finally:
             config.write_text(text)
-            with house.stopped("kafka"):
+            with harness.stopped("kafka"):
                 pass
-            house.await_ready("kafka")
+            harness.await_ready("kafka")
 
 
 @contextmanager
-def bad_link(world: World) -> Iterator[None]:
+def bad_link(harness: Harness) -> Iterator[None]:
     """Slow, sliced and reset again and again, until healed."""
-    proxy: Proxy = world.tool
-    proxy.latency_seconds = world.chance.uniform(0.01, 0.1)
-    proxy.cut_after = world.chance.randrange(20_000, 100_000)
+    proxy: Proxy = harness.tool
+    proxy.latency_seconds = harness.chance.uniform(0.01, 0.1)
+    proxy.cut_after = harness.chance.randrange(20_000, 100_000)
     done = threading.Event()
 
     def reset() -> None:
-        while not done.wait(world.chance.uniform(0.3, 1.5)):
+        while not done.wait(harness.chance.uniform(0.3, 1.5)):
             proxy.reset()
 
     thread = threading.Thread(target=reset)
@@ -193,27 +193,27 @@ def bad_link(world: World) -> Iterator[None]:
         proxy.heal()
 
 
-def emitter_with_a_small_spool(house: House) -> AbstractContextManager[None]:
-    return _spooling_to(house, house.settings.home / "emitter" / "small", 64 * 1024)
+def emitter_with_a_small_spool(harness: FaultHarness) -> AbstractContextManager[None]:
+    return _spooling_to(harness, harness.settings.home / "emitter" / "small", 64 * 1024)
 
 
 @contextmanager
-def emitter_with_a_small_disk(house: House) -> Iterator[None]:
+def emitter_with_a_small_disk(harness: FaultHarness) -> Iterator[None]:
     """A file system of its own (only root can make one), smaller than what the spool may take."""
-    folder = house.settings.home / "emitter" / "disk"
+    folder = harness.settings.home / "emitter" / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
     subprocess.run(mount, check=True)
     try:
-        with _spooling_to(house, folder / "spool", 256 * 1024 * 1024):
+        with _spooling_to(harness, folder / "spool", 256 * 1024 * 1024):
             yield
     finally:
         subprocess.run(["umount", str(folder)], check=True)
 
 
 @contextmanager
-def _spooling_to(house: House, folder: Path, size: int) -> Iterator[None]:
-    with house.rerouted(
+def _spooling_to(harness: FaultHarness, folder: Path, size: int) -> Iterator[None]:
+    with harness.rerouted(
         "emitter",
         KP_EMITTER_SPOOL=str(folder),
         KP_EMITTER_SPOOL_BYTES=str(size),
@@ -227,54 +227,56 @@ def _spooling_to(house: House, folder: Path, size: int) -> Iterator[None]:
 
 
 @contextmanager
-def daemon_killed(world: World) -> Iterator[None]:
-    for _ in range(world.chance.randint(1, 2)):
-        before = world.house.processes("dagster-daemon")[:1]
-        world.house.kill("dagster-daemon")
+def daemon_killed(harness: Harness) -> Iterator[None]:
+    for _ in range(harness.chance.randint(1, 2)):
+        before = harness.harness.processes("dagster-daemon")[:1]
+        harness.harness.kill("dagster-daemon")
         psutil.wait_procs(before, timeout=10)
-        wait_until(lambda: bool(world.house.processes("dagster-daemon")), "the daemon is back", 60)
+        wait_until(
+            lambda: bool(harness.harness.processes("dagster-daemon")), "the daemon is back", 60
+        )
     yield
 
 
 @contextmanager
-def two_daemons(world: World) -> Iterator[None]:
-    with world.house.doubled("dagster-daemon"):
+def two_daemons(harness: Harness) -> Iterator[None]:
+    with harness.harness.doubled("dagster-daemon"):
         yield
 
 
 @contextmanager
-def code_server_killed(world: World) -> Iterator[None]:
-    world.house.kill("dagster-code-server")
+def code_server_killed(harness: Harness) -> Iterator[None]:
+    harness.harness.kill("dagster-code-server")
     yield
 
 
 @contextmanager
-def code_server_behind_a_stub(house: House) -> Iterator[ElasticsearchStub]:
+def code_server_behind_a_stub(harness: FaultHarness) -> Iterator[ElasticsearchStub]:
     with (
-        ElasticsearchStub(house.servers.elasticsearch) as stub,
-        house.rerouted("dagster-code-server", KP_ELASTICSEARCH_URL=stub.url),
+        ElasticsearchStub(harness.servers.elasticsearch) as stub,
+        harness.rerouted("dagster-code-server", KP_ELASTICSEARCH_URL=stub.url),
     ):
         yield stub
 
 
 @contextmanager
-def worker_killed(world: World) -> Iterator[None]:
+def worker_killed(harness: Harness) -> Iterator[None]:
     """At a random moment of a run."""
-    kill(world.house.await_worker(INDEXING))
+    kill(harness.harness.await_worker(INDEXING))
     yield
 
 
 @contextmanager
-def worker_killed_at_a_point(world: World) -> Iterator[None]:
+def worker_killed_at_a_point(harness: Harness) -> Iterator[None]:
     """Before or after a bulk of documents or the move of the positions was applied, and before
     the run has its answer."""
-    stub: ElasticsearchStub = world.tool
-    worker = world.house.await_worker(INDEXING)
-    when, text = world.way(
+    stub: ElasticsearchStub = harness.tool
+    worker = harness.harness.await_worker(INDEXING)
+    when, text = harness.way(
         "before log.index", "after kp.positions", "after log.index", "before kp.positions"
     ).split()
     index = text.encode()
-    passed, hit = world.chance.randint(0, 2), threading.Event()
+    passed, hit = harness.chance.randint(0, 2), threading.Event()
 
     def watch(moment: str, _path: str, body: bytes) -> None:
         nonlocal passed
@@ -298,28 +300,28 @@ def worker_killed_at_a_point(world: World) -> Iterator[None]:
 
 
 @contextmanager
-def worker_and_code_server_killed(world: World) -> Iterator[None]:
-    worker = world.house.await_worker(INDEXING)
-    world.house.kill("dagster-code-server")
+def worker_and_code_server_killed(harness: Harness) -> Iterator[None]:
+    worker = harness.harness.await_worker(INDEXING)
+    harness.harness.kill("dagster-code-server")
     kill(worker)
     yield
 
 
 @contextmanager
-def dagster_home_deleted(world: World) -> Iterator[None]:
+def dagster_home_deleted(harness: Harness) -> Iterator[None]:
     """As an operator does it, with the whole stack down."""
-    world.house.kp("down")
+    harness.harness.kp("down")
     try:
-        shutil.rmtree(world.house.settings.home / "dagster")
+        shutil.rmtree(harness.harness.settings.home / "dagster")
         yield
     finally:
-        world.house.kp("up")
+        harness.harness.kp("up")
 
 
 @contextmanager
-def sqlite_locked(world: World) -> Iterator[None]:
+def sqlite_locked(harness: Harness) -> Iterator[None]:
     """Runs and sensor ticks can be read, and not be written."""
-    folder = world.house.settings.home / "dagster"
+    folder = harness.harness.settings.home / "dagster"
     with ExitStack() as locks:
         for path in (folder / "history" / "runs.db", folder / "schedules" / "schedules.db"):
             connection = locks.enter_context(closing(sqlite3.connect(path, timeout=20)))
@@ -333,56 +335,56 @@ def sqlite_locked(world: World) -> Iterator[None]:
 
 
 @contextmanager
-def elasticsearch_away(world: World) -> Iterator[None]:
+def elasticsearch_away(harness: Harness) -> Iterator[None]:
     ways: dict[str, Fault] = {
-        "stopped": lambda world: world.house.stopped("elasticsearch"),
-        "frozen": lambda world: world.house.frozen("elasticsearch"),
+        "stopped": lambda harness: harness.harness.stopped("elasticsearch"),
+        "frozen": lambda harness: harness.harness.frozen("elasticsearch"),
     }
-    with ways[world.way(*ways)](world):
+    with ways[harness.way(*ways)](harness):
         yield
 
 
 @contextmanager
-def elasticsearch_frozen(world: World) -> Iterator[None]:
-    with world.house.frozen("elasticsearch"):
+def elasticsearch_frozen(harness: Harness) -> Iterator[None]:
+    with harness.harness.frozen("elasticsearch"):
         yield
 
 
 @contextmanager
-def elasticsearch_busy(world: World) -> Iterator[None]:
-    stub: ElasticsearchStub = world.tool
+def elasticsearch_busy(harness: Harness) -> Iterator[None]:
+    stub: ElasticsearchStub = harness.tool
     before = stub.spoilt
-    stub.refuse_items = world.chance.randint(2, 7)
-    stub.refuse = world.chance.randint(3, 6)
+    stub.refuse_items = harness.chance.randint(2, 7)
+    stub.refuse = harness.chance.randint(3, 6)
     try:
         yield
     finally:
         stub.heal()
-        world.say(f"{stub.spoilt - before} refused")
+        harness.say(f"{stub.spoilt - before} refused")
 
 
 @contextmanager
-def answers_lost(world: World) -> Iterator[None]:
-    stub: ElasticsearchStub = world.tool
+def answers_lost(harness: Harness) -> Iterator[None]:
+    stub: ElasticsearchStub = harness.tool
     before = stub.spoilt
-    stub.lose = world.chance.randint(2, 4)
+    stub.lose = harness.chance.randint(2, 4)
     try:
         yield
     finally:
         stub.heal()
-        world.say(f"{stub.spoilt - before} answers lost")
+        harness.say(f"{stub.spoilt - before} answers lost")
 
 
 @contextmanager
-def index_blocked(world: World) -> Iterator[None]:
-    block = world.way("write", "read_only", "read_only_allow_delete")
-    with _blocked(world, LOG_INDEX, block):
+def index_blocked(harness: Harness) -> Iterator[None]:
+    block = harness.way("write", "read_only", "read_only_allow_delete")
+    with _blocked(harness, LOG_INDEX, block):
         yield
 
 
 @contextmanager
-def _blocked(world: World, index: str, block: str) -> Iterator[None]:
-    with world.house.servers.search() as search:
+def _blocked(harness: Harness, index: str, block: str) -> Iterator[None]:
+    with harness.harness.servers.search() as search:
         wait_until(lambda: bool(search.request("GET", f"/{index}")), f"{index} exists", 90)
         search.request("PUT", f"/{index}/_settings", {f"index.blocks.{block}": True})
         try:
@@ -392,17 +394,17 @@ def _blocked(world: World, index: str, block: str) -> Iterator[None]:
 
 
 @contextmanager
-def crafted_messages(world: World) -> Iterator[None]:
-    world.load.write_bad(_crafted(world))
+def crafted_messages(harness: Harness) -> Iterator[None]:
+    harness.load.write_bad(_crafted(harness))
     yield
 
 
-def _crafted(world: World) -> list[bytes]:
+def _crafted(harness: Harness) -> list[bytes]:
     """Each unique; each a dead letter."""
-    mark = f"{world.chance.getrandbits(64):x}"
+    mark = f"{harness.chance.getrandbits(64):x}"
 
     def identity() -> str:
-        digits = f"{world.chance.getrandbits(128):032x}"
+        digits = f"{harness.chance.getrandbits(128):032x}"
         return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
     return [
@@ -418,8 +420,8 @@ def _crafted(world: World) -> list[bytes]:
 
 
 @contextmanager
-def index_deleted(world: World) -> Iterator[None]:
-    with world.house.servers.search() as search:
+def index_deleted(harness: Harness) -> Iterator[None]:
+    with harness.harness.servers.search() as search:
         indices = search.request("GET", "/_alias/log.index")
         for name in indices:
             search.request("DELETE", f"/{name}")
@@ -427,9 +429,9 @@ def index_deleted(world: World) -> Iterator[None]:
 
 
 @contextmanager
-def dead_letters_blocked(world: World) -> Iterator[None]:
-    with _blocked(world, "kp.dead", "write"):
-        world.load.write_bad(_crafted(world)[:2])
+def dead_letters_blocked(harness: Harness) -> Iterator[None]:
+    with _blocked(harness, "kp.dead", "write"):
+        harness.load.write_bad(_crafted(harness)[:2])
         yield
 
 
@@ -437,73 +439,73 @@ def dead_letters_blocked(world: World) -> Iterator[None]:
 
 
 @contextmanager
-def trino_broken(world: World) -> Iterator[None]:
-    if world.way("server", "queries") == "server":
-        world.house.kill("trino")
+def trino_broken(harness: Harness) -> Iterator[None]:
+    if harness.way("server", "queries") == "server":
+        harness.harness.kill("trino")
         yield
     else:
-        with queries_killed(world):
+        with queries_killed(harness):
             yield
 
 
 @contextmanager
-def queries_killed(world: World) -> Iterator[None]:
-    world.say(f"{_kill_queries(world)} queries killed")
+def queries_killed(harness: Harness) -> Iterator[None]:
+    harness.say(f"{_kill_queries(harness)} queries killed")
     yield
 
 
-def _trino(world: World) -> httpx.Client:
-    url = world.house.settings.trino_url
+def _trino(harness: Harness) -> httpx.Client:
+    url = harness.harness.settings.trino_url
     return httpx.Client(base_url=url, headers={"X-Trino-User": "faults"}, trust_env=False)
 
 
-def _kill_queries(world: World, seconds: float = 4.0) -> int:
+def _kill_queries(harness: Harness, seconds: float = 4.0) -> int:
     """Each query of the platform that is seen within so many seconds."""
     killed, until = 0, time.monotonic() + seconds
-    with _trino(world) as client:
+    with _trino(harness) as client:
         while time.monotonic() < until:
             for query in client.get("/v1/query?state=RUNNING").json():
-                if query["session"]["user"] == world.house.settings.trino_user:
+                if query["session"]["user"] == harness.harness.settings.trino_user:
                     killed += client.delete(f"/v1/query/{query['queryId']}").is_success
             time.sleep(0.05)
     return killed
 
 
-def trino_with_little_memory(house: House) -> AbstractContextManager[None]:
+def trino_with_little_memory(harness: FaultHarness) -> AbstractContextManager[None]:
     """Enough for a slice of some thousand accesses."""
-    return house.rerouted("trino", "-Dquery.max-memory-per-node=1MB")
+    return harness.rerouted("trino", "-Dquery.max-memory-per-node=1MB")
 
 
 @contextmanager
-def memory_exceeded(world: World) -> Iterator[None]:
+def memory_exceeded(harness: Harness) -> Iterator[None]:
     """By the query of a backlog; returns when one has failed."""
-    before = _memory_errors(world)
-    with _standing_still(world.house):
+    before = _memory_errors(harness)
+    with _standing_still(harness.harness):
         yield
-    wait_until(lambda: _memory_errors(world) > before, "a query exceeds its memory", 120)
+    wait_until(lambda: _memory_errors(harness) > before, "a query exceeds its memory", 120)
 
 
-def _memory_errors(world: World) -> int:
-    with _trino(world) as client:
+def _memory_errors(harness: Harness) -> int:
+    with _trino(harness) as client:
         failed = client.get("/v1/query?state=FAILED").json()
     names = [query["errorCode"]["name"] for query in failed]
     return names.count("EXCEEDED_LOCAL_MEMORY_LIMIT")
 
 
 @contextmanager
-def mysql_away(world: World) -> Iterator[None]:
+def mysql_away(harness: Harness) -> Iterator[None]:
     ways: dict[str, Fault] = {
-        "stopped": lambda world: world.house.stopped("mysql"),
-        "frozen": lambda world: world.house.frozen("mysql"),
+        "stopped": lambda harness: harness.harness.stopped("mysql"),
+        "frozen": lambda harness: harness.harness.frozen("mysql"),
         "table locked": mysql_locked,
     }
-    with ways[world.way(*ways)](world):
+    with ways[harness.way(*ways)](harness):
         yield
 
 
 @contextmanager
-def mysql_locked(world: World) -> Iterator[None]:
-    with world.house.servers.mysql() as cursor:
+def mysql_locked(harness: Harness) -> Iterator[None]:
+    with harness.harness.servers.mysql() as cursor:
         cursor.execute("LOCK TABLES tests WRITE")
         try:
             yield
@@ -512,20 +514,20 @@ def mysql_locked(world: World) -> Iterator[None]:
 
 
 @contextmanager
-def trino_behind_a_proxy(house: House) -> Iterator[Proxy]:
-    settings = house.settings
+def trino_behind_a_proxy(harness: FaultHarness) -> Iterator[Proxy]:
+    settings = harness.settings
     with (
         Proxy(settings.mysql_host, settings.mysql_port) as proxy,
-        house.rerouted("trino", KP_MYSQL_PORT=str(proxy.port)),
+        harness.rerouted("trino", KP_MYSQL_PORT=str(proxy.port)),
     ):
         yield proxy
 
 
 @contextmanager
-def mysql_slow(world: World) -> Iterator[None]:
+def mysql_slow(harness: Harness) -> Iterator[None]:
     """From a tenth of a second to one for each packet, of which a query needs a dozen."""
-    proxy: Proxy = world.tool
-    proxy.latency_seconds = world.chance.uniform(0.1, 1)
+    proxy: Proxy = harness.tool
+    proxy.latency_seconds = harness.chance.uniform(0.1, 1)
     try:
         yield
     finally:
@@ -533,38 +535,38 @@ def mysql_slow(world: World) -> Iterator[None]:
 
 
 @contextmanager
-def redis_away(world: World) -> Iterator[None]:
+def redis_away(harness: Harness) -> Iterator[None]:
     ways: dict[str, Fault] = {"stopped": redis_stopped, "emptied": redis_emptied}
-    with ways[world.way(*ways)](world):
+    with ways[harness.way(*ways)](harness):
         yield
 
 
 @contextmanager
-def redis_stopped(world: World) -> Iterator[None]:
-    with world.house.stopped("redis"):
+def redis_stopped(harness: Harness) -> Iterator[None]:
+    with harness.harness.stopped("redis"):
         yield
 
 
 @contextmanager
-def redis_emptied(world: World) -> Iterator[None]:
+def redis_emptied(harness: Harness) -> Iterator[None]:
     """Filled again and announced: then documents carry the values again."""
-    servers = world.house.servers
+    servers = harness.harness.servers
     values = servers.redis_values()
     with servers.values() as client:
         client.flushdb()
         yield
         client.mset(dict(values))
-    servers.announce([("redis", key) for key in values])
+    servers.publish_changes([("redis", key) for key in values])
 
 
 # Kafka's topics
 
 
 @contextmanager
-def retention(world: World) -> Iterator[None]:
+def retention(harness: Harness) -> Iterator[None]:
     """Messages go that nobody has indexed, because the runs stand still."""
-    oracle = world.oracle
-    with _standing_still(world.house):
+    oracle = harness.oracle
+    with _standing_still(harness.harness):
         yield
         edges = oracle.edges(ACCESSES)
         held = oracle.positions(STREAMS[0], edges.topic_id)
@@ -576,23 +578,23 @@ def retention(world: World) -> Iterator[None]:
         for future in oracle.admin.delete_records(ends).values():
             future.result()
         gone = sum(end.offset - held.get(end.partition, 0) for end in ends)
-        world.say(f"{gone} deleted unread")
+        harness.say(f"{gone} deleted unread")
 
 
 @contextmanager
-def _standing_still(house: House) -> Iterator[None]:
+def _standing_still(harness: FaultHarness) -> Iterator[None]:
     """No run goes on and none is started."""
     with ExitStack() as frozen:
-        wait_until(lambda: _freeze(house, frozen), "the runs stand still", 90)
+        wait_until(lambda: _freeze(harness, frozen), "the runs stand still", 90)
         yield
 
 
-def _freeze(house: House, frozen: ExitStack) -> bool:
+def _freeze(harness: FaultHarness, frozen: ExitStack) -> bool:
     """The daemon may have been stopped while it held a lock of the database, in which the runs are
     looked up: then it goes on, and is stopped again."""
     with ExitStack() as attempt:
-        attempt.enter_context(house.frozen("dagster-daemon"))
-        for worker in house.workers():
+        attempt.enter_context(harness.frozen("dagster-daemon"))
+        for worker in harness.workers():
             worker.suspend()
             attempt.callback(_resume, worker)
         frozen.enter_context(attempt.pop_all())
@@ -605,10 +607,10 @@ def _resume(process: psutil.Process) -> None:
 
 
 @contextmanager
-def topic_made_again(world: World) -> Iterator[None]:
+def topic_made_again(harness: Harness) -> Iterator[None]:
     """While nothing is unread: what an administrator deletes unread, nobody can index."""
-    oracle, admin = world.oracle, world.oracle.admin
-    world.load.pause()
+    oracle, admin = harness.oracle, harness.oracle.admin
+    harness.load.pause()
     wait_until(lambda: not any(oracle.behind().values()), "all is indexed", 180)
     oracle.archive()
     partitions = len(oracle.edges(ACCESSES).marks)
@@ -619,22 +621,22 @@ def topic_made_again(world: World) -> Iterator[None]:
         return True
 
     wait_until(made, "the topic is made again", 60)
-    world.load.go_on()
+    harness.load.go_on()
     yield
 
 
 @contextmanager
-def partitions_added(world: World) -> Iterator[None]:
-    count = len(world.oracle.edges(ACCESSES).marks) + 2
-    admin = world.oracle.admin
+def partitions_added(harness: Harness) -> Iterator[None]:
+    count = len(harness.oracle.edges(ACCESSES).marks) + 2
+    admin = harness.oracle.admin
     admin.create_partitions([NewPartitions(ACCESSES, count)])[ACCESSES].result()
-    world.say(f"to {count}")
+    harness.say(f"to {count}")
     yield
 
 
 @contextmanager
-def group_deleted(world: World) -> Iterator[None]:
-    admin = world.oracle.admin
+def group_deleted(harness: Harness) -> Iterator[None]:
+    admin = harness.oracle.admin
     admin.delete_consumer_groups([STREAMS[0].group])[STREAMS[0].group].result()
     yield
 
@@ -643,24 +645,26 @@ def group_deleted(world: World) -> Iterator[None]:
 
 
 @contextmanager
-def re_enrichment_killed(world: World) -> Iterator[None]:
+def re_enrichment_killed(harness: Harness) -> Iterator[None]:
     name = "laravel"
-    url = world.house.servers.redis_values()[name]
-    world.house.servers.change_reference(name, f"https://{world.chance.getrandbits(32):x}.example/")
-    kill(world.house.await_worker("index_reference_changes"))
+    url = harness.harness.servers.redis_values()[name]
+    harness.harness.servers.change_reference(
+        name, f"https://{harness.chance.getrandbits(32):x}.example/"
+    )
+    kill(harness.harness.await_worker("index_reference_changes"))
     yield
-    world.house.servers.change_reference(name, url)
+    harness.harness.servers.change_reference(name, url)
 
 
 @contextmanager
-def ranking_killed(world: World) -> Iterator[None]:
-    kill(world.house.await_worker("rank_accesses"))
+def ranking_killed(harness: Harness) -> Iterator[None]:
+    kill(harness.harness.await_worker("rank_accesses"))
     yield
 
 
 @contextmanager
-def full_text_killed(world: World) -> Iterator[None]:
-    kill(world.house.await_worker("index_full_text"))
+def full_text_killed(harness: Harness) -> Iterator[None]:
+    kill(harness.harness.await_worker("index_full_text"))
     yield
 
 
@@ -668,43 +672,43 @@ def full_text_killed(world: World) -> Iterator[None]:
 
 
 @contextmanager
-def one_broker_killed(world: World) -> Iterator[None]:
+def one_broker_killed(harness: Harness) -> Iterator[None]:
     """Every one of them leads partitions; one is the active controller."""
-    name = world.way("kafka", "kafka-2", "kafka-3")
-    with _visits_timed(world):
-        world.house.kill(name)
+    name = harness.way("kafka", "kafka-2", "kafka-3")
+    with _visits_timed(harness):
+        harness.harness.kill(name)
         yield
 
 
 @contextmanager
-def trino_worker_killed(world: World) -> Iterator[None]:
-    world.house.kill(world.way("trino-worker-1", "trino-worker-2"))
+def trino_worker_killed(harness: Harness) -> Iterator[None]:
+    harness.harness.kill(harness.way("trino-worker-1", "trino-worker-2"))
     yield
 
 
 @contextmanager
-def one_run_killed(world: World) -> Iterator[None]:
+def one_run_killed(harness: Harness) -> Iterator[None]:
     """One of the two that work at the access log."""
     found: list[psutil.Process] = []
 
     def both() -> bool:
-        found[:] = world.house.workers(INDEXING)
+        found[:] = harness.harness.workers(INDEXING)
         return len(found) == 2
 
     wait_until(both, "two runs of the access log", 120)
-    kill(world.chance.choice(found))
+    kill(harness.chance.choice(found))
     yield
 
 
 @contextmanager
-def broker_worker_and_run_killed(world: World) -> Iterator[None]:
+def broker_worker_and_run_killed(harness: Harness) -> Iterator[None]:
     """In any order, some seconds after each other."""
     faults = [one_broker_killed, trino_worker_killed, one_run_killed]
-    world.chance.shuffle(faults)
+    harness.chance.shuffle(faults)
     with ExitStack() as struck:
         for fault in faults:
-            struck.enter_context(fault(world))
-            time.sleep(world.chance.uniform(0, 5))
+            struck.enter_context(fault(harness))
+            time.sleep(harness.chance.uniform(0, 5))
         yield
 
 
@@ -810,21 +814,21 @@ ROWS: tuple[Row, ...] = (
 
 
 @contextmanager
-def mixed(world: World) -> Iterator[None]:
+def mixed(harness: Harness) -> Iterator[None]:
     """Cheap rows one after another, as the seed draws them, as long as the load lasts."""
     drawn = []
-    while world.load.progress < 0.9:
-        row = world.chance.choice([each for each in ROWS if each.is_cheap])
+    while harness.load.progress < 0.9:
+        row = harness.chance.choice([each for each in ROWS if each.is_cheap])
         drawn.append(row.key)
         try:
-            with row.fault(replace(world, trial=None)):
-                time.sleep(world.chance.uniform(*row.hold))
+            with row.fault(replace(harness, trial=None)):
+                time.sleep(harness.chance.uniform(*row.hold))
         except Late as late:  # e.g. the run that it would kill did not come
             drawn[-1] += f" ({late})"
-        until = time.monotonic() + world.chance.uniform(5, 20)
-        while time.monotonic() < until and world.load.progress < 0.9:
+        until = time.monotonic() + harness.chance.uniform(5, 20)
+        while time.monotonic() < until and harness.load.progress < 0.9:
             time.sleep(0.5)
-    world.say("rows " + " ".join(drawn))
+    harness.say("rows " + " ".join(drawn))
     yield
 
 

@@ -109,9 +109,9 @@ class Servers:
             )
         with self.values() as client:
             client.set(name, url)
-        self.announce([("mysql", name), ("redis", name)])
+        self.publish_changes([("mysql", name), ("redis", name)])
 
-    def announce(self, changes: Sequence[tuple[str, str]]) -> None:
+    def publish_changes(self, changes: Sequence[tuple[str, str]]) -> None:
         """Raises ConnectionError unless the broker has acknowledged every (source, key)."""
         failures: list[object] = []
         producer = Producer(

@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from kp_platform_tests.fault_injection.harness import House, Late, wait_until
+from kp_platform_tests.fault_injection.harness import FaultHarness, Late, wait_until
 from kp_platform_tests.fault_injection.ledger import ACCESSES, Amounts, Ledger, Load
 from kp_platform_tests.fault_injection.oracle import KINDS, Edges, Mark, Oracle, Verdict
-from kp_platform_tests.fault_injection.rows import Row, World
+from kp_platform_tests.fault_injection.rows import Harness, Row
 
 LATE_URL = "https://late.example/"
 # Stated: the visits of the last 0.2 s and of the time of one write; there are 200 a second.
@@ -68,14 +68,14 @@ class Result:
 class Laboratory:
     """A stack with its oracle and ledger, on which trials are run."""
 
-    house: House
+    harness: FaultHarness
     ledger: Ledger
     oracle: Oracle
 
     @classmethod
-    def of(cls, house: House, *, alone: bool) -> "Laboratory":
+    def of(cls, harness: FaultHarness, *, alone: bool) -> "Laboratory":
         ledger = Ledger()
-        return cls(house, ledger, Oracle(house.servers, ledger, alone=alone))
+        return cls(harness, ledger, Oracle(harness.servers, ledger, alone=alone))
 
     def run(
         self,
@@ -94,19 +94,19 @@ class Laboratory:
         notes: list[str] = []
         problems: list[str] = []
         mark, before = self._mark(), self._dropped()
-        load = Load(self.house.servers, self.ledger, amounts, marker, random.Random(seed))
-        world = World(self.house, self.oracle, load, chance, trial, tool, notes)
+        load = Load(self.harness.servers, self.ledger, amounts, marker, random.Random(seed))
+        harness = Harness(self.harness, self.oracle, load, chance, trial, tool, notes)
         moment = chance.uniform(*row.moment)
         self._warm_up(load, problems)
         load.start()
-        late = _Late(self.house, load)
+        late = _Late(self.harness, load)
         if with_change:
             late.start()
         try:
             wait_until(lambda: load.progress >= moment, "the fault's moment", amounts.seconds + 120)
             healed = time.monotonic()
             try:
-                with row.fault(world):
+                with row.fault(harness):
                     time.sleep(chance.uniform(*row.hold))
                     healed = time.monotonic()
             except Exception as error:  # a trial that went wrong must not end all others
@@ -121,7 +121,7 @@ class Laboratory:
             notes.append(_partitions(verdict))
         if row.ranks:
             _merge(verdict, self._ranking())
-        self._judge_dropped(verdict, before, LOST_BY_A_KILL * len(world.kills))
+        self._judge_dropped(verdict, before, LOST_BY_A_KILL * len(harness.kills))
         self._check_identity(verdict)
         result = Result.of(row.key, row.name, verdict, seed, began)
         result.trial, result.events, result.note = trial, amounts.total, "; ".join(notes)
@@ -173,7 +173,7 @@ class Laboratory:
         self, mark: Mark, load: Load, late: "_Late", patience: float, problems: list[str]
     ) -> None:
         try:
-            self.house.await_ready(seconds=patience)
+            self.harness.await_ready(seconds=patience)
             if not load.join(patience):
                 raise Late("the load did not end")
             late.join(patience)
@@ -185,14 +185,14 @@ class Laboratory:
     def _is_quiet(self, mark: Mark) -> bool:
         waiting = sum(
             counts["in_flight"] + counts["spooled"]
-            for counts in self.house.emitter_counts().values()
+            for counts in self.harness.emitter_counts().values()
         )
         return not waiting and not any(self.oracle.behind().values()) and self.oracle.mirrored(mark)
 
     def _dropped(self) -> tuple[int, int]:
         """The emitter's process, and how many events it says to have given up."""
-        counts = self.house.emitter_counts()["events"]
-        processes = self.house.processes("emitter")
+        counts = self.harness.emitter_counts()["events"]
+        processes = self.harness.processes("emitter")
         return processes[0].pid if processes else 0, _given_up(counts)
 
     def _judge_dropped(self, verdict: Verdict, before: tuple[int, int], excused: int) -> None:
@@ -206,7 +206,7 @@ class Laboratory:
 
     def _check_identity(self, verdict: Verdict) -> None:
         """accepted = acked + in flight + spooled + dropped."""
-        for name, counts in self.house.emitter_counts().items():
+        for name, counts in self.harness.emitter_counts().items():
             parts = counts["acked"] + counts["in_flight"] + counts["spooled"] + _given_up(counts)
             if counts["accepted"] != parts:
                 verdict.add("inconsistent", f"emitter's {name}: {counts}")
@@ -250,8 +250,8 @@ class _Late:
     """Gives the load's late name its reference row when half of the load is sent, as often as it
     takes: servers may be away just then."""
 
-    def __init__(self, house: House, load: Load) -> None:
-        self._house, self._load = house, load
+    def __init__(self, harness: FaultHarness, load: Load) -> None:
+        self._house, self._load = harness, load
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._change, daemon=True)
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.trino import TrinoResource
-from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.trino import TrinoAdapter
+from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.settings import Settings
 from kp_platform_tests.producing import produce
@@ -82,16 +82,18 @@ def transaction(commits: bool = True) -> Iterator[Producer]:
         producer.abort_transaction(60)
 
 
-def drain() -> None:
+def run_indexer() -> None:
     """Index all that was published, as a run does it."""
     limits = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=300)
-    store = ElasticsearchResource()
-    list(Pipeline(ACCESS_LOG, KafkaResource(), TrinoResource(), store, limits).drain())
+    store = ElasticsearchAdapter(Settings())
+    list(
+        Indexer(ACCESS_LOG, KafkaAdapter(Settings()), TrinoAdapter(Settings()), store, limits).run()
+    )
 
 
 def unused_hours(count: int) -> list[datetime]:
     """Hours in a row, long ago, in which there is no event yet: those of the test that asks."""
-    client = ElasticsearchResource().client()
+    client = ElasticsearchAdapter(Settings()).client()
     client.indices.refresh(index=ACCESS_LOG.index, ignore_unavailable=True)
     first = datetime(2026, 2, 1, tzinfo=UTC)
     latest = client.search(
@@ -109,7 +111,7 @@ def unused_hours(count: int) -> list[datetime]:
 
 def search(index: str, query: dict[str, Any], sort: Sequence[str] = ()) -> list[dict[str, Any]]:
     """What a plain search finds; nothing where there is no index, or it is just being made."""
-    client = ElasticsearchResource().client().options(ignore_status=503)
+    client = ElasticsearchAdapter(Settings()).client().options(ignore_status=503)
     answer = client.search(
         index=index, query=query, size=10_000, sort=list(sort), ignore_unavailable=True
     )
@@ -125,7 +127,7 @@ def dead_letters(
     partition: int, offset: int, topic: str = ACCESS_LOG.topic
 ) -> list[dict[str, Any]]:
     """The dead letters of one message."""
-    client = ElasticsearchResource().client()
+    client = ElasticsearchAdapter(Settings()).client()
     client.indices.refresh(index="kp.dead", ignore_unavailable=True)
     terms = {"topic": topic, "partition": partition, "offset": offset}
     place = [{"term": {name: value}} for name, value in terms.items()]

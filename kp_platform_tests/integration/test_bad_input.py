@@ -16,10 +16,11 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.engine.lag import partition_lags
 from kp_platform.flows.builtin import ACCESS_LOG
+from kp_platform.settings import Settings
 from kp_platform_tests.bad_input.cases import (
     Answer,
     Case,
@@ -30,7 +31,7 @@ from kp_platform_tests.bad_input.cases import (
     nasty_strings,
     odd,
 )
-from kp_platform_tests.integration.events import Event, drain, publish
+from kp_platform_tests.integration.events import Event, publish, run_indexer
 from kp_platform_tests.stack import Stack
 
 Place = tuple[int, int]
@@ -40,7 +41,7 @@ MAPPING = json.loads(ACCESS_LOG.mapping.read_text())
 @pytest.fixture
 def any_timestamp(quiet_stack: Stack) -> Iterator[None]:
     """The topic takes messages of the future, which a broker refuses unless told otherwise."""
-    admin = AdminClient({"bootstrap.servers": KafkaResource().address})
+    admin = AdminClient({"bootstrap.servers": KafkaAdapter(Settings()).address})
 
     def alter(operation: AlterConfigOpType) -> None:
         entry = ConfigEntry(
@@ -58,7 +59,7 @@ def any_timestamp(quiet_stack: Stack) -> Iterator[None]:
 def producer(compression: str = "none") -> Producer:
     return Producer(
         {
-            "bootstrap.servers": KafkaResource().address,
+            "bootstrap.servers": KafkaAdapter(Settings()).address,
             "acks": "all",
             "compression.type": compression,
             "message.max.bytes": 2_000_000,
@@ -101,7 +102,7 @@ def among_neighbours(cases: Sequence[Case]) -> Iterator[Case]:
 
 def lying_at(index: str, places: Mapping[Place, Case]) -> dict[Place, dict[str, Any]]:
     """The documents of an index that come from these places; none comes twice from one."""
-    client = ElasticsearchResource().client()
+    client = ElasticsearchAdapter(Settings()).client()
     client.indices.refresh(index=index)
     found: dict[Place, dict[str, Any]] = {}
     for partition in {partition for partition, _ in places}:
@@ -158,7 +159,9 @@ def of_document(document: dict[str, Any]) -> Indexed:
 
 def fields_of_days() -> set[str]:
     """The fields of every daily index, those of objects too."""
-    mappings = ElasticsearchResource().client().indices.get_mapping(index=f"{ACCESS_LOG.index}-*")
+    mappings = (
+        ElasticsearchAdapter(Settings()).client().indices.get_mapping(index=f"{ACCESS_LOG.index}-*")
+    )
     return {field for each in mappings.values() for field in _fields(each["mappings"])}
 
 
@@ -171,11 +174,11 @@ def _fields(mapping: Mapping[str, Any], path: str = "") -> Iterator[str]:
 def test_each_case_gets_its_own_answer_and_its_neighbours_are_untouched(
     any_timestamp: None,
 ) -> None:
-    drain()
+    run_indexer()
     places: dict[Place, Case] = {}
     for partition, cases in enumerate((malformed(), odd(), nasty_strings())):
         places |= publish_cases(list(among_neighbours(cases)), partition)
-    drain()
+    run_indexer()
     found = answers(places)
     expected = {case.name: case.answer for case in places.values()}
     wrong = {
@@ -186,7 +189,7 @@ def test_each_case_gets_its_own_answer_and_its_neighbours_are_untouched(
         for name, (is_, should) in wrong.items()
     )
     assert fields_of_days() == set(_fields(MAPPING["template"]["mappings"]))
-    lags = partition_lags(ACCESS_LOG, KafkaResource(), ElasticsearchResource())
+    lags = partition_lags(ACCESS_LOG, KafkaAdapter(Settings()), ElasticsearchAdapter(Settings()))
     assert [each.lag for each in lags] == [0] * len(lags)  # an empty partition has no position
 
 
@@ -206,13 +209,13 @@ def test_what_is_larger_than_kafka_takes_is_refused_to_its_producer(quiet_stack:
 def test_a_burst_in_one_partition_and_nothing_in_the_others_is_indexed_whole(
     quiet_stack: Stack,
 ) -> None:
-    drain()
-    lags = partition_lags(ACCESS_LOG, KafkaResource(), ElasticsearchResource())
+    run_indexer()
+    lags = partition_lags(ACCESS_LOG, KafkaAdapter(Settings()), ElasticsearchAdapter(Settings()))
     before = {each.partition: each.high for each in lags}
     burst = [Event(uri="/burst").value for _ in range(20_000)]
     publish(*burst, partition=2)
-    drain()
-    lags = partition_lags(ACCESS_LOG, KafkaResource(), ElasticsearchResource())
+    run_indexer()
+    lags = partition_lags(ACCESS_LOG, KafkaAdapter(Settings()), ElasticsearchAdapter(Settings()))
     assert {each.partition: each.high - before[each.partition] for each in lags} == {
         0: 0,
         1: 0,
@@ -220,7 +223,7 @@ def test_a_burst_in_one_partition_and_nothing_in_the_others_is_indexed_whole(
         3: 0,
     }
     assert [each.lag for each in lags] == [0] * len(lags)  # an empty partition has no position
-    client = ElasticsearchResource().client()
+    client = ElasticsearchAdapter(Settings()).client()
     client.indices.refresh(index=f"{ACCESS_LOG.index}-*")
     since = {"range": {"offset": {"gte": before[2]}}}
     query = {"bool": {"filter": [since, {"term": {"partition": 2}}, {"term": {"uri": "/burst"}}]}}

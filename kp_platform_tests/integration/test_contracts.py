@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.errors import TopicMissing
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.mysql import MySQLResource
-from kp_platform.adapters.redis import RedisResource
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.mysql import MySQLAdapter
+from kp_platform.adapters.redis import RedisAdapter
 from kp_platform.adapters.reference_changes import ReferenceChange
-from kp_platform.adapters.trino import TrinoResource
+from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.analytics.ranking import SQL_PATH
 from kp_platform.engine.counting import HOUR, Extent, Where, Window, iso
 from kp_platform.engine.errors import SliceError
@@ -26,6 +26,7 @@ from kp_platform.engine.sql import keys_query, ranges_query, slice_query
 from kp_platform.engine.store import Reach, Stored, create, delete, put, send
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.operations.reference_data import REFERENCE_VALUES, seed, set_reference
+from kp_platform.settings import Settings
 from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.fakes import FakeElasticsearch, FakeKafka, FakeMySQL, FakeRedis, FakeTrino
 from kp_platform_tests.integration.events import Event, publish, transaction
@@ -66,7 +67,7 @@ class TestKafka:
         if request.param == "fake":
             return FakeKafka()
         real()
-        return KafkaResource()
+        return KafkaAdapter(Settings())
 
     def test_a_topic_is_made_once(self, kafka: Any) -> None:
         name = f"contract-{new_id()}"
@@ -139,7 +140,7 @@ class TestElasticsearch:
             store: Any = FakeElasticsearch()
         else:
             real()
-            store = ElasticsearchResource()
+            store = ElasticsearchAdapter(Settings())
         for name in ("kp.positions", "kp.dead", "kp.gaps", "log.index", "access.kpi"):
             store.ensure_index(name)
             store.ensure_index(name)  # again is safe
@@ -212,7 +213,7 @@ class TestElasticsearch:
             store.refresh("log.index")
             assert found(made) == 0
             before = store.index_ids("log.index")[day]
-            store.take_place(day, new, "log.index", before)
+            store.swap_alias(day, new, "log.index", before)
             assert store.index_ids("log.index")[day] != before
             assert (found(made), found(old)) == (1, 0)
             send(store, [create(day, f"late-{round}", named(late))])
@@ -224,7 +225,7 @@ class TestElasticsearch:
         for wrong in (None, "another"):
             store.make_index(f"{new}-2", "log.index")
             with pytest.raises(SliceError, match="another index"):
-                store.take_place(day, f"{new}-2", "log.index", wrong)
+                store.swap_alias(day, f"{new}-2", "log.index", wrong)
             assert found(late) == 1
             store.delete_index(f"{new}-2")
         store.delete_index(new)
@@ -241,7 +242,7 @@ class TestElasticsearch:
         send(store, [create(new, new_id(), b"{}"), create(new, new_id(), b"{}")])
         store.refresh(new)
         assert day not in store.sizes("log.index")
-        store.take_place(day, new, "log.index", None)
+        store.swap_alias(day, new, "log.index", None)
         documents, size = store.sizes("log.index")[day]
         assert documents == 2
         assert size > 0
@@ -388,7 +389,7 @@ class TestCounting:
             store: Any = FakeElasticsearch()
         else:
             real()
-            store = ElasticsearchResource()
+            store = ElasticsearchAdapter(Settings())
         store.ensure_index("log.index")
         events = [
             (self.NOON, "/a", "presto", "complete", 7),
@@ -482,7 +483,7 @@ def test_one_document_against_the_mapping_does_not_keep_its_neighbours_out(
     quiet_stack: Stack,
 ) -> None:
     """Of the real server only: the fake checks no mapping, it is told what to refuse."""
-    store = ElasticsearchResource()
+    store = ElasticsearchAdapter(Settings())
     store.ensure_index("log.index")
     lines = create("log.index-2020.01.01", new_id(), b'{"uuid": "a"}')
     lines += create("log.index-2020.01.01", new_id(), b'{"no such field": 1}')
@@ -495,7 +496,7 @@ def test_an_index_that_exists_gets_the_fields_that_are_new(
     quiet_stack: Stack, tmp_path: Path
 ) -> None:
     """Of the real server only: the fake has no mapping. A strict index refuses unknown fields."""
-    store, name = ElasticsearchResource(), f"contract-{new_id()}"
+    store, name = ElasticsearchAdapter(Settings()), f"contract-{new_id()}"
     fields = {"old": {"type": "keyword"}}
     for added in ({}, {}, {"new": {"type": "date"}}):
         fields |= added
@@ -514,7 +515,7 @@ def test_a_day_keeps_the_type_of_a_field_and_the_next_one_has_the_new(
     quiet_stack: Stack, tmp_path: Path
 ) -> None:
     """Of the real server only: the fake has no mapping."""
-    store, name = ElasticsearchResource(), f"contract-{new_id()}"
+    store, name = ElasticsearchAdapter(Settings()), f"contract-{new_id()}"
     types = []
     for kind, day in (("keyword", "2020.01.01"), ("long", "2020.01.02")):
         mappings = {"properties": {"a": {"type": kind}, f"of-{kind}": {"type": "date"}}}
@@ -543,7 +544,7 @@ class TestReferenceData:
         if request.param == "fake":
             return FakeMySQL(), FakeRedis()
         real()
-        return MySQLResource(), RedisResource()
+        return MySQLAdapter(Settings()), RedisAdapter(Settings())
 
     def test_seeding_loads_all_and_again_changes_nothing(
         self, both_servers: tuple[Any, Any]
@@ -552,9 +553,9 @@ class TestReferenceData:
         first = seed(mysql, redis, unheard)
         ids = mysql.ids()
         assert (first.rows, first.keys) == (4, 4)
-        announced: list[ReferenceChange] = []
-        assert seed(mysql, redis, announced.extend) == first
-        assert announced == []
+        published_changes: list[ReferenceChange] = []
+        assert seed(mysql, redis, published_changes.extend) == first
+        assert published_changes == []
         assert mysql.ids() == ids
         assert ids.keys() >= REFERENCE_VALUES.keys()
         assert redis.values([*REFERENCE_VALUES]) == REFERENCE_VALUES
@@ -563,22 +564,22 @@ class TestReferenceData:
         mysql, redis = both_servers
         redis.set_values({"presto": "changed"})
         assert redis.values(["presto"]) == {"presto": "changed"}
-        announced: list[ReferenceChange] = []
-        seed(mysql, redis, announced.extend)
+        published_changes: list[ReferenceChange] = []
+        seed(mysql, redis, published_changes.extend)
         assert redis.values(["presto"]) == {"presto": REFERENCE_VALUES["presto"]}
-        assert ("redis", "presto") in [(each.source, each.key) for each in announced]
+        assert ("redis", "presto") in [(each.source, each.key) for each in published_changes]
 
     def test_a_name_is_set_in_both_and_keeps_its_id(self, both_servers: tuple[Any, Any]) -> None:
         mysql, redis = both_servers
         name = new_id()
-        announced: list[ReferenceChange] = []
-        set_reference(mysql, redis, announced.extend, name, "https://first.example/")
+        published_changes: list[ReferenceChange] = []
+        set_reference(mysql, redis, published_changes.extend, name, "https://first.example/")
         identity = mysql.ids()[name]
-        set_reference(mysql, redis, announced.extend, name, "https://second.example/")
+        set_reference(mysql, redis, published_changes.extend, name, "https://second.example/")
         assert mysql.ids()[name] == identity
         assert redis.values([name]) == {name: "https://second.example/"}
         both = [("mysql", name), ("redis", name)]
-        assert [(each.source, each.key) for each in announced] == both * 2
+        assert [(each.source, each.key) for each in published_changes] == both * 2
 
     def test_a_name_is_bound_and_never_sql(self, both_servers: tuple[Any, Any]) -> None:
         mysql, redis = both_servers
@@ -605,7 +606,7 @@ class TestBoard:
         if request.param == "fake":
             return FakeRedis()
         real()
-        return RedisResource()
+        return RedisAdapter(Settings())
 
     def test_members_of_one_score_come_in_descending_order_of_their_bytes(self, board: Any) -> None:
         key = f"contract-{new_id()}"
@@ -636,7 +637,7 @@ class TestBoard:
 
 def test_the_table_is_the_one_of_the_example(quiet_stack: Stack) -> None:
     """Of the real server only: names, types, defaults and keys (M17)."""
-    mysql = MySQLResource()
+    mysql = MySQLAdapter(Settings())
     mysql.create_table()
     with mysql._cursor() as cursor:
         cursor.execute("SHOW CREATE TABLE testing.tests")
@@ -657,7 +658,7 @@ class TestTrino:
     """`QueryEngine`, for the slice's query of the access log."""
 
     @pytest.fixture(params=["fake", "real"])
-    def world(self, request: pytest.FixtureRequest, real: Callable[[], Stack]) -> tuple[Any, Any]:
+    def harness(self, request: pytest.FixtureRequest, real: Callable[[], Stack]) -> tuple[Any, Any]:
         if request.param == "fake":
             kafka, mysql, redis = FakeKafka(), FakeMySQL(), FakeRedis()
             kafka.create_topics({ACCESS_LOG.topic: 4})
@@ -669,8 +670,8 @@ class TestTrino:
 
             return trino, send
         real()
-        seed(MySQLResource(), RedisResource(), unheard)
-        return TrinoResource(), lambda *values: publish(*values, partition=3)
+        seed(MySQLAdapter(Settings()), RedisAdapter(Settings()), unheard)
+        return TrinoAdapter(Settings()), lambda *values: publish(*values, partition=3)
 
     @staticmethod
     def rows(trino: Any, part: Slice, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -679,8 +680,8 @@ class TestTrino:
             names = answer.columns
         return sorted((dict(zip(names, r, strict=True)) for r in found), key=lambda r: r["offset"])
 
-    def test_listed_keys_bring_what_all_bring(self, world: tuple[Any, Any]) -> None:
-        trino, send = world
+    def test_listed_keys_bring_what_all_bring(self, harness: tuple[Any, Any]) -> None:
+        trino, send = harness
         # Names that MySQL takes for one it has, and such as break a text that is put together.
         names = [
             "presto",
@@ -702,8 +703,10 @@ class TestTrino:
         assert self.rows(trino, part, keys) == self.rows(trino, part)
         assert [row["test_id"] for row in self.rows(trino, part, [])] == [None] * 11
 
-    def test_a_slice_is_its_events_with_their_rows_and_values(self, world: tuple[Any, Any]) -> None:
-        trino, send = world
+    def test_a_slice_is_its_events_with_their_rows_and_values(
+        self, harness: tuple[Any, Any]
+    ) -> None:
+        trino, send = harness
         events = [Event(name="presto"), Event(name="nobody"), Event(name="kafka")]
         places = send(*(event.value for event in events))
         first, last = places[0][1], places[-1][1]
@@ -724,24 +727,26 @@ class TestTrino:
         assert found[1]["test_id"] is None
         assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", found[0]["@timestamp"])
 
-    def test_a_malformed_message_has_no_columns_but_its_text(self, world: tuple[Any, Any]) -> None:
-        trino, send = world
+    def test_a_malformed_message_has_no_columns_but_its_text(
+        self, harness: tuple[Any, Any]
+    ) -> None:
+        trino, send = harness
         [(_, offset)] = send(b"{not json")
         [row] = self.rows(trino, Slice((OffsetRange(3, offset, offset + 1),)))
         assert (row["uuid"], row["uri"], row["name"]) == (None, None, None)
         assert row["message"] == "{not json"
 
-    def test_offsets_past_the_end_come_back_as_fewer_rows(self, world: tuple[Any, Any]) -> None:
-        trino, send = world
+    def test_offsets_past_the_end_come_back_as_fewer_rows(self, harness: tuple[Any, Any]) -> None:
+        trino, send = harness
         [(_, offset)] = send(Event().value)
         found = self.rows(trino, Slice((OffsetRange(3, offset, offset + 5),)))
         assert [row["offset"] for row in found] == [offset]
 
     def test_the_ranking_in_redis_comes_in_order_with_facts_and_latest_event(
-        self, world: tuple[Any, Any]
+        self, harness: tuple[Any, Any]
     ) -> None:
-        trino, send = world
-        board = trino.redis if isinstance(trino, FakeTrino) else RedisResource()
+        trino, send = harness
+        board = trino.redis if isinstance(trino, FakeTrino) else RedisAdapter(Settings())
         unknown, presto = Event(name=f"nobody-{new_id()}"), Event(name="presto")
         [(_, first), (_, last)] = send(unknown.value, presto.value)
         uri = f"/{presto.uuid}"

@@ -9,14 +9,15 @@ import dagster as dg
 import httpx
 import pytest
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.trino import TrinoAnswer, TrinoResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.trino import TrinoAdapter, TrinoAnswer
 from kp_platform.definitions import build_definitions
 from kp_platform.engine.lag import partition_lags
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.operations.reference_data import REFERENCE_VALUES
 from kp_platform.orchestration.jobs import FLOW_TAG
+from kp_platform.settings import Settings
 from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import Event, documents, publish, search
 from kp_platform_tests.stack import Stack
@@ -24,7 +25,7 @@ from kp_platform_tests.stack import Stack
 KEY = dg.AssetKey("enriched_access_log")
 
 
-class ShortTrino(TrinoResource):
+class ShortTrino(TrinoAdapter):
     """The real Trino, losing every row of an answer, as it does when retention ate them."""
 
     @contextlib.contextmanager
@@ -43,7 +44,10 @@ def instance() -> Iterator[dg.DagsterInstance]:
 def tick(instance: dg.DagsterInstance) -> list[dg.RunRequest] | dg.SkipReason:
     """What the sensor of the access log answers right now."""
     sensor = build_definitions().resolve_sensor_def("access_log_offsets")
-    resources = {"kafka": KafkaResource(), "elasticsearch": ElasticsearchResource()}
+    resources = {
+        "kafka": KafkaAdapter(Settings()),
+        "elasticsearch": ElasticsearchAdapter(Settings()),
+    }
     with dg.build_sensor_context(instance=instance, resources=resources) as context:
         answer: Any = sensor(context)
     assert isinstance(answer, list | dg.SkipReason)
@@ -125,7 +129,7 @@ def test_partitions_that_are_spread_over_runs_are_started_and_held_apart(
         )
         assert done.metadata["rows"].value == 4
     assert all(len(documents(event.uuid)) == 1 for event in events)
-    lags = partition_lags(ACCESS_LOG, KafkaResource(), ElasticsearchResource())
+    lags = partition_lags(ACCESS_LOG, KafkaAdapter(Settings()), ElasticsearchAdapter(Settings()))
     assert sum(each.lag for each in lags) == 0
 
 
@@ -145,8 +149,8 @@ def test_a_run_indexes_reports_and_checks_what_it_did(
     assert str(metadata["query id"]) in str(metadata["query"])
     checks = {each.check_name: each for each in result.get_asset_check_evaluations()}
     assert checks["slice_complete"].passed
-    assert not checks["nothing_dead_lettered"].passed
-    assert checks["nothing_dead_lettered"].severity == dg.AssetCheckSeverity.WARN
+    assert not checks["no_dead_letters"].passed
+    assert checks["no_dead_letters"].severity == dg.AssetCheckSeverity.WARN
     assert len(documents(good.uuid)) == 1
 
 
@@ -165,7 +169,7 @@ def test_a_short_answer_fails_the_run_and_its_check(
 ) -> None:
     run(instance)
     publish(Event().value)
-    short = ShortTrino()
+    short = ShortTrino(Settings())
     job = build_definitions(resources={"trino": short}).resolve_job_def("index_access_log")
     result = job.execute_in_process(instance=instance, raise_on_error=False)
     assert not result.success
@@ -183,7 +187,7 @@ def test_positions_and_not_dagsters_history_say_what_is_to_do(quiet_stack: Stack
     with dg.DagsterInstance.ephemeral() as second:
         result = run(second)
     assert result.asset_materializations_for_node("enriched_access_log") == []
-    lags = partition_lags(ACCESS_LOG, KafkaResource(), ElasticsearchResource())
+    lags = partition_lags(ACCESS_LOG, KafkaAdapter(Settings()), ElasticsearchAdapter(Settings()))
     assert sum(each.lag for each in lags) == 0
 
 

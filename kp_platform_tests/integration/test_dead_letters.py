@@ -1,4 +1,4 @@
-"""Dead letters worked with by `kp dead` and by Dagster, on the real servers."""
+"""Dead letters worked with by `kp dlq` and by Dagster, on the real servers."""
 
 import json
 import subprocess
@@ -9,10 +9,17 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.definitions import build_definitions
 from kp_platform.flows.builtin import ACCESS_LOG
-from kp_platform_tests.integration.events import Event, dead_letters, documents, drain, publish
+from kp_platform.settings import Settings
+from kp_platform_tests.integration.events import (
+    Event,
+    dead_letters,
+    documents,
+    publish,
+    run_indexer,
+)
 from kp_platform_tests.stack import ROOT, Stack
 
 Place = tuple[int, int]
@@ -30,10 +37,10 @@ def identity(place: Place) -> str:
     return f"access_log:{letter['topic_id']}:{place[0]}:{place[1]}"
 
 
-def bury(value: bytes | None = b"not json") -> tuple[Place, str]:
+def store_dead_letters(value: bytes | None = b"not json") -> tuple[Place, str]:
     """Publish a message that becomes a dead letter; where it is, and the letter's id."""
     [place] = publish(value)
-    drain()
+    run_indexer()
     return place, identity(place)
 
 
@@ -42,10 +49,10 @@ def conflict(name: str = "presto", uri: str = "/second") -> tuple[Event, Place]:
     first = Event(uri="/first")
     second = Event(uri=uri, uuid=first.uuid, name=name)
     publish(first.value, partition=0)
-    drain()
+    run_indexer()
     [place] = publish(second.value, partition=0)
-    drain()
-    client = ElasticsearchResource().client()
+    run_indexer()
+    client = ElasticsearchAdapter(Settings()).client()
     [taken] = client.search(index=ACCESS_LOG.index, query={"term": {"uuid": first.uuid}})["hits"][
         "hits"
     ]
@@ -54,7 +61,7 @@ def conflict(name: str = "presto", uri: str = "/second") -> tuple[Event, Place]:
 
 
 def listed(stack: Stack, *arguments: str) -> dict[str, dict[str, Any]]:
-    found = json.loads(stack.kp("dead", "list", "--json", "--limit", "10000", *arguments).stdout)
+    found = json.loads(stack.kp("dlq", "list", "--json", "--limit", "10000", *arguments).stdout)
     return {letter["id"]: letter for letter in found["letters"]}
 
 
@@ -62,12 +69,12 @@ def test_a_letter_is_replayed_when_its_message_has_become_good(quiet_stack: Stac
     event, place = conflict(name="kafka")
     assert [letter["reason"] for letter in dead_letters(*place)] == ["conflict"]
     letter_id = identity(place)
-    said = quiet_stack.kp("dead", "replay", letter_id, "--dry-run")
+    said = quiet_stack.kp("dlq", "retry", letter_id, "--dry-run")
     assert said.stdout == "would read 1 of 1 messages again\n"
-    said = quiet_stack.kp("dead", "replay", letter_id, "--dry-run", "--json")
+    said = quiet_stack.kp("dlq", "retry", letter_id, "--dry-run", "--json")
     assert json.loads(said.stdout) == {"readable": [letter_id], "unreadable": []}
     assert documents(event.uuid) == []
-    said = quiet_stack.kp("dead", "replay", letter_id)
+    said = quiet_stack.kp("dlq", "retry", letter_id)
     assert said.stdout == (
         "1 became good and are removed, 0 are still dead, 0 cannot be read again\n"
     )
@@ -76,21 +83,21 @@ def test_a_letter_is_replayed_when_its_message_has_become_good(quiet_stack: Stac
     assert document["enrichment"] == {"state": "complete", "missing": []}
     assert document["test_name"] == document["redis_key"] == "kafka"
     assert dead_letters(*place) == []
-    gone = quiet_stack.kp("dead", "replay", letter_id, check=False)
-    assert gone.stderr == f"kp: there is no dead letter {letter_id}; see `kp dead list`\n"
+    gone = quiet_stack.kp("dlq", "retry", letter_id, check=False)
+    assert gone.stderr == f"kp: there is no dead letter {letter_id}; see `kp dlq list`\n"
 
 
 def test_a_letter_that_is_still_bad_stays_and_says_so(quiet_stack: Stack) -> None:
-    place, letter_id = bury(b"not json")
-    said = quiet_stack.kp("dead", "replay", letter_id, check=False)
+    place, letter_id = store_dead_letters(b"not json")
+    said = quiet_stack.kp("dlq", "retry", letter_id, check=False)
     assert said.returncode == 1
     first, second = said.stdout.splitlines()
     assert first == (
         "0 became good and are removed, 1 are still dead (1 not_json), 0 cannot be read again"
     )
     assert second.startswith(f"still dead: {letter_id}: not_json: ")
-    assert said.stderr == "kp: 1 of 1 dead letters remain; see `kp dead list`\n"
-    told = json.loads(quiet_stack.kp("dead", "replay", letter_id, "--json", check=False).stdout)
+    assert said.stderr == "kp: 1 of 1 dead letters remain; see `kp dlq list`\n"
+    told = json.loads(quiet_stack.kp("dlq", "retry", letter_id, "--json", check=False).stdout)
     assert [each["id"] for each in told["still_dead"]] == [letter_id]
     [letter] = dead_letters(*place)
     assert letter["replayed_at"] > letter["@timestamp"]
@@ -100,9 +107,9 @@ def test_the_job_replays_what_its_config_names_and_tells_nothing_of_the_message(
     quiet_stack: Stack, instance: dg.DagsterInstance
 ) -> None:
     event, place = conflict(uri="/a-secret")
-    still, still_id = bury(b"a-secret that is not json")
+    still, still_id = store_dead_letters(b"a-secret that is not json")
     config = {"ids": [identity(place), still_id]}
-    job = build_definitions().resolve_job_def("replay_dead_letters")
+    job = build_definitions().resolve_job_def("retry_dead_letters")
     done = job.execute_in_process(
         run_config={"ops": {"replay": {"config": config}}}, instance=instance
     )
@@ -122,11 +129,11 @@ def test_the_job_replays_what_its_config_names_and_tells_nothing_of_the_message(
 def test_the_asset_counts_the_letters_and_warns_of_open_ones(
     quiet_stack: Stack, instance: dg.DagsterInstance
 ) -> None:
-    bury(b"a-secret that is not json")
+    store_dead_letters(b"a-secret that is not json")
     definitions = build_definitions()
     asset = definitions.get_assets_def("dead_letters")
     done = dg.materialize(
-        [asset], resources={"elasticsearch": ElasticsearchResource()}, instance=instance
+        [asset], resources={"elasticsearch": ElasticsearchAdapter(Settings())}, instance=instance
     )
     [materialization] = done.asset_materializations_for_node("dead_letters")
     letters = listed(quiet_stack)
@@ -140,13 +147,13 @@ def test_the_asset_counts_the_letters_and_warns_of_open_ones(
 
 
 def test_a_hostile_message_is_shown_inert_and_written_exactly(quiet_stack: Stack) -> None:
-    _, letter_id = bury(HOSTILE)
-    shown = quiet_stack.kp("dead", "show", letter_id).stdout
+    _, letter_id = store_dead_letters(HOSTILE)
+    shown = quiet_stack.kp("dlq", "show", letter_id).stdout
     assert r"value            \x1b]0;owned\x07\x1b[2J {\u202e" in shown.splitlines()
-    for said in (shown, quiet_stack.kp("dead", "list").stdout, *map(str, listed(quiet_stack))):
+    for said in (shown, quiet_stack.kp("dlq", "list").stdout, *map(str, listed(quiet_stack))):
         assert all(each.isprintable() or each == "\n" for each in said)
     done = subprocess.run(
-        [sys.executable, "-m", "kp_platform", "dead", "show", letter_id, "--raw"],
+        [sys.executable, "-m", "kp_platform", "dlq", "show", letter_id, "--raw"],
         env=quiet_stack.variables,
         cwd=ROOT,
         capture_output=True,
@@ -157,26 +164,26 @@ def test_a_hostile_message_is_shown_inert_and_written_exactly(quiet_stack: Stack
 
 
 def test_letters_are_listed_the_latest_first_by_flow_and_reason(quiet_stack: Stack) -> None:
-    _, first = bury(b"not json")
-    _, second = bury(b"[]")
+    _, first = store_dead_letters(b"not json")
+    _, second = store_dead_letters(b"[]")
     assert list(listed(quiet_stack))[:2] == [second, first]
     of_reason = listed(quiet_stack, "--flow", "access_log", "--reason", "not_json")
     assert (first in of_reason, second in of_reason) == (True, False)
-    lines = quiet_stack.kp("dead", "list", "--limit", "1").stdout.splitlines()
+    lines = quiet_stack.kp("dlq", "list", "--limit", "1").stdout.splitlines()
     assert lines[1].split()[:2] == [second, "access_log"]
     assert lines[-1].startswith("1 shown of ")
 
 
 def test_a_dropped_letter_keeps_its_place_and_loses_its_bytes(quiet_stack: Stack) -> None:
-    place, letter_id = bury(b"a-secret that is not json")
-    asked = quiet_stack.kp("dead", "drop", letter_id, check=False)
+    place, letter_id = store_dead_letters(b"a-secret that is not json")
+    asked = quiet_stack.kp("dlq", "discard", letter_id, check=False)
     assert asked.stderr == "kp: would drop 1 dead letters: say --yes\n"
-    assert quiet_stack.kp("dead", "drop", letter_id, "--yes").stdout == "1 dead letters dropped\n"
+    assert quiet_stack.kp("dlq", "discard", letter_id, "--yes").stdout == "1 dead letters dropped\n"
     [letter] = dead_letters(*place)
     assert (letter["key"], letter["value"], letter["reason"]) == (None, None, "not_json")
     assert letter_id not in listed(quiet_stack)
     assert listed(quiet_stack, "--all")[letter_id]["dropped_at"] == letter["dropped_at"]
-    raw = quiet_stack.kp("dead", "show", letter_id, "--raw", check=False)
-    assert raw.stderr == f"kp: its bytes were dropped at {letter['dropped_at']}\n"
-    again = quiet_stack.kp("dead", "replay", letter_id, check=False)
-    assert f"{letter_id}: it was dropped at {letter['dropped_at']}" in again.stdout
+    raw = quiet_stack.kp("dlq", "show", letter_id, "--raw", check=False)
+    assert raw.stderr == f"kp: its bytes were dropped at {letter['discarded_at']}\n"
+    again = quiet_stack.kp("dlq", "retry", letter_id, check=False)
+    assert f"{letter_id}: it was dropped at {letter['discarded_at']}" in again.stdout

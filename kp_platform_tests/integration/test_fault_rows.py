@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from kp_platform_tests.conftest import OFFSETS
-from kp_platform_tests.fault_injection.harness import House
+from kp_platform_tests.fault_injection.harness import FaultHarness
 from kp_platform_tests.fault_injection.ledger import Amounts
 from kp_platform_tests.fault_injection.oracle import KINDS
 from kp_platform_tests.fault_injection.rows import QUICK, QUICK_ON_CLUSTER, Row
@@ -28,8 +28,8 @@ def repaired(stack: Stack) -> Iterator[None]:
 
 @pytest.mark.parametrize("row", QUICK, ids=lambda row: f"{row.key}-{row.name.replace(' ', '-')}")
 def test_nothing_is_lost_doubled_or_wrong_after(row: Row, whole_stack: Stack) -> None:
-    house = House(whole_stack.settings, whole_stack.variables)
-    judge(Laboratory.of(house, alone=False), row)
+    harness = FaultHarness(whole_stack.settings, whole_stack.variables)
+    judge(Laboratory.of(harness, alone=False), row)
 
 
 def judge(laboratory: Laboratory, row: Row) -> Result:
@@ -42,6 +42,6 @@ def judge(laboratory: Laboratory, row: Row) -> Result:
 def test_a_cluster_survives_that_a_broker_a_worker_and_a_run_are_killed() -> None:
     tempo = {"follow_idle_seconds": 5, "sensor_wait_seconds": 5}
     with temporary_stack("cluster", OFFSETS, is_cluster=True, **tempo) as stack:
-        laboratory = Laboratory.of(House(stack.settings, stack.variables), alone=True)
+        laboratory = Laboratory.of(FaultHarness(stack.settings, stack.variables), alone=True)
         result = judge(laboratory, QUICK_ON_CLUSTER)
     assert "12 partitions" in result.note

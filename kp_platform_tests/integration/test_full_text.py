@@ -4,11 +4,12 @@ import uuid
 
 import pytest
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.trino import TrinoResource
-from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.trino import TrinoAdapter
+from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.flows.builtin import FULL_TEXT
+from kp_platform.settings import Settings
 from kp_platform_tests.integration.events import dead_letters, json_value, publish
 from kp_platform_tests.stack import Stack
 
@@ -16,16 +17,22 @@ LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_r
 
 
 @pytest.fixture
-def pipeline(quiet_stack: Stack) -> Pipeline:
-    return Pipeline(FULL_TEXT, KafkaResource(), TrinoResource(), ElasticsearchResource(), LIMITS)
+def indexer(quiet_stack: Stack) -> Indexer:
+    return Indexer(
+        FULL_TEXT,
+        KafkaAdapter(Settings()),
+        TrinoAdapter(Settings()),
+        ElasticsearchAdapter(Settings()),
+        LIMITS,
+    )
 
 
-def register(pipeline: Pipeline, *texts: str) -> list[str]:
+def register(indexer: Indexer, *texts: str) -> list[str]:
     """Publish notes and index them; returns their uuids."""
     ids = [str(uuid.uuid4()) for _ in texts]
     notes = [json_value(uuid=key, text=text) for key, text in zip(ids, texts, strict=True)]
     publish(*notes, topic=FULL_TEXT.topic)
-    list(pipeline.drain())
+    list(indexer.run())
     return ids
 
 
@@ -43,9 +50,9 @@ TEXTS = {
 }
 
 
-def test_every_text_is_indexed_as_it_was_written(pipeline: Pipeline) -> None:
-    ids = register(pipeline, *TEXTS.values())
-    index = ElasticsearchResource()
+def test_every_text_is_indexed_as_it_was_written(indexer: Indexer) -> None:
+    ids = register(indexer, *TEXTS.values())
+    index = ElasticsearchAdapter(Settings())
     found = {key: index.find(FULL_TEXT.index, "uuid", key)[0].source for key in ids}
     for key, (what, text) in zip(ids, TEXTS.items(), strict=True):
         assert found[key]["text"] == text, what
@@ -54,10 +61,10 @@ def test_every_text_is_indexed_as_it_was_written(pipeline: Pipeline) -> None:
     assert lengths[-2:] == [0, 0]  # what the page leaves out
 
 
-def test_a_note_is_found_by_its_words_and_has_no_enrichment(pipeline: Pipeline) -> None:
+def test_a_note_is_found_by_its_words_and_has_no_enrichment(indexer: Indexer) -> None:
     word = f"w{uuid.uuid4().hex}"
-    [mine, _] = register(pipeline, f"the {word.upper()} stands here", "and not there")
-    search = ElasticsearchResource().client().search
+    [mine, _] = register(indexer, f"the {word.upper()} stands here", "and not there")
+    search = ElasticsearchAdapter(Settings()).client().search
     answer = search(index=FULL_TEXT.index, query={"match": {"text": word}})
     [hit] = answer["hits"]["hits"]
     assert hit["_source"]["uuid"] == mine
@@ -65,8 +72,8 @@ def test_a_note_is_found_by_its_words_and_has_no_enrichment(pipeline: Pipeline) 
     assert "enrichment" not in hit["_source"]
 
 
-def test_a_note_without_a_text_is_a_dead_letter(pipeline: Pipeline) -> None:
+def test_a_note_without_a_text_is_a_dead_letter(indexer: Indexer) -> None:
     [place] = publish(json_value(uuid=str(uuid.uuid4())), topic=FULL_TEXT.topic)
-    list(pipeline.drain())
+    list(indexer.run())
     [letter] = dead_letters(*place, FULL_TEXT.topic)
     assert letter["reason"] == "missing_field"

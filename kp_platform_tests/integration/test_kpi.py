@@ -10,11 +10,12 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.definitions import build_definitions
 from kp_platform.orchestration.kpi import key_of
+from kp_platform.settings import Settings
 from kp_platform_tests.conftest import wait_for
-from kp_platform_tests.integration.events import Event, drain, publish, search, unused_hours
+from kp_platform_tests.integration.events import Event, publish, run_indexer, search, unused_hours
 from kp_platform_tests.stack import Stack
 
 HOUR = timedelta(hours=1)
@@ -29,7 +30,7 @@ def caught_up(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if "quiet_stack" in request.fixturenames:
         request.getfixturevalue("quiet_stack")
         monkeypatch.setenv("KP_KPI_SECONDS", "0")
-        drain()
+        run_indexer()
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def backfill(instance: dg.DagsterInstance, first: datetime, last: datetime) -> d
 def tick(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
     """The runs that the sensor asks for right now."""
     sensor = build_definitions().resolve_sensor_def("access_kpi_hours")
-    resources = {"elasticsearch": ElasticsearchResource()}
+    resources = {"elasticsearch": ElasticsearchAdapter(Settings())}
     with dg.build_sensor_context(instance=instance, resources=resources) as context:
         return list(sensor.evaluate_tick(context).run_requests or [])
 
@@ -101,7 +102,7 @@ def kpi(hour: datetime, scope: str) -> dict[str, dict[str, Any]]:
 
 def delays(hour: datetime) -> list[tuple[str, int]]:
     """Name and delay of each raw document of the hour, by a plain search."""
-    client = ElasticsearchResource().client()
+    client = ElasticsearchAdapter(Settings()).client()
     window = {"gte": hour.isoformat(), "lt": (hour + HOUR).isoformat()}
     answer = client.search(index="log.index", query={"range": {"@timestamp": window}}, size=10_000)
     found = []
@@ -146,7 +147,7 @@ def test_hours_equal_an_independent_count_after_a_backfill_over_several_hours(
     events = {hour: publish_in(hour, 60 + n, seed=n) for n, hour in enumerate(hours[:3])}
     sent_again = events[hours[0]][:5]
     publish(*(event.value for event in sent_again), at=hours[0])  # not accesses
-    drain()
+    run_indexer()
     materialized = backfill(instance, hours[0], hours[3])
     assert list(materialized) == [key_of(hour) for hour in hours]
     for hour in hours[:3]:
@@ -167,13 +168,13 @@ def test_late_events_are_noticed_and_only_their_hour_is_computed_again(
 ) -> None:
     hours = unused_hours(3)
     events = {hour: publish_in(hour, 40, seed=n) for n, hour in enumerate(hours)}
-    drain()
+    run_indexer()
     assert settle(instance) >= {key_of(hour) for hour in hours}
     assert settle(instance) == set()
     late = [Event(name="kafka", uri="/late"), Event(name="late", uri="/late")]
     publish(*(event.value for event in late), at=hours[1] + HOUR / 2)
     publish(b"late and not json", at=hours[2])
-    drain()
+    run_indexer()
     assert settle(instance) == {key_of(hours[1]), key_of(hours[2])}
     check(hours[0], events[hours[0]], dead_letters=3)
     check(hours[1], events[hours[1]] + late, dead_letters=3)
@@ -187,10 +188,10 @@ def test_documents_that_were_enriched_anew_or_are_gone_are_noticed(
     gone = f"gone-{uuid.uuid4().hex}"
     stays, goes = Event(name="nobody"), Event(name=gone)
     publish(stays.value, goes.value, at=hour)
-    drain()
+    run_indexer()
     settle(instance)
     assert kpi(hour, "name").keys() == {"nobody", gone}
-    client, index = ElasticsearchResource().client(), f"log.index-{hour:%Y.%m.%d}"
+    client, index = ElasticsearchAdapter(Settings()).client(), f"log.index-{hour:%Y.%m.%d}"
     client.update(index=index, id=stays.uuid, doc={"enrichment": {"state": "complete"}})
     client.delete(index=index, id=goes.uuid)
     client.indices.refresh(index=index)
@@ -205,10 +206,10 @@ def test_an_hour_just_computed_waits_for_its_pause(
 ) -> None:
     [hour] = unused_hours(1)
     publish(Event().value, at=hour)
-    drain()
+    run_indexer()
     settle(instance)
     publish(Event().value, at=hour)
-    drain()
+    run_indexer()
     monkeypatch.setenv("KP_KPI_SECONDS", "3600")
     assert tick(instance) == []
     monkeypatch.setenv("KP_KPI_SECONDS", "0")

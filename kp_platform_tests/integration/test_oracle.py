@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from kp_platform_tests.fault_injection.controls import CONTROLS, judged, sound
-from kp_platform_tests.fault_injection.harness import House
+from kp_platform_tests.fault_injection.harness import FaultHarness
 from kp_platform_tests.fault_injection.ledger import Ledger
 from kp_platform_tests.fault_injection.oracle import KINDS, Oracle
 from kp_platform_tests.fault_injection.servers import Servers
@@ -31,7 +31,7 @@ def test_the_oracle_imports_nothing_of_what_it_judges(name: str) -> None:
 def servers(quiet_stack: Stack) -> Iterator[Servers]:
     """Nobody indexes but the test, and everything is indexed; its documents go afterwards."""
     sound()
-    servers = House(quiet_stack.settings, quiet_stack.variables).servers
+    servers = FaultHarness(quiet_stack.settings, quiet_stack.variables).servers
     yield servers
     with servers.search() as search:
         for hit in list(search.scan("log.index", {"prefix": {"uri": "/oracle/"}}, [])):

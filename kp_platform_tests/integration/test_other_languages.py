@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.mysql import MySQLResource
-from kp_platform.adapters.trino import TrinoResource
-from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.mysql import MySQLAdapter
+from kp_platform.adapters.trino import TrinoAdapter
+from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.lag import partition_lags
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.operations.reference_data import REFERENCE_VALUES
+from kp_platform.settings import Settings
 from kp_platform_tests.integration.events import Event, documents, publish
 from kp_platform_tests.stack import ROOT, Stack
 
@@ -48,13 +49,17 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def pipeline(quiet_stack: Stack) -> Pipeline:
+def indexer(quiet_stack: Stack) -> Indexer:
     """A pipeline that is caught up with what other tests have sent."""
-    pipeline = Pipeline(
-        ACCESS_LOG, KafkaResource(), TrinoResource(), ElasticsearchResource(), LIMITS
+    indexer = Indexer(
+        ACCESS_LOG,
+        KafkaAdapter(Settings()),
+        TrinoAdapter(Settings()),
+        ElasticsearchAdapter(Settings()),
+        LIMITS,
     )
-    list(pipeline.drain())
-    return pipeline
+    list(indexer.run())
+    return indexer
 
 
 def readme() -> str:
@@ -89,18 +94,16 @@ def consume(programs: Path, group: str, identities: set[str]) -> list[dict[str, 
     return found
 
 
-def positions(pipeline: Pipeline) -> dict[int, int | None]:
-    lags = partition_lags(ACCESS_LOG, pipeline.log, ElasticsearchResource())
+def positions(indexer: Indexer) -> dict[int, int | None]:
+    lags = partition_lags(ACCESS_LOG, indexer.log, ElasticsearchAdapter(Settings()))
     return {each.partition: each.position for each in lags}
 
 
-def test_events_from_go_come_out_enriched_like_any_other(
-    pipeline: Pipeline, programs: Path
-) -> None:
+def test_events_from_go_come_out_enriched_like_any_other(indexer: Indexer, programs: Path) -> None:
     ours = Event(name="kafka")
     sent = produce(programs, "-count", "20", "-name", "kafka")
     publish(ours.value)
-    list(pipeline.drain())
+    list(indexer.run())
     [reference] = documents(ours.uuid)
     found = documents(*(event["uuid"] for event in sent))
     assert len(sent) == len(found) == 20
@@ -110,7 +113,7 @@ def test_events_from_go_come_out_enriched_like_any_other(
         (f"/from/go/{number}?q=caf%C3%A9", "kafka") for number in range(20)
     )
     for document in found:
-        assert document["test_id"] == MySQLResource().ids()["kafka"]
+        assert document["test_id"] == MySQLAdapter(Settings()).ids()["kafka"]
         assert document["redis_value"] == REFERENCE_VALUES["kafka"]
         assert document["enrichment"] == {"state": "complete", "missing": []}
         assert document.keys() == reference.keys()
@@ -118,23 +121,23 @@ def test_events_from_go_come_out_enriched_like_any_other(
         assert {name: document[name] for name in common} == {n: reference[n] for n in common}
 
 
-def test_a_name_of_any_script_from_go_arrives_as_it_is(pipeline: Pipeline, programs: Path) -> None:
+def test_a_name_of_any_script_from_go_arrives_as_it_is(indexer: Indexer, programs: Path) -> None:
     name = '<b>Grüße</b> "q" \\ 漢字 🙂 & \''
     [sent] = produce(programs, "-name", name)
-    list(pipeline.drain())
+    list(indexer.run())
     [document] = documents(sent["uuid"])
     assert document["name"] == sent["name"] == name
     assert document["enrichment"] == {"state": "none", "missing": ["mysql", "redis"]}
 
 
 def test_go_reads_the_topic_beside_the_platform_and_moves_nothing_of_it(
-    pipeline: Pipeline, programs: Path
+    indexer: Indexer, programs: Path
 ) -> None:
     ours = Event(name="kafka")
     publish(ours.value)
     sent = {event["uuid"]: event for event in produce(programs, "-count", "3")}
-    before = positions(pipeline)
-    mirrored = KafkaResource().committed(ACCESS_LOG.consumer_group, ACCESS_LOG.topic)
+    before = positions(indexer)
+    mirrored = KafkaAdapter(Settings()).committed(ACCESS_LOG.consumer_group, ACCESS_LOG.topic)
     group = f"go-{uuid.uuid4()}"
 
     read = {line["event"]["uuid"]: line for line in consume(programs, group, {ours.uuid, *sent})}
@@ -144,13 +147,13 @@ def test_go_reads_the_topic_beside_the_platform_and_moves_nothing_of_it(
         **sent,
     }
     assert read[ours.uuid]["headers"] == {}
-    committed = KafkaResource().committed(group, ACCESS_LOG.topic)
+    committed = KafkaAdapter(Settings()).committed(group, ACCESS_LOG.topic)
     assert all(committed[line["partition"]] > line["offset"] for line in read.values())
-    assert positions(pipeline) == before
-    after = KafkaResource().committed(ACCESS_LOG.consumer_group, ACCESS_LOG.topic)
+    assert positions(indexer) == before
+    after = KafkaAdapter(Settings()).committed(ACCESS_LOG.consumer_group, ACCESS_LOG.topic)
     assert after == mirrored
 
-    list(pipeline.drain())
+    list(indexer.run())
     for document in documents(*sent):
         line = read[document["uuid"]]
         assert (document["partition"], document["offset"]) == (line["partition"], line["offset"])

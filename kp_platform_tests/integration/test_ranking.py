@@ -13,17 +13,18 @@ import dagster as dg
 import pytest
 import redis
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.mysql import MySQLResource
-from kp_platform.adapters.redis import RedisResource
-from kp_platform.adapters.trino import TrinoResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.mysql import MySQLAdapter
+from kp_platform.adapters.redis import RedisAdapter
+from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.analytics.ranking import Ranking
 from kp_platform.definitions import build_definitions
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.operations.reference_data import REFERENCE_VALUES
+from kp_platform.settings import Settings
 from kp_platform_tests.conftest import wait_for
-from kp_platform_tests.integration.events import Event, drain, publish, search, unused_hours
+from kp_platform_tests.integration.events import Event, publish, run_indexer, search, unused_hours
 from kp_platform_tests.stack import ROOT, Stack
 
 HOUR = timedelta(hours=1)
@@ -44,10 +45,10 @@ while True:
 def ranking(size: int = 100) -> Ranking:
     return Ranking(
         flow=ACCESS_LOG,
-        log=KafkaResource(),
-        engine=TrinoResource(),
-        store=ElasticsearchResource(),
-        board=RedisResource(),
+        log=KafkaAdapter(Settings()),
+        engine=TrinoAdapter(Settings()),
+        store=ElasticsearchAdapter(Settings()),
+        board=RedisAdapter(Settings()),
         window_seconds=3600,
         size=size,
     )
@@ -58,7 +59,7 @@ def caught_up(request: pytest.FixtureRequest) -> None:
     """Everything that other tests have sent is indexed."""
     if "quiet_stack" in request.fixturenames:
         request.getfixturevalue("quiet_stack")
-        drain()
+        run_indexer()
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_the_ranking_is_an_independent_count_of_the_window(
     publish(Event().value, b"not an event", at=hour - MILLISECOND)  # before the window
     publish(Event().value, at=hour + HOUR)  # its end is not part of it
     publish(b"not an event", at=hour)
-    drain()
+    run_indexer()
     report = ranking().compute(hour + HOUR)
     names, uris = counted([e.name for e in events]), counted([e.uri for e in events])
     assert popular(plain_redis, "ranking:names") == names
@@ -148,11 +149,11 @@ def test_each_place_is_joined_with_mysql_redis_and_its_latest_event(quiet_stack:
         Event(name="presto", uri=f"/{marker}/b"),
     ]
     publish_in(hour, events)
-    drain()
+    run_indexer()
     ranking().compute(hour + HOUR)
     presto, nobody = ranked_documents("name")
     assert (presto["key"], presto["test_name"]) == ("presto", "presto")
-    assert presto["test_id"] == MySQLResource().ids()["presto"]
+    assert presto["test_id"] == MySQLAdapter(Settings()).ids()["presto"]
     assert presto["created_at"].endswith("Z")
     assert presto["redis_value"] == REFERENCE_VALUES["presto"]
     missing = ("test_id", "test_name", "created_at", "redis_value")
@@ -169,7 +170,7 @@ def test_a_smaller_ranking_leaves_nothing_of_the_larger_and_an_empty_window_noth
 ) -> None:
     [hour] = unused_hours(1)
     publish_in(hour, [Event(name=f"n{number}") for number in range(6)])
-    drain()
+    run_indexer()
     ranking().compute(hour + HOUR)
     assert [each["key"] for each in ranked_documents("name")] == [
         "n5",
@@ -200,7 +201,7 @@ def test_a_run_that_is_killed_leaves_the_old_ranking_or_the_new_and_the_next_is_
         events = some_events(uuid.uuid4().hex)
         publish_in(hour, events)
         expected[hour] = counted([e.name for e in events]), counted([e.uri for e in events])
-    drain()
+    run_indexer()
     ends = [(hour + HOUR).isoformat() for hour in hours]
     for attempt in range(3):
         run = subprocess.Popen(
@@ -243,7 +244,7 @@ def test_a_message_that_trino_cannot_decode_does_not_spoil_the_ranking(quiet_sta
     publish(before.value, at=hour, partition=2)
     publish(b'{"name": ' + b"[" * 2_000 + b"]" * 2_000 + b"}", partition=2)
     publish(after.value, at=hour + MILLISECOND, partition=2)
-    drain()
+    run_indexer()
     ranking().compute(hour + HOUR)
     [found] = ranked_documents("name")
     assert (found["accesses"], found["last_uuid"]) == (2, after.uuid)
@@ -253,10 +254,10 @@ def tick(instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
     """What the sensor of the ranking answers right now."""
     sensor = build_definitions().resolve_sensor_def("access_ranking_refresh")
     resources = {
-        "kafka": KafkaResource(),
-        "trino": TrinoResource(),
-        "elasticsearch": ElasticsearchResource(),
-        "redis": RedisResource(),
+        "kafka": KafkaAdapter(Settings()),
+        "trino": TrinoAdapter(Settings()),
+        "elasticsearch": ElasticsearchAdapter(Settings()),
+        "redis": RedisAdapter(Settings()),
     }
     with dg.build_sensor_context(instance=instance, resources=resources) as context:
         answer = sensor(context)
@@ -278,7 +279,7 @@ def test_the_sensor_asks_for_a_run_when_accesses_changed_and_only_then(
     monkeypatch.setenv("KP_RANKING_WINDOW_SECONDS", "1000000000")  # nothing leaves it meanwhile
     monkeypatch.setenv("KP_RANKING_SECONDS", "0")
     publish(Event().value)
-    drain()
+    run_indexer()
     asked = tick(instance)
     assert isinstance(asked, dg.RunRequest)
     metadata = run_job(instance)
@@ -288,7 +289,7 @@ def test_the_sensor_asks_for_a_run_when_accesses_changed_and_only_then(
     assert isinstance(at_rest, dg.SkipReason)
     assert at_rest.skip_message == f"{events} events in the last 1000000000 s, ranked {events}"
     publish(Event().value)
-    drain()
+    run_indexer()
     again = tick(instance)
     assert isinstance(again, dg.RunRequest)
     assert f"{events + 1} events" in again.tags["kp/reason"]

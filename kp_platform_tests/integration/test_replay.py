@@ -13,15 +13,16 @@ import dagster as dg
 import httpx
 import pytest
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.redis import RedisResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.redis import RedisAdapter
 from kp_platform.definitions import build_definitions
 from kp_platform.engine import index_registry, positions
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.operations.reference_data import REFERENCE_VALUES
+from kp_platform.settings import Settings
 from kp_platform_tests.conftest import wait_for
-from kp_platform_tests.integration.events import Event, drain, publish, search, unused_hours
+from kp_platform_tests.integration.events import Event, publish, run_indexer, search, unused_hours
 from kp_platform_tests.stack import Stack
 
 
@@ -29,19 +30,19 @@ from kp_platform_tests.stack import Stack
 def another_value(quiet_stack: Stack) -> Iterator[str]:
     """The value of `presto` in Redis, changed without a word."""
     value = f"https://{uuid.uuid4()}.example/"
-    RedisResource().set_values({"presto": value})
+    RedisAdapter(Settings()).set_values({"presto": value})
     yield value
-    RedisResource().set_values({"presto": REFERENCE_VALUES["presto"]})
+    RedisAdapter(Settings()).set_values({"presto": REFERENCE_VALUES["presto"]})
 
 
 def logs(marker: str) -> list[dict[str, Any]]:
-    ElasticsearchResource().refresh(ACCESS_LOG.index)
+    ElasticsearchAdapter(Settings()).refresh(ACCESS_LOG.index)
     return search(ACCESS_LOG.index, {"prefix": {"uri": f"/{marker}/"}}, ["partition", "offset"])
 
 
 def held() -> dict[int, int]:
-    state = KafkaResource().topic_state(ACCESS_LOG.topic)
-    return positions.offsets(positions.read(ElasticsearchResource(), ACCESS_LOG, state))
+    state = KafkaAdapter(Settings()).topic_state(ACCESS_LOG.topic)
+    return positions.offsets(positions.read(ElasticsearchAdapter(Settings()), ACCESS_LOG, state))
 
 
 def without(document: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -51,11 +52,11 @@ def without(document: dict[str, Any], *names: str) -> dict[str, Any]:
 @pytest.fixture
 def day_of_events(quiet_stack: Stack) -> tuple[datetime, str]:
     """A day in which only these 40 events are, and what their uris begin with."""
-    drain()
+    run_indexer()
     [hour] = unused_hours(1)
     marker = uuid.uuid4().hex
     publish(*(Event(uri=f"/{marker}/{number}").value for number in range(40)), at=hour)
-    drain()
+    run_indexer()
     return hour, marker
 
 
@@ -83,7 +84,7 @@ def test_a_day_is_made_again_by_the_command_line(
         changed = ("redis_value", "run_id")
         assert without(new, *changed) == without(old, *changed)
     assert held() == held_before
-    assert index_registry.deleted(ElasticsearchResource(), ACCESS_LOG) == []
+    assert index_registry.missing(ElasticsearchAdapter(Settings()), ACCESS_LOG) == []
 
 
 def test_offsets_of_a_run_are_made_again(
@@ -194,16 +195,16 @@ def test_today_changes_places_under_load_without_a_failed_or_half_filled_answer(
         told = whole_stack.kp("replay", "--from", day, "--new-indices", "--json", check=False)
         assert told.returncode == 0, told.stderr
         report = json.loads(told.stdout)
-        assert report["exchanged"] == [f"log.index-{day.replace('-', '.')}"]
+        assert report["swapped"] == [f"log.index-{day.replace('-', '.')}"]
         assert report["remade"] >= count
     assert (failed_visits, failed_reads) == ([], [])
     assert looks > 3
     assert all(held()[part] >= before[part] for part in before)
-    client = ElasticsearchResource().client()
+    client = ElasticsearchAdapter(Settings()).client()
     query = {"prefix": {"uri": f"/?page={marker}-"}}
 
     def found() -> int:
         return int(client.count(index=ACCESS_LOG.index, query=query)["count"])
 
     wait_for(lambda: found() == sent, f"{sent} visits", seconds=120)
-    assert index_registry.deleted(ElasticsearchResource(), ACCESS_LOG) == []
+    assert index_registry.missing(ElasticsearchAdapter(Settings()), ACCESS_LOG) == []

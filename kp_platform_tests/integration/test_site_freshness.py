@@ -6,13 +6,14 @@ import anyio
 import pytest
 from starlette.testclient import TestClient
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.engine import heartbeat
 from kp_platform.engine import lag as platform
 from kp_platform.flows.builtin import ACCESS_LOG, FLOWS
+from kp_platform.settings import Settings
 from kp_platform_tests.conftest import wait_for
-from kp_platform_tests.integration.events import Event, drain, publish
+from kp_platform_tests.integration.events import Event, publish, run_indexer
 from kp_platform_tests.stack import Stack
 from kp_platform_tests.unit.web_emitter.fakes import FakeFreshness, FakeLogs, enriched_log
 from kp_platform_tests.unit.web_emitter.html import Tags
@@ -65,7 +66,7 @@ def test_the_page_says_how_fresh_it_is(
     search: FakeLogs,
     freshness: FakeFreshness,
     lag: int | None,
-    beat_seconds_ago: int,
+    heartbeat_age: int,
     said: str,
 ) -> None:
     search.logs = (enriched_log(),)
@@ -78,7 +79,7 @@ def test_the_page_says_how_fresh_it_is(
                 topic="analyze.action",
                 partitions=None if lag is None else waiting(lag),
                 run_id=RUN,
-                beat_at=NOW - timedelta(seconds=beat_seconds_ago),
+                beat_at=NOW - timedelta(seconds=heartbeat_age),
             ),
         ),
     )
@@ -109,7 +110,7 @@ async def _noted(asked: list[None]) -> None:
 
 def test_it_is_what_kp_lag_says(quiet_stack: Stack) -> None:
     publish(Event().value)
-    drain()
+    run_indexer()
     publish(*(Event().value for _ in range(7)))
     settings = quiet_stack.settings
 
@@ -125,7 +126,9 @@ def test_it_is_what_kp_lag_says(quiet_stack: Stack) -> None:
     assert found.access_log.lag == 7
     states = {each.flow: each for each in found.flows}
     for flow in FLOWS:
-        lags = platform.partition_lags(flow, KafkaResource(), ElasticsearchResource())
+        lags = platform.partition_lags(
+            flow, KafkaAdapter(Settings()), ElasticsearchAdapter(Settings())
+        )
         if all(each.position is None for each in lags):
             continue  # nothing was read of it yet
         partitions = states[flow.name].partitions
@@ -136,11 +139,11 @@ def test_it_is_what_kp_lag_says(quiet_stack: Stack) -> None:
 
 
 def test_of_the_runs_that_share_a_flow_the_latest_beat_is_told(quiet_stack: Stack) -> None:
-    store, flow = ElasticsearchResource(), "shared_flow"
+    store, flow = ElasticsearchAdapter(Settings()), "shared_flow"
     publish(Event().value)
-    drain()
+    run_indexer()
     for work, run in {flow: "all", f"{flow}:0-1": "first", f"{flow}:2-3": "second"}.items():
-        heartbeat.beat(store, work, run)
+        heartbeat.send(store, work, run)
     store.refresh(heartbeat.INDEX)
 
     async def ask() -> dict[str, str]:

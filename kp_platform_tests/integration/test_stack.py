@@ -10,14 +10,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kp_platform.adapters.mysql import MySQLResource
-from kp_platform.adapters.redis import RedisResource
+from kp_platform.adapters.mysql import MySQLAdapter
+from kp_platform.adapters.redis import RedisAdapter
 from kp_platform.cli.main import SERVICES
 from kp_platform.flows.builtin import FLOWS
 from kp_platform.local import supervisor
 from kp_platform.local.servers import services
 from kp_platform.local.supervisor import Supervisor
 from kp_platform.operations.reference_data import REFERENCE_VALUES
+from kp_platform.settings import Settings
 from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.stack import ROOT, Stack
 
@@ -80,8 +81,8 @@ def test_seed_is_repeatable(whole_stack: Stack) -> None:
     for _ in range(2):
         assert whole_stack.kp("seed").stdout == "4 rows in MySQL, 4 keys in Redis\n"
     assert json.loads(whole_stack.kp("seed", "--json").stdout) == {"rows": 4, "keys": 4}
-    assert RedisResource().values([*REFERENCE_VALUES]) == REFERENCE_VALUES
-    assert MySQLResource().ids().keys() >= REFERENCE_VALUES.keys()
+    assert RedisAdapter(Settings()).values([*REFERENCE_VALUES]) == REFERENCE_VALUES
+    assert MySQLAdapter(Settings()).ids().keys() >= REFERENCE_VALUES.keys()
 
 
 def test_the_demo_tells_a_script_what_it_measured(whole_stack: Stack) -> None:
@@ -111,8 +112,8 @@ def test_a_service_that_dies_is_started_again(whole_stack: Stack) -> None:
         return program.pid not in (0, before) and program.state == "RUNNING"
 
     wait_for(is_back, "redis runs again")
-    RedisResource().probe()
-    assert RedisResource().values(["presto"]) == {"presto": REFERENCE_VALUES["presto"]}
+    RedisAdapter(Settings()).probe()
+    assert RedisAdapter(Settings()).values(["presto"]) == {"presto": REFERENCE_VALUES["presto"]}
 
 
 def test_a_server_that_is_down_is_one_line_that_names_it(whole_stack: Stack) -> None:

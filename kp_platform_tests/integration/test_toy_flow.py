@@ -5,11 +5,12 @@ from typing import Any
 
 import dagster as dg
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.mysql import MySQLResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.definitions import build_definitions
 from kp_platform.flows.builtin import FLOWS
+from kp_platform.settings import Settings
 from kp_platform_tests.integration.events import dead_letters, json_value, publish
 from kp_platform_tests.stack import Stack
 from kp_platform_tests.toy_flow.flow import ORDERS
@@ -17,7 +18,7 @@ from kp_platform_tests.toy_flow.flow import ORDERS
 
 def test_a_declared_flow_is_joined_indexed_checked_and_watched(quiet_stack: Stack) -> None:
     """Nothing but a value, a table file, an SQL file and a mapping in toy_flow/."""
-    kafka, elasticsearch = KafkaResource(), ElasticsearchResource()
+    kafka, elasticsearch = KafkaAdapter(Settings()), ElasticsearchAdapter(Settings())
     kafka.create_topics({ORDERS.topic: 4})
     known, unknown = str(uuid.uuid4()), str(uuid.uuid4())
     [_, _, (partition, offset)] = publish(
@@ -38,13 +39,13 @@ def test_a_declared_flow_is_joined_indexed_checked_and_watched(quiet_stack: Stac
         job = definitions.resolve_job_def("index_orders")
         result = job.execute_in_process(instance=instance, run_config=config)
     checks = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
-    assert checks == {"slice_complete": True, "nothing_dead_lettered": False, "nothing_lost": True}
+    assert checks == {"slice_complete": True, "no_dead_letters": False, "no_gaps": True}
     found = {
         each.source["uuid"]: (each.source["customer_id"], each.source["total"])
         for identity in (known, unknown)
         for each in elasticsearch.find(ORDERS.index, "uuid", identity)
     }
-    assert found == {known: (MySQLResource().ids()["kafka"], 12.5), unknown: (None, None)}
+    assert found == {known: (MySQLAdapter(Settings()).ids()["kafka"], 12.5), unknown: (None, None)}
     assert [each["reason"] for each in dead_letters(partition, offset, ORDERS.topic)] == [
         "not_json"
     ]

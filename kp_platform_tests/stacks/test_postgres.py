@@ -86,8 +86,8 @@ def test_the_history_lies_in_postgresql_and_is_deleted_there(on_postgres: Stack,
 
     aged = "UPDATE runs SET create_timestamp = create_timestamp - interval '1 month'"
     select(url, f"{aged} WHERE run_id IN (:old, :young)", old=old, young=young)
-    kept_house = json.loads(on_postgres.kp("housekeep", "--json").stdout)
-    [runs] = [each for each in kept_house if each["what"] == "runs of Dagster"]
+    retained = json.loads(on_postgres.kp("retention", "--json").stdout)
+    [runs] = [each for each in retained if each["what"] == "runs of Dagster"]
     assert runs["names"] == [old]  # the other is what an asset shows
     assert select(url, of_run, run=old) == []
     assert select(url, of_run, run=young)

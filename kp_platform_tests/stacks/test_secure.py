@@ -24,14 +24,14 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient, NewTopic
 from pydantic import SecretStr
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.errors import ServerDown, speaks_tls
-from kp_platform.adapters.kafka import KafkaResource, security_options
-from kp_platform.adapters.mysql import MySQLResource
-from kp_platform.adapters.redis import RedisResource
+from kp_platform.adapters.kafka import KafkaAdapter, security_options
+from kp_platform.adapters.mysql import MySQLAdapter
+from kp_platform.adapters.redis import RedisAdapter
 from kp_platform.adapters.reference_changes import TOPIC as CHANGES
 from kp_platform.adapters.reference_changes import ReferenceChange
-from kp_platform.adapters.trino import TrinoResource
+from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.local import supervisor
 from kp_platform.local.secure import write_certificate
@@ -114,26 +114,26 @@ def wrong_redis(settings: Settings) -> str:
     ("make", "setting", "value", "sentence"),
     [
         # an authority that did not sign the server's certificate
-        (KafkaResource, "KP_CA_FILE", None, "Kafka shows a certificate that KP_CA_FILE does not"),
-        (MySQLResource, "KP_CA_FILE", None, "MySQL shows a certificate that KP_CA_FILE does not"),
-        (RedisResource, "KP_CA_FILE", None, "Redis shows a certificate that KP_CA_FILE does not"),
-        (TrinoResource, "KP_CA_FILE", None, "Trino shows a certificate that KP_CA_FILE does not"),
+        (KafkaAdapter, "KP_CA_FILE", None, "Kafka shows a certificate that KP_CA_FILE does not"),
+        (MySQLAdapter, "KP_CA_FILE", None, "MySQL shows a certificate that KP_CA_FILE does not"),
+        (RedisAdapter, "KP_CA_FILE", None, "Redis shows a certificate that KP_CA_FILE does not"),
+        (TrinoAdapter, "KP_CA_FILE", None, "Trino shows a certificate that KP_CA_FILE does not"),
         # a wrong password
-        (KafkaResource, "KP_KAFKA_PASSWORD", "x", "Kafka refuses the user .*KP_KAFKA_PASSWORD"),
-        (MySQLResource, "KP_MYSQL_PASSWORD", "x", "MySQL refuses the user .*KP_MYSQL_PASSWORD"),
-        (RedisResource, "KP_REDIS_URL", wrong_redis, "Redis refuses the user .*KP_REDIS_URL"),
-        (TrinoResource, "KP_TRINO_PASSWORD", "x", "Trino refuses the user .*KP_TRINO_PASSWORD"),
+        (KafkaAdapter, "KP_KAFKA_PASSWORD", "x", "Kafka refuses the user .*KP_KAFKA_PASSWORD"),
+        (MySQLAdapter, "KP_MYSQL_PASSWORD", "x", "MySQL refuses the user .*KP_MYSQL_PASSWORD"),
+        (RedisAdapter, "KP_REDIS_URL", wrong_redis, "Redis refuses the user .*KP_REDIS_URL"),
+        (TrinoAdapter, "KP_TRINO_PASSWORD", "x", "Trino refuses the user .*KP_TRINO_PASSWORD"),
         # a connection without TLS
         (
-            KafkaResource,
+            KafkaAdapter,
             "KP_KAFKA_SECURITY_PROTOCOL",
             "PLAINTEXT",
             "Kafka speaks TLS only .*KP_KAFKA_SECURITY_PROTOCOL",
         ),
-        (RedisResource, "KP_REDIS_URL", plain_redis, "Redis speaks TLS only .*KP_REDIS_URL"),
+        (RedisAdapter, "KP_REDIS_URL", plain_redis, "Redis speaks TLS only .*KP_REDIS_URL"),
         # TLS where the server has none: Elasticsearch here
         (
-            ElasticsearchResource,
+            ElasticsearchAdapter,
             "KP_ELASTICSEARCH_URL",
             lambda settings: settings.elasticsearch_url.replace("http:", "https:"),
             "Elasticsearch speaks no TLS .*KP_ELASTICSEARCH_URL",
@@ -236,7 +236,7 @@ def test_trinos_user_of_mysql_reads_and_cannot_write(secure: Settings, statement
 def test_the_user_of_the_reference_rows_adds_and_changes_rows_only(
     secure: Settings, statement: str
 ) -> None:
-    MySQLResource().touch("presto")
+    MySQLAdapter(Settings()).touch("presto")
     with (
         mysql(secure, secure.mysql_user, secure.mysql_password) as cursor,
         pytest.raises(pymysql.OperationalError, match="denied"),
@@ -248,7 +248,7 @@ def test_a_query_of_trino_cannot_write_either(secure: Settings) -> None:
     statement = "INSERT INTO my_tests.testing.tests (test_name) VALUES ('forbidden')"
     with (
         pytest.raises(Exception, match="denied"),
-        TrinoResource().query(statement, []) as answer,
+        TrinoAdapter(Settings()).query(statement, []) as answer,
     ):
         list(answer.batches(1))
 
@@ -318,7 +318,7 @@ DENIED = "TOPIC_AUTHORIZATION_FAILED"
 
 def test_the_user_of_the_runs_reads_and_announces_and_does_nothing_else(secure: Settings) -> None:
     runs = as_user(secure, secure.kafka_user, secure.kafka_password)
-    KafkaResource().announce([ReferenceChange("redis", "presto")])
+    KafkaAdapter(Settings()).publish_changes([ReferenceChange("redis", "presto")])
     assert consumed(runs, CHANGES) == ""
     assert produced(runs, ACCESS_LOG.topic) == DENIED
     admin = AdminClient(runs)

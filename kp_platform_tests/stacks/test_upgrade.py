@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.engine import positions
 from kp_platform.flows.builtin import ACCESS_LOG, FLOWS
-from kp_platform.settings import environment
+from kp_platform.settings import Settings, environment
 from kp_platform_tests.conftest import OFFSETS, wait_for
 from kp_platform_tests.integration.events import Event, documents, publish, search
 from kp_platform_tests.stack import ROOT, Stack, on_free_ports
@@ -48,7 +48,7 @@ def finished_runs(stack: Stack) -> set[str]:
 
 def held() -> dict[str, dict[int, int]]:
     """The positions of each flow."""
-    kafka, store = KafkaResource(), ElasticsearchResource()
+    kafka, store = KafkaAdapter(Settings()), ElasticsearchAdapter(Settings())
     return {flow.name: positions.offsets(positions.look(kafka, store, flow)[1]) for flow in FLOWS}
 
 
@@ -82,13 +82,13 @@ def test_this_release_goes_on_where_the_one_before_ended(upgraded: tuple[Stack, 
     assert lag(now) == 0
     assert len(search(ACCESS_LOG.index, EVERYTHING)) == 41
     assert documents(duplicate.uuid) == [logs[duplicate.uuid]]
-    [letter] = json.loads(now.kp("dead", "list", "--json").stdout)["letters"]
+    [letter] = json.loads(now.kp("dlq", "list", "--json").stdout)["letters"]
     assert (letter["partition"], letter["offset"]) == bad
     days = sorted({each["@timestamp"][:10] for each in logs.values()})
     told = json.loads(now.kp("replay", "--from", days[0], "--new-indices", "--json").stdout)
     assert (told["remade"], told["kept"], told["dead"]) == (41, 0, 1)
     assert len(search(ACCESS_LOG.index, EVERYTHING)) == 41
-    kept_house = json.loads(now.kp("housekeep", "--json").stdout)
+    kept_house = json.loads(now.kp("retention", "--json").stdout)
     assert [each["what"] for each in kept_house if not each["kept"]] == [
         "unfinished replays",
         "runs of Dagster",

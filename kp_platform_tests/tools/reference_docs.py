@@ -24,7 +24,7 @@ from kp_platform_tests.stack import ROOT
 from kp_platform_tests.unit.web_emitter.fakes import FakeSink
 from web_emitter.emitter.identity import Identity, random_demo_name
 from web_emitter.emitter.ledger import Counts
-from web_emitter.emitter.middleware import Announcer
+from web_emitter.emitter.middleware import AccessPublisher
 from web_emitter.emitter.redaction import Redaction
 from web_emitter.emitter.settings import Settings as EmitterSettings
 from web_emitter.site.freshness import FlowState, Freshness, Partition
@@ -197,7 +197,7 @@ class _LossySink(FakeSink):
 
 def _emitter() -> CollectorRegistry:
     logger = logging.getLogger(__name__)
-    announcer = Announcer(Identity(random_demo_name, logger), Redaction(), logger)
+    announcer = AccessPublisher(Identity(random_demo_name, logger), Redaction(), logger)
     announcer.identity.anonymous["empty"] += 1
     return registry_of({"analyze.action": _LossySink()}, announcer)
 
@@ -211,7 +211,7 @@ def _pipeline() -> PipelineCollector:
 
 COLLECTORS: Mapping[str, Callable[[], Collector]] = {
     "/metrics": _emitter,
-    "/metrics/pipeline": _pipeline,
+    "/metrics/indexer": _pipeline,
 }
 """By the path that answers with it; each has something to say of every metric."""
 

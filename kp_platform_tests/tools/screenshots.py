@@ -163,8 +163,8 @@ def _uri(chance: random.Random) -> str:
 
 def wait_until_indexed(stack: Stack) -> None:
     """As the page sees it, which is told to Prometheus too."""
-    url = f"{stack.settings.emitter_url}/metrics/pipeline"
-    lag = f'kp_pipeline_lag{{flow="{ACCESS_LOG.name}"'
+    url = f"{stack.settings.emitter_url}/metrics/indexer"
+    lag = f'kp_indexer_lag{{flow="{ACCESS_LOG.name}"'
 
     def is_indexed() -> bool:
         lines = httpx.get(url, trust_env=False).text.splitlines()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from starlette.types import Scope
 
 from web_emitter.emitter.events import name_defect
-from web_emitter.emitter.rate_limit import Throttle
+from web_emitter.emitter.rate_limit import RateLimitedLogger
 
 ANONYMOUS = "anonymous"
 DEMO_NAMES = ("presto", "kafka", "laravel", "elasticsearch")
@@ -47,7 +47,7 @@ class Identity:
 
     def __init__(self, hook: IdentifyHook, logger: logging.Logger) -> None:
         self._hook = hook
-        self._throttle = Throttle(logger)
+        self._throttle = RateLimitedLogger(logger)
         self.anonymous: Counter[str] = Counter()
 
     def __call__(self, scope: Scope) -> str:

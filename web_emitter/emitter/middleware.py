@@ -17,18 +17,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from web_emitter.emitter.events import AccessEvent, now_ms, uri_as_received
 from web_emitter.emitter.identity import Identity
-from web_emitter.emitter.rate_limit import Throttle
+from web_emitter.emitter.rate_limit import RateLimitedLogger
 from web_emitter.emitter.redaction import Redaction
 
 # Asked for by machines every few seconds, or parts of a page and not a page.
 EXCLUDED_PATHS = frozenset(
-    {"/livez", "/readyz", "/metrics", "/metrics/pipeline", "/favicon.ico", "/analysis/live"}
+    {"/livez", "/readyz", "/metrics", "/metrics/indexer", "/favicon.ico", "/analysis/live"}
 )
 EXCLUDED_PREFIXES = ("/static/",)
 RETRY_AFTER_SECONDS = "5"
 
 
-class Announcer:
+class AccessPublisher:
     """Names the visitor of an access, and leaves its event to a sink.
 
     `sink_failures` counts the events that the sink refused by raising: a defect, of which the
@@ -48,9 +48,9 @@ class Announcer:
         self.sink_failures = 0
         self.rejected = 0
         self._source = source
-        self._throttle = Throttle(logger)
+        self._throttle = RateLimitedLogger(logger)
 
-    def announce(self, uri: str, scope: Scope) -> bool:
+    def publish(self, uri: str, scope: Scope) -> bool:
         """False when the sink had no room and dropped the event."""
         make = partial(self._event, uri, self.identity(scope), now_ms())
         try:
@@ -78,7 +78,7 @@ class AccessEventMiddleware:
         self,
         app: ASGIApp,
         *,
-        announcer: Announcer,
+        announcer: AccessPublisher,
         reject: bool = False,
         excluded_paths: frozenset[str] = EXCLUDED_PATHS,
         excluded_prefixes: tuple[str, ...] = EXCLUDED_PREFIXES,
@@ -95,7 +95,7 @@ class AccessEventMiddleware:
                 uri = _uri(scope)
             except ValueError:
                 return await PlainTextResponse("Bad Request", 400)(scope, receive, send)
-            if not self._announcer.announce(uri, scope) and self._reject:
+            if not self._announcer.publish(uri, scope) and self._reject:
                 self._announcer.rejected += 1
                 return await _overloaded()(scope, receive, send)
         await self.app(scope, receive, send)

@@ -34,7 +34,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from web_emitter.emitter.events import Event
 from web_emitter.emitter.ledger import SLOW_DISK, Counts, Ledger, Pending
-from web_emitter.emitter.rate_limit import Throttle
+from web_emitter.emitter.rate_limit import RateLimitedLogger
 from web_emitter.emitter.settings import ProducerSettings
 from web_emitter.emitter.spool import Record, Spool, Status
 
@@ -94,7 +94,9 @@ class _LibrdkafkaLog:
     while a broker is away it says FAIL up to twenty times a second [ran]."""
 
     def __init__(self, logger: logging.Logger) -> None:
-        self._throttles: defaultdict[str, Throttle] = defaultdict(lambda: Throttle(logger))
+        self._throttles: defaultdict[str, RateLimitedLogger] = defaultdict(
+            lambda: RateLimitedLogger(logger)
+        )
 
     def log(self, level: int, message: str, facility: str, *values: object) -> None:
         self._throttles[facility].log(level, message, facility, *values)
@@ -120,8 +122,8 @@ class EventProducer:
         self.settings = settings
         self._logger = logger
         self._clock = clock
-        self._throttle = Throttle(logger)
-        self._spool_throttle = Throttle(logger)
+        self._throttle = RateLimitedLogger(logger)
+        self._spool_throttle = RateLimitedLogger(logger)
         self._ledger = Ledger(
             settings.queue_messages, settings.spool.max_waiting, settings.spool.max_waiting_bytes
         )

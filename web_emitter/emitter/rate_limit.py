@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 
-class Throttle:
+class RateLimitedLogger:
     """One kind of line of one logger. Two threads may both speak at the turn of an interval."""
 
     def __init__(

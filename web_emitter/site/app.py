@@ -20,12 +20,12 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from web_emitter.emitter.identity import IdentifyHook, Identity, load_hook
-from web_emitter.emitter.middleware import AccessEventMiddleware, Announcer
+from web_emitter.emitter.middleware import AccessEventMiddleware, AccessPublisher
 from web_emitter.emitter.producer import EventProducer, Sink
 from web_emitter.emitter.redaction import Redaction
 from web_emitter.emitter.settings import ACCESS_LOG_TOPIC, FULL_TEXT_TOPIC, Settings
 from web_emitter.site import health, pages
-from web_emitter.site.cache import Remembered
+from web_emitter.site.cache import TTLCache
 from web_emitter.site.export import FORMATS, export
 from web_emitter.site.freshness import (
     ElasticsearchFreshness,
@@ -35,9 +35,9 @@ from web_emitter.site.freshness import (
 )
 from web_emitter.site.health import Readiness
 from web_emitter.site.insights import ElasticsearchInsights, Insights
-from web_emitter.site.live import Followers
+from web_emitter.site.live import LiveViewers
 from web_emitter.site.logs import ElasticsearchLogs, LogSearch
-from web_emitter.site.metrics import metrics, pipeline_metrics, registry_of
+from web_emitter.site.metrics import indexer_metrics, metrics, registry_of
 from web_emitter.site.notes import ElasticsearchNotes, NoteSearch
 from web_emitter.site.rendering import STATIC_FOLDER
 from web_emitter.site.search import connection
@@ -76,9 +76,9 @@ class State(TypedDict):
     notes: NoteSearch
     overview: Callable[[], Awaitable[Any]]
     freshness: Callable[[], Awaitable[Freshness]]
-    followers: Followers
+    followers: LiveViewers
     readiness: Readiness
-    announcer: Announcer
+    announcer: AccessPublisher
     registry: CollectorRegistry
 
 
@@ -94,7 +94,7 @@ def create_app(
     """
     identity = Identity(identify or load_hook(settings.emitter_identify), logger)
     redaction = Redaction(settings.emitter_query_allowed.split(","))
-    announcer = Announcer(identity, redaction, logger, source=settings.emitter_source)
+    announcer = AccessPublisher(identity, redaction, logger, source=settings.emitter_source)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
@@ -106,11 +106,11 @@ def create_app(
                     "note_sink": to.notes,
                     "logs": read.logs,
                     "notes": read.notes,
-                    "overview": Remembered(
+                    "overview": TTLCache(
                         partial(pages.overview, read.insights, read.logs), KEPT_SECONDS
                     ),
-                    "freshness": Remembered(read.freshness.now, KEPT_SECONDS),
-                    "followers": Followers(),
+                    "freshness": TTLCache(read.freshness.now, KEPT_SECONDS),
+                    "followers": LiveViewers(),
                     "readiness": Readiness(to.accesses, read.logs),
                     "announcer": announcer,
                     "registry": registry_of(topics, announcer),
@@ -130,7 +130,7 @@ def create_app(
             Route("/livez", health.livez),
             Route("/readyz", health.readyz),
             Route("/metrics", metrics),
-            Route("/metrics/pipeline", pipeline_metrics),
+            Route("/metrics/indexer", indexer_metrics),
             # static/flow.svg is a link: the picture is one file, which the README shows too.
             Mount("/static", StaticFiles(directory=STATIC_FOLDER, follow_symlink=True)),
         ],

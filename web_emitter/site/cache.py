@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Remembered(Generic[T]):
+class TTLCache(Generic[T]):
     """The answer of `ask`, at most `seconds` old; asked once for all who wait. Half as old, it is
     asked for anew while the old one is still given, so that under steady reading nobody waits. A
     failure is raised to each who waits for it, and not kept."""

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from elasticsearch import AsyncElasticsearch
 
 ACCESS_LOG = "access_log"
-POSITIONS_INDEX, LEASES_INDEX = "kp.positions", "kp.leases"
+POSITIONS_INDEX, HEARTBEATS_INDEX = "kp.positions", "kp.heartbeats"
 # A run says every five seconds that it works.
-SILENT_SECONDS = 30.0
+STALLED_SECONDS = 30.0
 # A page waits for Kafka this long, and while it is down not again for a while.
 _ANSWER_SECONDS = 0.5
 _PAUSE_SECONDS = 10.0
@@ -101,7 +101,7 @@ class Freshness:
     def run_is_alive(self) -> bool:
         """Whether a run is at work on the access log."""
         beat_at = self.access_log.beat_at
-        return beat_at is not None and (self.now - beat_at).total_seconds() < SILENT_SECONDS
+        return beat_at is not None and (self.now - beat_at).total_seconds() < STALLED_SECONDS
 
 
 class FreshnessSearch(Protocol):
@@ -210,19 +210,21 @@ class ElasticsearchFreshness:
 
     async def _state(self) -> tuple[list[Mapping[str, Any]], dict[str, dict[str, Any]]]:
         """The positions, and of each work that a run does who is at it since when."""
-        answer = await ask(self._client, f"{POSITIONS_INDEX},{LEASES_INDEX}", size=_MOST_POSITIONS)
+        answer = await ask(
+            self._client, f"{POSITIONS_INDEX},{HEARTBEATS_INDEX}", size=_MOST_POSITIONS
+        )
         positions: list[Mapping[str, Any]] = []
         leases: dict[str, dict[str, Any]] = {}
         for hit in answer["hits"]["hits"]:
             source = hit["_source"]
             if "topic_id" in source:
                 positions.append(source)
-            elif "holder" in source:
+            elif "run_id" in source:
                 beat_at = datetime.fromisoformat(source["beat_at"])
                 # Runs that take some partitions each, `access_log:0-5`: the latest beat counts.
                 flow = hit["_id"].partition(":")[0]
                 if flow not in leases or beat_at > leases[flow]["beat_at"]:
-                    leases[flow] = {"run_id": source["holder"], "beat_at": beat_at}
+                    leases[flow] = {"run_id": source["run_id"], "beat_at": beat_at}
         return positions, leases
 
     async def _newest(self) -> datetime | None:

@@ -19,7 +19,7 @@ MOST_FOLLOWERS = 50
 PING_SECONDS = 15
 
 
-class Followers:
+class LiveViewers:
     """How many follow at a worker, and their streams."""
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """Numbers for Prometheus: the book of this worker, and how far the pipeline is.
 
-Belongs here: names and help texts of the metrics, `/metrics` and `/metrics/pipeline`. Does not
+Belongs here: names and help texts of the metrics, `/metrics` and `/metrics/indexer`. Does not
 belong here: counting, which each part does itself.
 
 With several workers a question reaches one of them: the label `worker`, its process id, says whose
@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
-from web_emitter.emitter.middleware import Announcer
+from web_emitter.emitter.middleware import AccessPublisher
 from web_emitter.emitter.producer import Sink
 from web_emitter.site.freshness import Freshness, Partition
 from web_emitter.site.search import SearchUnavailable
@@ -29,7 +29,7 @@ Values = Iterable[tuple[tuple[str, ...], float]]
 class EmitterCollector(Collector):
     """Reads the counts when it is asked; `sinks` by topic."""
 
-    def __init__(self, sinks: Mapping[str, Sink], announcer: Announcer) -> None:
+    def __init__(self, sinks: Mapping[str, Sink], announcer: AccessPublisher) -> None:
         self._sinks = sinks
         self._announcer = announcer
         self._worker = str(os.getpid())
@@ -112,7 +112,7 @@ class EmitterCollector(Collector):
         return metric
 
 
-def registry_of(sinks: Mapping[str, Sink], announcer: Announcer) -> CollectorRegistry:
+def registry_of(sinks: Mapping[str, Sink], announcer: AccessPublisher) -> CollectorRegistry:
     registry = CollectorRegistry()
     registry.register(EmitterCollector(sinks, announcer))
     return registry
@@ -169,7 +169,7 @@ def _values(numbers: Mapping[str, float]) -> Values:
 
 
 def _pipeline(name: str, text: str, labels: list[str], values: Values) -> Metric:
-    metric = GaugeMetricFamily(f"kp_pipeline_{name}", text, None, labels)
+    metric = GaugeMetricFamily(f"kp_indexer_{name}", text, None, labels)
     for names, value in values:
         metric.add_metric(names, value)
     return metric
@@ -179,7 +179,7 @@ async def metrics(request: Request) -> Response:
     return _text(request.state.registry)
 
 
-async def pipeline_metrics(request: Request) -> Response:
+async def indexer_metrics(request: Request) -> Response:
     try:
         known: Freshness | None = await request.state.freshness()
     except SearchUnavailable:

@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.templating import Jinja2Templates
 
 from web_emitter.emitter.events import MAX_TEXT_LENGTH, FullTextEvent
-from web_emitter.emitter.rate_limit import Throttle
+from web_emitter.emitter.rate_limit import RateLimitedLogger
 from web_emitter.emitter.settings import Settings
 from web_emitter.site.chart import Chart
 from web_emitter.site.export import EXPORT_CAP
@@ -37,7 +37,7 @@ from web_emitter.site.security import FORM_HEADERS, SECURITY_HEADERS, is_cross_s
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-_absent_insights = Throttle(logger)
+_absent_insights = RateLimitedLogger(logger)
 
 templates = Jinja2Templates(env=environment())
 

@@ -1,11 +1,12 @@
-"""What KafkaResource makes of a broker's errors; its answers are in `test_contracts.py`."""
+"""What KafkaAdapter makes of a broker's errors; its answers are in `test_contracts.py`."""
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from kp_platform.adapters.errors import ServerDown, TopicMissing
-from kp_platform.adapters.kafka import KafkaResource, _is_electing, _is_not_known_yet, _is_transient
+from kp_platform.adapters.kafka import KafkaAdapter, _is_electing, _is_not_known_yet, _is_transient
 from kp_platform.adapters.reference_changes import ReferenceChange
+from kp_platform.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -54,10 +55,10 @@ def test_a_commit_waits_for_a_coordinator_only(code: int, again: bool) -> None:
 
 
 def test_changes_that_nobody_takes_name_the_setting_and_the_way_out() -> None:
-    kafka = KafkaResource(bootstrap_servers="127.0.0.1:1", delivery_seconds=0.5)
+    kafka = KafkaAdapter(Settings(kafka_bootstrap_servers="127.0.0.1:1"), delivery_seconds=0.5)
     named = r"127.0.0.1:1 \(setting KP_KAFKA_BOOTSTRAP_SERVERS\).* announce again.*`kp up`"
     with pytest.raises(ServerDown, match=f"Kafka does not take the changes at {named}"):
-        kafka.announce([ReferenceChange("mysql", "presto")])
+        kafka.publish_changes([ReferenceChange("mysql", "presto")])
 
 
 def test_a_topic_that_is_missing_names_the_setting_and_the_command_that_makes_it() -> None:

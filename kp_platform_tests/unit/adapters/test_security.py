@@ -16,11 +16,12 @@ import anyio
 import pytest
 from confluent_kafka.admin import ResourcePatternType, ResourceType
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.errors import ServerDown, shut_out, speaks_tls
 from kp_platform.adapters.kafka import Grant
-from kp_platform.adapters.trino import TrinoResource
+from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.local.secure import write_certificate
+from kp_platform.settings import Settings
 from web_emitter.site.search import SearchUnavailable, ask, connection
 
 API_KEY = "ApiKey c2VjcmV0OmtleQ=="
@@ -90,14 +91,14 @@ def encrypted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
 
 
 def test_elasticsearch_is_asked_over_https_with_an_api_key(encrypted: str) -> None:
-    ElasticsearchResource().probe()
+    ElasticsearchAdapter(Settings()).probe()
 
 
 def test_a_wrong_api_key_is_refused(encrypted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KP_ELASTICSEARCH_API_KEY", "hunter2")
     sentence = "refuses the user .*KP_ELASTICSEARCH_URL, KP_ELASTICSEARCH_API_KEY"
     with pytest.raises(ServerDown, match=sentence) as refused:
-        ElasticsearchResource().probe()
+        ElasticsearchAdapter(Settings()).probe()
     assert "hunter2" not in str(refused.value)
 
 
@@ -109,7 +110,7 @@ def test_elasticsearch_with_a_certificate_of_strangers_is_refused(
     write_certificate(other)
     monkeypatch.setenv("KP_CA_FILE", str(other / "tls" / "ca.pem"))
     with pytest.raises(ServerDown, match="certificate that KP_CA_FILE does not trust .*KP_CA_FILE"):
-        ElasticsearchResource().probe()
+        ElasticsearchAdapter(Settings()).probe()
 
 
 def test_the_name_in_the_certificate_is_looked_at(
@@ -119,23 +120,23 @@ def test_the_name_in_the_certificate_is_looked_at(
     monkeypatch.setenv("KP_CA_FILE", str(certificate.with_name("ca.pem")))
     with serving(certificate, "127.0.0.2") as address:
         with pytest.raises(ServerDown, match="KP_CA_FILE.*IP address mismatch"):
-            ElasticsearchResource(url=f"https://{address}").probe()
+            ElasticsearchAdapter(Settings(elasticsearch_url=f"https://{address}")).probe()
 
 
 def test_http_to_a_server_that_speaks_tls_only_is_named(encrypted: str) -> None:
     plain = encrypted.replace("https:", "http:")
     with pytest.raises(ServerDown, match="Elasticsearch speaks TLS only .*KP_ELASTICSEARCH_URL"):
-        ElasticsearchResource(url=plain).probe()
+        ElasticsearchAdapter(Settings(elasticsearch_url=plain)).probe()
     with pytest.raises(ServerDown, match="Trino speaks TLS only .*KP_TRINO_URL"):
-        TrinoResource(url=plain).probe()
+        TrinoAdapter(Settings(trino_url=plain)).probe()
 
 
 def test_https_to_a_server_without_tls_is_named() -> None:
     with serving(None) as address:
         with pytest.raises(ServerDown, match="Elasticsearch speaks no TLS"):
-            ElasticsearchResource(url=f"https://{address}").probe()
+            ElasticsearchAdapter(Settings(elasticsearch_url=f"https://{address}")).probe()
         with pytest.raises(ServerDown, match="Trino speaks no TLS"):
-            TrinoResource(url=f"https://{address}").probe()
+            TrinoAdapter(Settings(trino_url=f"https://{address}")).probe()
 
 
 def test_the_pages_of_the_emitter_ask_over_https_with_the_api_key(

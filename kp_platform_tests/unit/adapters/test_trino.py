@@ -9,9 +9,10 @@ import pytest
 from trino.exceptions import TrinoQueryError
 
 from kp_platform.adapters.errors import ServerDown
-from kp_platform.adapters.trino import TrinoAnswer, TrinoResource
-from kp_platform.engine.errors import MessageUnreadable, QueryFailed, QueryTooLarge
+from kp_platform.adapters.trino import TrinoAdapter, TrinoAnswer
+from kp_platform.engine.errors import QueryFailed, QueryTooLarge, UndecodableMessage
 from kp_platform.engine.sql import QueryStats
+from kp_platform.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ from kp_platform.engine.sql import QueryStats
             "INTERNAL_ERROR",
             "GENERIC_INTERNAL_ERROR",
             "Document nesting depth (1001) exceeds the maximum allowed (1000)",
-            MessageUnreadable,
+            UndecodableMessage,
         ),
         # Somebody killed it, or our SQL is wrong: no message is to blame.
         ("USER_ERROR", "ADMINISTRATIVELY_KILLED", "killed by admin", QueryFailed),
@@ -36,7 +37,7 @@ def test_a_failure_is_classed_by_what_can_be_done(
     kind: str, name: str, message: str, failure: type[Exception]
 ) -> None:
     error = TrinoQueryError({"errorType": kind, "errorName": name, "message": message}, "query-1")
-    classed = TrinoResource()._failure(error)
+    classed = TrinoAdapter(Settings())._failure(error)
     assert type(classed) is failure
     assert str(classed) == f"Trino query query-1 failed: {name}: {message}"
 
@@ -53,7 +54,7 @@ def test_a_failure_is_classed_by_what_can_be_done(
 )
 def test_no_message_is_suspected_when_a_node_of_trino_is_away(name: str, message: str) -> None:
     failed = {"errorType": "INTERNAL_ERROR", "errorName": name, "message": message}
-    classed = TrinoResource()._failure(TrinoQueryError(failed, "query-1"))
+    classed = TrinoAdapter(Settings())._failure(TrinoQueryError(failed, "query-1"))
     assert type(classed) is ServerDown
     assert str(classed).startswith("Trino misses a node at http://127.0.0.1:18080")
     assert f"Trino query query-1 failed: {name}: {message}" in str(classed)

@@ -10,9 +10,9 @@ import pytest
 import sqlglot
 import sqlglot.expressions
 
-from kp_platform.analytics.ranking import MAPPING, SQL_PATH, Ranking, RankingReplaced, most_accessed
+from kp_platform.analytics.ranking import MAPPING, SQL_PATH, Ranking, RankingConflict, most_accessed
 from kp_platform.engine.counting import iso
-from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.store import create, delete
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform_tests.fakes import FakeElasticsearch, FakeKafka, FakeMySQL, FakeRedis, FakeTrino
@@ -22,7 +22,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
-class World:
+class Harness:
     """A ranking on fakes, and the means to fill the log and the topic."""
 
     def __init__(self) -> None:
@@ -58,8 +58,8 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def harness() -> Harness:
+    return Harness()
 
 
 @pytest.mark.parametrize(
@@ -79,15 +79,15 @@ def test_the_order_of_places(
     assert most_accessed(counted, 3) == expected
 
 
-def test_the_ranking_lies_in_redis_and_in_the_index(world: World) -> None:
-    world.mysql.rows["presto"] = 7
-    world.redis.held["presto"] = "https://prestodb.io/"
-    world.accessed("presto", "kafka", "presto", "a", "b")
-    report = world.ranking.compute(NOON)
+def test_the_ranking_lies_in_redis_and_in_the_index(harness: Harness) -> None:
+    harness.mysql.rows["presto"] = 7
+    harness.redis.held["presto"] = "https://prestodb.io/"
+    harness.accessed("presto", "kafka", "presto", "a", "b")
+    report = harness.ranking.compute(NOON)
     assert (report.events, report.places) == (5, {"name": 3, "uri": 3})
-    assert world.redis.highest("ranking:names", 10) == [("presto", 2), ("kafka", 1), ("b", 1)]
-    assert world.redis.highest("ranking:uris", 1) == [("/presto", 2)]
-    first, second, third = world.documents("name")
+    assert harness.redis.highest("ranking:names", 10) == [("presto", 2), ("kafka", 1), ("b", 1)]
+    assert harness.redis.highest("ranking:uris", 1) == [("/presto", 2)]
+    first, second, third = harness.documents("name")
     assert first == {
         "kind": "name",
         "rank": 1,
@@ -105,100 +105,102 @@ def test_the_ranking_lies_in_redis_and_in_the_index(world: World) -> None:
         "computed_at": "2026-03-01T12:00:00.000Z",
     }
     assert [second["key"], third["key"]] == ["kafka", "b"]
-    assert world.documents("uri")[0]["redis_value"] is None
+    assert harness.documents("uri")[0]["redis_value"] is None
 
 
-def test_what_the_window_has_left_is_no_longer_ranked(world: World) -> None:
-    world.accessed("a", at=NOON - 61 * MINUTE)
-    world.accessed("b", at=NOON - 60 * MINUTE)  # the first moment of the window
-    world.accessed("c", at=NOON)  # its end is not part of it
-    assert world.ranking.compute(NOON).events == 1
-    assert world.redis.highest("ranking:names", 10) == [("b", 1)]
-    assert world.ranking.compute(NOON + 61 * MINUTE).events == 0
-    assert world.redis.highest("ranking:names", 10) == []
-    assert world.documents("name") == world.documents("uri") == []
-    assert list(world.redis.hashes) == ["ranking:state"]
+def test_what_the_window_has_left_is_no_longer_ranked(harness: Harness) -> None:
+    harness.accessed("a", at=NOON - 61 * MINUTE)
+    harness.accessed("b", at=NOON - 60 * MINUTE)  # the first moment of the window
+    harness.accessed("c", at=NOON)  # its end is not part of it
+    assert harness.ranking.compute(NOON).events == 1
+    assert harness.redis.highest("ranking:names", 10) == [("b", 1)]
+    assert harness.ranking.compute(NOON + 61 * MINUTE).events == 0
+    assert harness.redis.highest("ranking:names", 10) == []
+    assert harness.documents("name") == harness.documents("uri") == []
+    assert list(harness.redis.hashes) == ["ranking:state"]
 
 
 def test_the_latest_events_are_looked_for_where_trino_can_read_and_events_are_indexed(
-    world: World,
+    harness: Harness,
 ) -> None:
     limits = Limits(slice_rows=50, bulk_rows=50, follow_idle_seconds=0, max_run_seconds=60)
-    pipeline = Pipeline(ACCESS_LOG, world.kafka, world.trino, world.store, limits)
+    indexer = Indexer(ACCESS_LOG, harness.kafka, harness.trino, harness.store, limits)
     for number in range(9):
         uuid = f"00000000-0000-4000-8000-00000000000{number}"
         value = json.dumps({"uuid": uuid, "uri": "/", "name": "presto"}).encode()
-        world.kafka.produce(ACCESS_LOG.topic, value, number % 2)
-    world.trino.poison.add((0, 1))
-    list(pipeline.drain())
-    world.kafka.produce(ACCESS_LOG.topic, b"not indexed yet", 1)
-    ranking = replace(world.ranking, recent_offsets=3)
+        harness.kafka.produce(ACCESS_LOG.topic, value, number % 2)
+    harness.trino.poison.add((0, 1))
+    list(indexer.run())
+    harness.kafka.produce(ACCESS_LOG.topic, b"not indexed yet", 1)
+    ranking = replace(harness.ranking, recent_offsets=3)
     ranking.compute(datetime(2026, 3, 1, 0, 1, tzinfo=UTC))
-    assert world.trino.queries[-1] == [0, 2, 5, 1, 1, 4]
-    [found] = world.documents("name")
+    assert harness.trino.queries[-1] == [0, 2, 5, 1, 1, 4]
+    [found] = harness.documents("name")
     assert found["last_uuid"] == "00000000-0000-4000-8000-000000000008"
 
 
-def test_a_topic_without_events_is_asked_for_none(world: World) -> None:
-    world.accessed("presto")
-    world.ranking.compute(NOON)
-    assert world.trino.queries == [[0, 0, 1]]
+def test_a_topic_without_events_is_asked_for_none(harness: Harness) -> None:
+    harness.accessed("presto")
+    harness.ranking.compute(NOON)
+    assert harness.trino.queries == [[0, 0, 1]]
 
 
-def test_another_run_that_replaces_the_ranking_meanwhile_is_told(world: World) -> None:
-    world.accessed("presto")
-    world.trino.before_answer = lambda: replace(world.ranking, size=1).compute(NOON + MINUTE)
-    with pytest.raises(RankingReplaced, match="another ranking than that of 2026-03-01T12:00:00"):
-        world.ranking.compute(NOON)
-    assert world.documents("name")[0]["computed_at"] == iso(NOON + MINUTE)
+def test_another_run_that_replaces_the_ranking_meanwhile_is_told(harness: Harness) -> None:
+    harness.accessed("presto")
+    harness.trino.before_answer = lambda: replace(harness.ranking, size=1).compute(NOON + MINUTE)
+    with pytest.raises(RankingConflict, match="another ranking than that of 2026-03-01T12:00:00"):
+        harness.ranking.compute(NOON)
+    assert harness.documents("name")[0]["computed_at"] == iso(NOON + MINUTE)
 
 
-def test_a_ranking_is_due_when_it_was_never_made_and_there_are_accesses(world: World) -> None:
-    assert world.ranking.is_due(NOON, 60) == (False, "0 events in the last 3600 s, never ranked")
-    world.accessed("presto")
-    assert world.ranking.is_due(NOON, 60) == (True, "1 events in the last 3600 s, never ranked")
+def test_a_ranking_is_due_when_it_was_never_made_and_there_are_accesses(harness: Harness) -> None:
+    assert harness.ranking.is_due(NOON, 60) == (False, "0 events in the last 3600 s, never ranked")
+    harness.accessed("presto")
+    assert harness.ranking.is_due(NOON, 60) == (True, "1 events in the last 3600 s, never ranked")
 
 
-def test_a_ranking_is_due_when_an_access_came_or_left_and_not_else(world: World) -> None:
-    [first] = world.accessed("a", at=NOON - 59 * MINUTE)
-    world.accessed("b")
-    world.ranking.compute(NOON)
-    assert world.ranking.is_due(NOON, 0) == (False, "2 events in the last 3600 s, ranked 2")
-    late = world.accessed("c", at=NOON - 30 * MINUTE)
-    assert world.ranking.is_due(NOON, 0) == (True, "3 events in the last 3600 s, ranked 2")
-    world.ranking.compute(NOON)
+def test_a_ranking_is_due_when_an_access_came_or_left_and_not_else(harness: Harness) -> None:
+    [first] = harness.accessed("a", at=NOON - 59 * MINUTE)
+    harness.accessed("b")
+    harness.ranking.compute(NOON)
+    assert harness.ranking.is_due(NOON, 0) == (False, "2 events in the last 3600 s, ranked 2")
+    late = harness.accessed("c", at=NOON - 30 * MINUTE)
+    assert harness.ranking.is_due(NOON, 0) == (True, "3 events in the last 3600 s, ranked 2")
+    harness.ranking.compute(NOON)
     one_left_one_came = NOON + 2 * MINUTE
-    world.accessed("d")
-    assert world.ranking.is_due(one_left_one_came, 0) == (
+    harness.accessed("d")
+    assert harness.ranking.is_due(one_left_one_came, 0) == (
         True,
         "3 events in the last 3600 s, ranked 3",
     )
-    world.store.bulk(delete("log.index-2026.03.01", first) + delete("log.index-2026.03.01", *late))
-    assert world.ranking.is_due(NOON, 0)[0]
+    harness.store.bulk(
+        delete("log.index-2026.03.01", first) + delete("log.index-2026.03.01", *late)
+    )
+    assert harness.ranking.is_due(NOON, 0)[0]
 
 
-def test_a_ranking_is_not_due_within_its_pause(world: World) -> None:
-    world.accessed("a")
-    world.ranking.compute(NOON)
-    world.accessed("b")
-    assert world.ranking.is_due(NOON + MINUTE / 2, 60) == (False, "ranked 1 events 30 s ago")
-    assert world.ranking.is_due(NOON + MINUTE, 60)[0]
+def test_a_ranking_is_not_due_within_its_pause(harness: Harness) -> None:
+    harness.accessed("a")
+    harness.ranking.compute(NOON)
+    harness.accessed("b")
+    assert harness.ranking.is_due(NOON + MINUTE / 2, 60) == (False, "ranked 1 events 30 s ago")
+    assert harness.ranking.is_due(NOON + MINUTE, 60)[0]
 
 
-def test_other_settings_make_a_ranking_due(world: World) -> None:
-    world.accessed("a")
-    world.ranking.compute(NOON)
-    assert replace(world.ranking, size=2).is_due(NOON, 0)[0]
-    assert replace(world.ranking, window_seconds=60 * 60 + 1).is_due(NOON, 0)[0]
+def test_other_settings_make_a_ranking_due(harness: Harness) -> None:
+    harness.accessed("a")
+    harness.ranking.compute(NOON)
+    assert replace(harness.ranking, size=2).is_due(NOON, 0)[0]
+    assert replace(harness.ranking, window_seconds=60 * 60 + 1).is_due(NOON, 0)[0]
 
 
-def test_a_run_that_died_before_its_end_is_done_again(world: World) -> None:
-    world.accessed("a")
-    world.trino.failure = "the run is killed here"
+def test_a_run_that_died_before_its_end_is_done_again(harness: Harness) -> None:
+    harness.accessed("a")
+    harness.trino.failure = "the run is killed here"
     with pytest.raises(Exception, match="killed"):
-        world.ranking.compute(NOON)
-    assert world.redis.highest("ranking:names", 10) == [("a", 1)]
-    assert world.ranking.is_due(NOON, 60) == (True, "1 events in the last 3600 s, never ranked")
+        harness.ranking.compute(NOON)
+    assert harness.redis.highest("ranking:names", 10) == [("a", 1)]
+    assert harness.ranking.is_due(NOON, 60) == (True, "1 events in the last 3600 s, never ranked")
 
 
 def test_the_file_can_be_pasted_as_it_is() -> None:
@@ -217,12 +219,12 @@ def test_the_columns_of_the_sql_are_the_fields_of_the_mapping() -> None:
     assert mappings["_meta"]["version"] >= 1
 
 
-def test_the_table_file_reads_the_hashes_that_are_written(world: World) -> None:
-    world.accessed("presto")
-    world.ranking.compute(NOON)
+def test_the_table_file_reads_the_hashes_that_are_written(harness: Harness) -> None:
+    harness.accessed("presto")
+    harness.ranking.compute(NOON)
     table = json.loads((ROOT / "presto_etc" / "redis" / "ranking.json").read_text())
     assert table["key"]["name"] == "ranking:places"
     fields = {field["name"]: field["mapping"] for field in table["value"]["fields"]}
-    assert fields == {name: name for name in world.redis.hash("ranking:name:1")}
+    assert fields == {name: name for name in harness.redis.hash("ranking:name:1")}
     catalog = (ROOT / "presto_etc" / "catalog" / "red_tests.properties").read_text()
     assert f"{table['schemaName']}.{table['tableName']}" in catalog

@@ -49,8 +49,8 @@ def kp(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedPro
         (["up"], {"KP_TRINO_URL": "http://trino.example:8080"}, 1, "KP_TRINO_URL"),
         (["up"], {"KP_HOME": "/" + "a" * 100}, 1, "KP_HOME"),
         (["up"], NO_POSTGRES, 1, "Connection refused: start it, or mend KP_DAGSTER_POSTGRES_URL"),
-        (["housekeep"], NO_POSTGRES, 1, "mend KP_DAGSTER_POSTGRES_URL"),
-        (["housekeep"], {}, 1, "there is no Dagster in"),
+        (["retention"], NO_POSTGRES, 1, "mend KP_DAGSTER_POSTGRES_URL"),
+        (["retention"], {}, 1, "there is no Dagster in"),
         (["status"], {}, 1, "`kp up`"),
         (["doctor"], {"KP_ELASTICSEARCH_JAVA_HOME": "/nowhere"}, 1, "java"),
         (["seed"], {}, 1, "KP_MYSQL_HOST, KP_MYSQL_PORT, KP_MYSQL_USER, KP_MYSQL_PASSWORD"),
@@ -61,15 +61,15 @@ def kp(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedPro
         (["reference", "set", "x", "u"], {"KP_MYSQL_PORT": "many"}, 2, "kp: KP_MYSQL_PORT: "),
         (["reference", "set", "x", "u"], {}, 1, "MySQL does not answer at 127.0.0.1:63033"),
         (["dead"], {}, 2, "command"),
-        (["dead", "show"], {}, 2, "ID"),
-        (["dead", "list", "--limit", "0"], {}, 2, "--limit"),
-        (["dead", "list"], {}, 1, "Elasticsearch does not answer at http://127.0.0.1:63020"),
-        (["dead", "replay"], {}, 2, "by their ids, or by --flow and --reason"),
-        (["dead", "replay", "an-id", "--flow", "access_log"], {}, 2, "by their ids, or by"),
-        (["dead", "replay", "--flow", "typo"], {}, 2, "unknown flow 'typo'; known: access_log"),
+        (["dlq", "show"], {}, 2, "ID"),
+        (["dlq", "list", "--limit", "0"], {}, 2, "--limit"),
+        (["dlq", "list"], {}, 1, "Elasticsearch does not answer at http://127.0.0.1:63020"),
+        (["dlq", "retry"], {}, 2, "by their ids, or by --flow and --reason"),
+        (["dlq", "retry", "an-id", "--flow", "access_log"], {}, 2, "by their ids, or by"),
+        (["dlq", "retry", "--flow", "typo"], {}, 2, "unknown flow 'typo'; known: access_log"),
         (["sizing"], {}, 2, "peak"),
         (["sizing", "0"], {}, 2, "0.001"),
-        (["dead", "drop", "--yes"], {}, 2, "by their ids, or by --flow and --reason"),
+        (["dlq", "discard", "--yes"], {}, 2, "by their ids, or by --flow and --reason"),
     ],
 )
 def test_an_error_is_one_line_on_stderr(
@@ -138,7 +138,7 @@ def test_status_and_doctor_are_json_also_when_they_fail(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["seed", "demo", "dead list", "dead show an-id", "dead replay an-id --dry-run"]
+    "command", ["seed", "demo", "dlq list", "dlq show an-id", "dlq retry an-id --dry-run"]
 )
 def test_a_command_that_fails_leaves_nothing_where_its_json_would_be(
     tmp_path: Path, command: str

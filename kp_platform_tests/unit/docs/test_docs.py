@@ -104,7 +104,7 @@ def test_every_command_that_is_named_exists_with_its_options(name: str) -> None:
 
 
 def test_a_command_that_does_not_exist_is_found() -> None:
-    calls = ("nonsense", "dead list --fast", "dead lost", "dead list --json", "logs SERVICE")
+    calls = ("nonsense", "dlq list --fast", "dlq lost", "dlq list --json", "logs SERVICE")
     assert [unknown_in(call) for call in calls] == ["nonsense", "--fast", "lost", "", ""]
 
 

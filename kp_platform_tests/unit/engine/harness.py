@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 
 from kp_platform.adapters.reference_changes import ReferenceChange
-from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.lag import partition_lags
 from kp_platform.engine.loader import SliceReport
 from kp_platform.engine.store import Stored
@@ -18,7 +18,7 @@ from kp_platform.operations.reference_data import seed
 from kp_platform_tests.fakes import FakeElasticsearch, FakeKafka, FakeMySQL, FakeRedis, FakeTrino
 
 
-class World:
+class Harness:
     """Pipelines over fakes, with the topics made and the reference data loaded."""
 
     def __init__(self, slice_rows: int = 1000) -> None:
@@ -26,16 +26,16 @@ class World:
         self.trino = FakeTrino(self.kafka, self.mysql, self.redis)
         self.store = FakeElasticsearch()
         self.kafka.create_topics({ACCESS_LOG.topic: 3, REFERENCE_CHANGES.topic: 3})
-        seed(self.mysql, self.redis, self.announce)
+        seed(self.mysql, self.redis, self.publish_changes)
         self.limits = Limits(
             slice_rows=slice_rows, bulk_rows=7, follow_idle_seconds=0, max_run_seconds=30
         )
-        self.pipeline = self.pipeline_of(ACCESS_LOG)
+        self.indexer = self.indexer_of(ACCESS_LOG)
 
-    def pipeline_of(self, flow: Flow) -> Pipeline:
-        return Pipeline(flow, self.kafka, self.trino, self.store, self.limits)
+    def indexer_of(self, flow: Flow) -> Indexer:
+        return Indexer(flow, self.kafka, self.trino, self.store, self.limits)
 
-    def announce(self, changes: Sequence[ReferenceChange]) -> None:
+    def publish_changes(self, changes: Sequence[ReferenceChange]) -> None:
         for change in changes:
             self.kafka.produce(REFERENCE_CHANGES.topic, change.body(), len(change.key) % 3)
 
@@ -47,11 +47,11 @@ class World:
             self.kafka.produce(ACCESS_LOG.topic, json.dumps(event).encode(), place)
         return ids
 
-    def drain(self) -> list[SliceReport]:
-        return [report for report in self.pipeline.drain() if report is not None]
+    def run(self) -> list[SliceReport]:
+        return [report for report in self.indexer.run() if report is not None]
 
     def follow_changes(self) -> list[SliceReport]:
-        reports = self.pipeline_of(REFERENCE_CHANGES).drain()
+        reports = self.indexer_of(REFERENCE_CHANGES).run()
         return [report for report in reports if report is not None]
 
     def stored(self, prefix: str) -> dict[str, Stored]:

@@ -9,105 +9,109 @@ from kp_platform.engine import dead_letters
 from kp_platform.engine.dead_letters import (
     DEAD_INDEX,
     LONGEST_DETAIL,
-    Letter,
-    NoSuchLetter,
+    NoSuchDeadLetter,
     Selection,
+    StoredDeadLetter,
     as_text,
-    bury,
     printable,
     raw_bytes,
+    store_dead_letters,
 )
 from kp_platform.engine.documents import DeadLetter
 from kp_platform.engine.ports import RawMessage
 from kp_platform.flows.builtin import ACCESS_LOG
-from kp_platform_tests.unit.engine.harness import World
+from kp_platform_tests.unit.engine.harness import Harness
 
-ALL = Selection(with_dropped=True)
+ALL = Selection(with_discarded=True)
 BAD_UUID = json.dumps({"uuid": "no", "uri": "/", "name": "presto"}).encode()
 
 
 @pytest.fixture
-def world() -> World:
+def harness() -> Harness:
     """A world with three dead letters, of which two have one reason."""
-    world = World()
+    harness = Harness()
     for value in (b"not json", BAD_UUID, b"\x1b[2Jnor this"):
-        world.kafka.produce(ACCESS_LOG.topic, value, 1, key=b"k")
-    world.access(5, partition=1)
-    world.drain()
-    world.store.refresh(DEAD_INDEX)
-    return world
+        harness.kafka.produce(ACCESS_LOG.topic, value, 1, key=b"k")
+    harness.access(5, partition=1)
+    harness.run()
+    harness.store.refresh(DEAD_INDEX)
+    return harness
 
 
-def found(world: World, selection: Selection = ALL) -> list[Letter]:
-    world.store.refresh(DEAD_INDEX)
-    return dead_letters.read(world.store, selection)
+def found(harness: Harness, selection: Selection = ALL) -> list[StoredDeadLetter]:
+    harness.store.refresh(DEAD_INDEX)
+    return dead_letters.read(harness.store, selection)
 
 
-def test_letters_are_found_by_flow_reason_and_id(world: World) -> None:
-    assert len(found(world)) == 3
-    [one] = found(world, Selection(flow="access_log", reason="bad_uuid"))
+def test_letters_are_found_by_flow_reason_and_id(harness: Harness) -> None:
+    assert len(found(harness)) == 3
+    [one] = found(harness, Selection(flow="access_log", reason="bad_uuid"))
     assert (one.place, str(one)) == ((1, 1), "analyze.action 1:1")
-    assert found(world, Selection(flow="full_text")) == []
-    [same] = found(world, Selection(ids=(one.id, one.id)))
+    assert found(harness, Selection(flow="full_text")) == []
+    [same] = found(harness, Selection(ids=(one.id, one.id)))
     assert (same.id, same.version) == (one.id, one.version)
 
 
-def test_bytes_come_only_with_a_letter_that_is_asked_for_by_its_id(world: World) -> None:
-    assert [{"key", "value"} & letter.source.keys() for letter in found(world)] == [set()] * 3
-    [one] = found(world, Selection(reason="bad_uuid"))
-    letter = dead_letters.by_id(world.store, one.id)
+def test_bytes_come_only_with_a_letter_that_is_asked_for_by_its_id(harness: Harness) -> None:
+    assert [{"key", "value"} & letter.source.keys() for letter in found(harness)] == [set()] * 3
+    [one] = found(harness, Selection(reason="bad_uuid"))
+    letter = dead_letters.by_id(harness.store, one.id)
     assert (raw_bytes(letter, "key"), raw_bytes(letter, "value")) == (b"k", BAD_UUID)
 
 
-def test_the_latest_letters_come_first(world: World) -> None:
-    state = world.kafka.topic_state(ACCESS_LOG.topic)
+def test_the_latest_letters_come_first(harness: Harness) -> None:
+    state = harness.kafka.topic_state(ACCESS_LOG.topic)
     late = DeadLetter(2, 0, "", "unreadable", "")
     raw = {(2, 0): RawMessage(None, None)}
-    bury(world.store, ACCESS_LOG, state, [late], raw, "2099-01-01T00:00:00.000Z")
-    world.store.refresh(DEAD_INDEX)
-    [first, *_] = next(dead_letters.pages(world.store, Selection(), 2))
+    store_dead_letters(harness.store, ACCESS_LOG, state, [late], raw, "2099-01-01T00:00:00.000Z")
+    harness.store.refresh(DEAD_INDEX)
+    [first, *_] = next(dead_letters.pages(harness.store, Selection(), 2))
     assert first.place == (2, 0)
-    assert [len(page) for page in dead_letters.pages(world.store, Selection(), 2)] == [2, 2]
+    assert [len(page) for page in dead_letters.pages(harness.store, Selection(), 2)] == [2, 2]
 
 
-def test_an_id_that_is_not_there_is_named_and_inert(world: World) -> None:
-    with pytest.raises(NoSuchLetter, match=r"no dead letter \\x1b\[2J; see `kp dead list`"):
-        found(world, Selection(ids=("\x1b[2J",)))
+def test_an_id_that_is_not_there_is_named_and_inert(harness: Harness) -> None:
+    with pytest.raises(NoSuchDeadLetter, match=r"no dead letter \\x1b\[2J; see `kp dlq list`"):
+        found(harness, Selection(ids=("\x1b[2J",)))
 
 
-def test_a_dropped_letter_keeps_place_and_reason_and_loses_its_bytes(world: World) -> None:
-    [one] = found(world, Selection(reason="bad_uuid"))
-    assert dead_letters.drop(world.store, [one], "2026-03-02T00:00:00.000Z") == 1
-    assert len(found(world, Selection())) == 2
-    assert len(found(world)) == 3
-    [dropped] = found(world, Selection(reason="bad_uuid", with_dropped=True))
-    kept = dead_letters.by_id(world.store, dropped.id)
+def test_a_dropped_letter_keeps_place_and_reason_and_loses_its_bytes(harness: Harness) -> None:
+    [one] = found(harness, Selection(reason="bad_uuid"))
+    assert dead_letters.drop(harness.store, [one], "2026-03-02T00:00:00.000Z") == 1
+    assert len(found(harness, Selection())) == 2
+    assert len(found(harness)) == 3
+    [dropped] = found(harness, Selection(reason="bad_uuid", with_discarded=True))
+    kept = dead_letters.by_id(harness.store, dropped.id)
     assert kept.source == one.source | {
         "key": None,
         "value": None,
         "dropped_at": "2026-03-02T00:00:00.000Z",
     }
-    assert dead_letters.drop(world.store, [dropped], "2026-03-03T00:00:00.000Z") == 0
-    assert dead_letters.drop(world.store, [one], "2026-03-03T00:00:00.000Z") == 0  # seen before it
+    assert dead_letters.drop(harness.store, [dropped], "2026-03-03T00:00:00.000Z") == 0
+    assert (
+        dead_letters.drop(harness.store, [one], "2026-03-03T00:00:00.000Z") == 0
+    )  # seen before it
 
 
-def test_a_dropped_letter_stays_dropped_when_its_slice_is_read_again(world: World) -> None:
-    dead_letters.drop(world.store, found(world), "2026-03-02T00:00:00.000Z")
-    for key in [key for key in world.store.documents if key[0] == "kp.positions"]:
-        del world.store.documents[key]
-    world.drain()
-    assert [letter.dropped_at for letter in found(world)] == ["2026-03-02T00:00:00.000Z"] * 3
-    assert dead_letters.drop(world.store, [], "now") == 0
+def test_a_dropped_letter_stays_dropped_when_its_slice_is_read_again(harness: Harness) -> None:
+    dead_letters.drop(harness.store, found(harness), "2026-03-02T00:00:00.000Z")
+    for key in [key for key in harness.store.documents if key[0] == "kp.positions"]:
+        del harness.store.documents[key]
+    harness.run()
+    assert [letter.discarded_at for letter in found(harness)] == ["2026-03-02T00:00:00.000Z"] * 3
+    assert dead_letters.drop(harness.store, [], "now") == 0
 
 
-def test_the_tally_counts_open_letters_by_flow_and_reason_and_dropped_ones(world: World) -> None:
-    dead_letters.drop(world.store, found(world, Selection(reason="bad_uuid")), "2026-03-02")
-    world.store.refresh(DEAD_INDEX)
-    counted = dead_letters.tally(world.store, ALL)
+def test_the_tally_counts_open_letters_by_flow_and_reason_and_dropped_ones(
+    harness: Harness,
+) -> None:
+    dead_letters.drop(harness.store, found(harness, Selection(reason="bad_uuid")), "2026-03-02")
+    harness.store.refresh(DEAD_INDEX)
+    counted = dead_letters.tally(harness.store, ALL)
     assert counted.open == {("access_log", "not_json"): 2}
     assert (counted.by_flow(), counted.by_reason()) == ({"access_log": 2}, {"not_json": 2})
     assert str(counted) == "2 open dead letters (2 not_json), 1 dropped"
-    assert str(dead_letters.tally(world.store, Selection(flow="full_text"))) == (
+    assert str(dead_letters.tally(harness.store, Selection(flow="full_text"))) == (
         "0 open dead letters, 0 dropped"
     )
 
@@ -147,13 +151,13 @@ def test_bytes_are_shown_as_text_or_in_hex_and_not_all_of_a_megabyte(
 
 
 def test_a_detail_is_bounded_and_half_a_character_in_it_does_not_stop_the_run(
-    world: World,
+    harness: Harness,
 ) -> None:
     """A server's text may quote what it could not read."""
-    state = world.kafka.topic_state(ACCESS_LOG.topic)
+    state = harness.kafka.topic_state(ACCESS_LOG.topic)
     letter = DeadLetter(2, 7, "", "unreadable", f"{uuid.uuid4()} \ud83d " + "x" * 5_000)
     raw = {(2, 7): RawMessage(None, None)}
-    bury(world.store, ACCESS_LOG, state, [letter], raw, "2026-03-02T00:00:00.000Z")
-    [kept] = found(world, Selection(reason="unreadable"))
+    store_dead_letters(harness.store, ACCESS_LOG, state, [letter], raw, "2026-03-02T00:00:00.000Z")
+    [kept] = found(harness, Selection(reason="unreadable"))
     assert len(kept.source["detail"]) == LONGEST_DETAIL
     assert kept.source["detail"][36:41] == " ? xx"

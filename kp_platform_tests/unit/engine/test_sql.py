@@ -2,9 +2,9 @@
 
 import pytest
 
-from kp_platform.engine.errors import ShortAnswer
+from kp_platform.engine.errors import IncompleteAnswer
 from kp_platform.engine.offsets import OffsetRange, Slice
-from kp_platform.engine.sql import Coverage, keys_query, slice_query
+from kp_platform.engine.sql import CompletenessCheck, keys_query, slice_query
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform_tests.fakes import FakeKafka
 
@@ -63,8 +63,8 @@ def log() -> FakeKafka:
     return log
 
 
-def covered(*ticks: tuple[int, int]) -> Coverage:
-    coverage = Coverage(TWO)
+def covered(*ticks: tuple[int, int]) -> CompletenessCheck:
+    coverage = CompletenessCheck(TWO)
     for partition, offset in ticks:
         coverage.tick([(partition, offset, "")])
     return coverage
@@ -75,14 +75,14 @@ def test_an_answer_in_any_order_is_complete_when_every_offset_came(log: FakeKafk
 
 
 def test_a_short_answer_is_refused_and_names_what_is_missing(log: FakeKafka) -> None:
-    with pytest.raises(ShortAnswer, match="1 of 2 offsets of partition 0 did not come.*is 6"):
+    with pytest.raises(IncompleteAnswer, match="1 of 2 offsets of partition 0 did not come.*is 6"):
         covered((3, 0), (0, 5)).check(log, ACCESS_LOG.topic)
 
 
 def test_an_offset_without_a_message_need_not_come_and_is_counted(log: FakeKafka) -> None:
     log.topics[ACCESS_LOG.topic].messages[0][5] = None  # the marker of a transaction
     assert covered((3, 0), (0, 6)).check(log, ACCESS_LOG.topic) == 1
-    with pytest.raises(ShortAnswer, match="1 of 2 offsets of partition 0 did not come.*is 6"):
+    with pytest.raises(IncompleteAnswer, match="1 of 2 offsets of partition 0 did not come.*is 6"):
         covered((3, 0)).check(log, ACCESS_LOG.topic)
 
 
@@ -95,10 +95,10 @@ def test_an_offset_without_a_message_need_not_come_and_is_counted(log: FakeKafka
     ],
 )
 def test_an_offset_that_was_not_asked_for_is_refused(partition: int, offset: int) -> None:
-    with pytest.raises(ShortAnswer, match="was not asked for"):
+    with pytest.raises(IncompleteAnswer, match="was not asked for"):
         covered((partition, offset))
 
 
 def test_an_offset_that_comes_twice_is_refused() -> None:
-    with pytest.raises(ShortAnswer, match="came twice"):
+    with pytest.raises(IncompleteAnswer, match="came twice"):
         covered((0, 5), (0, 5))

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from kp_platform.engine import dead_letters
-from kp_platform.engine.dead_letters import DEAD_INDEX, Letter, Selection
+from kp_platform.engine.dead_letters import DEAD_INDEX, Selection, StoredDeadLetter
 from kp_platform.engine.documents import DeadLetter
 from kp_platform.engine.errors import QueryFailed, SliceError
 from kp_platform.engine.offsets import OffsetRange, Slice
 from kp_platform.engine.store import ItemResult
 from kp_platform.flows.builtin import ACCESS_LOG, FULL_TEXT, REFERENCE_CHANGES
-from kp_platform.operations.dead_letter_retry import MOST_OFFSETS, DeadReplayReport, replay, slices
-from kp_platform_tests.unit.engine.harness import World
+from kp_platform.operations.dead_letter_retry import MOST_OFFSETS, RetryReport, replay, slices
+from kp_platform_tests.unit.engine.harness import Harness
 
 TOPIC = ACCESS_LOG.topic
 REJECTED = "document_parsing_exception"
@@ -22,77 +22,78 @@ OPEN = Selection()
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def harness() -> Harness:
+    return Harness()
 
 
-def rejected(world: World, count: int, partition: int = 0) -> list[str]:
+def rejected(harness: Harness, count: int, partition: int = 0) -> list[str]:
     """Events that the index refuses once, between others: their mapping is mended later."""
-    ids = world.access(3 * count, partition=partition)
+    ids = harness.access(3 * count, partition=partition)
     for identity in ids[1::3]:
-        world.store.refuse[identity] = [ItemResult(400, REJECTED, "no")]
-    world.drain()
+        harness.store.refuse[identity] = [ItemResult(400, REJECTED, "no")]
+    harness.run()
     return ids[1::3]
 
 
-def letters(world: World, selection: Selection = OPEN) -> list[Letter]:
-    world.store.refresh(DEAD_INDEX)
-    return dead_letters.read(world.store, selection)
+def letters(harness: Harness, selection: Selection = OPEN) -> list[StoredDeadLetter]:
+    harness.store.refresh(DEAD_INDEX)
+    return dead_letters.read(harness.store, selection)
 
 
-def replayed(world: World, chosen: list[Letter] | None = None) -> DeadReplayReport:
-    pipelines = {flow.name: world.pipeline_of(flow) for flow in (ACCESS_LOG, REFERENCE_CHANGES)}
-    return replay(pipelines, letters(world) if chosen is None else chosen)
+def replayed(harness: Harness, chosen: list[StoredDeadLetter] | None = None) -> RetryReport:
+    indexers = {flow.name: harness.indexer_of(flow) for flow in (ACCESS_LOG, REFERENCE_CHANGES)}
+    return replay(indexers, letters(harness) if chosen is None else chosen)
 
 
-def offsets(world: World) -> list[tuple[int, int]]:
+def offsets(harness: Harness) -> list[tuple[int, int]]:
     """The offset of each document, and of each letter: twice when both are there."""
-    stored = [*world.stored("log.index").values(), *world.stored(DEAD_INDEX).values()]
+    stored = [*harness.stored("log.index").values(), *harness.stored(DEAD_INDEX).values()]
     return sorted((each.source["partition"], each.source["offset"]) for each in stored)
 
 
 def test_a_letter_whose_message_has_become_good_is_a_document_with_its_enrichment(
-    world: World,
+    harness: Harness,
 ) -> None:
-    ids = rejected(world, 4)
-    report = replayed(world)
+    ids = rejected(harness, 4)
+    report = replayed(harness)
     assert (len(report.removed), report.still_dead, report.unreadable) == (4, [], [])
-    assert world.stored(DEAD_INDEX) == {}
-    documents = world.stored("log.index")
+    assert harness.stored(DEAD_INDEX) == {}
+    documents = harness.stored("log.index")
     assert {documents[identity].source["test_name"] for identity in ids} == {"presto"}
-    assert offsets(world) == [(0, offset) for offset in range(12)]
+    assert offsets(harness) == [(0, offset) for offset in range(12)]
     assert str(report) == (
         "4 became good and are removed, 0 are still dead, 0 cannot be read again"
     )
 
 
 def test_a_letter_that_is_still_bad_stays_with_the_reason_and_the_bytes_of_now(
-    world: World,
+    harness: Harness,
 ) -> None:
-    [identity] = rejected(world, 1)
-    [before] = letters(world)
-    world.store.refuse[identity] = [ItemResult(400, "illegal_argument_exception", "too long")]
-    report = replayed(world)
+    [identity] = rejected(harness, 1)
+    [before] = letters(harness)
+    harness.store.refuse[identity] = [ItemResult(400, "illegal_argument_exception", "too long")]
+    report = replayed(harness)
     assert [found.reason for _, found in report.still_dead] == ["illegal_argument_exception"]
-    [after] = letters(world)
-    source = dead_letters.by_id(world.store, after.id).source
+    [after] = letters(harness)
+    source = dead_letters.by_id(harness.store, after.id).source
     assert (source["reason"], source["detail"]) == ("illegal_argument_exception", "too long")
     assert source["@timestamp"] == before.source["@timestamp"] <= source["replayed_at"]
     assert (
-        json.loads(dead_letters.raw_bytes(Letter(after.id, source, after.version), "value") or b"")[
-            "uuid"
-        ]
+        json.loads(
+            dead_letters.raw_bytes(StoredDeadLetter(after.id, source, after.version), "value")
+            or b""
+        )["uuid"]
         == identity
     )
 
 
-def test_a_script_is_told_of_each_letter_by_its_id(world: World) -> None:
-    _, second, _ = rejected(world, 3)
-    at = {letter.place: letter for letter in letters(world)}
+def test_a_script_is_told_of_each_letter_by_its_id(harness: Harness) -> None:
+    _, second, _ = rejected(harness, 3)
+    at = {letter.place: letter for letter in letters(harness)}
     good, bad, dropped = at[0, 1], at[0, 4], at[0, 7]
-    world.store.refuse[second] = [ItemResult(400, REJECTED, "still")]
-    dead_letters.drop(world.store, [dropped], "2026-03-02T00:00:00.000Z")
-    report = replayed(world, letters(world, Selection(with_dropped=True)))
+    harness.store.refuse[second] = [ItemResult(400, REJECTED, "still")]
+    dead_letters.drop(harness.store, [dropped], "2026-03-02T00:00:00.000Z")
+    report = replayed(harness, letters(harness, Selection(with_discarded=True)))
     assert report.as_json() == {
         "removed": [good.id],
         "still_dead": [{"id": bad.id, "reason": REJECTED, "detail": "still"}],
@@ -100,101 +101,101 @@ def test_a_script_is_told_of_each_letter_by_its_id(world: World) -> None:
     }
 
 
-def test_only_the_letters_that_were_asked_for_are_read(world: World) -> None:
-    rejected(world, 3)
-    [chosen, *others] = letters(world)
-    world.trino.queries.clear()
-    replayed(world, [chosen])
-    assert world.trino.queries == [[*chosen.place, chosen.place[1] + 1]]
-    assert {each.id for each in letters(world)} == {each.id for each in others}
+def test_only_the_letters_that_were_asked_for_are_read(harness: Harness) -> None:
+    rejected(harness, 3)
+    [chosen, *others] = letters(harness)
+    harness.trino.queries.clear()
+    replayed(harness, [chosen])
+    assert harness.trino.queries == [[*chosen.place, chosen.place[1] + 1]]
+    assert {each.id for each in letters(harness)} == {each.id for each in others}
 
 
 @pytest.mark.parametrize("kept", range(4))
 def test_a_replay_killed_anywhere_leaves_each_offset_a_document_or_a_letter(
-    world: World, kept: int
+    harness: Harness, kept: int
 ) -> None:
     """Killed before the documents, or between these and the removal of the letters."""
-    rejected(world, 2)
-    chosen = letters(world)
-    world.store.dies_after = world.store.requests + kept
+    rejected(harness, 2)
+    chosen = letters(harness)
+    harness.store.dies_after = harness.store.requests + kept
     with pytest.raises(ConnectionError):
-        replayed(world, chosen)
-    world.store.dies_after = None
-    assert sorted(set(offsets(world))) == [(0, offset) for offset in range(6)]
-    replayed(world)
-    assert offsets(world) == [(0, offset) for offset in range(6)]
-    assert world.stored(DEAD_INDEX) == {}
+        replayed(harness, chosen)
+    harness.store.dies_after = None
+    assert sorted(set(offsets(harness))) == [(0, offset) for offset in range(6)]
+    replayed(harness)
+    assert offsets(harness) == [(0, offset) for offset in range(6)]
+    assert harness.stored(DEAD_INDEX) == {}
 
 
-def test_a_query_that_fails_leaves_all_letters(world: World) -> None:
-    rejected(world, 2)
-    world.trino.failure = "MySQL is down"
+def test_a_query_that_fails_leaves_all_letters(harness: Harness) -> None:
+    rejected(harness, 2)
+    harness.trino.failure = "MySQL is down"
     with pytest.raises(QueryFailed, match="MySQL is down"):
-        replayed(world)
-    assert len(letters(world)) == 2
+        replayed(harness)
+    assert len(letters(harness)) == 2
 
 
-def test_a_dropped_letter_is_not_read_again_nor_is_it_as_a_neighbour(world: World) -> None:
-    ids = world.access(4, partition=0)
+def test_a_dropped_letter_is_not_read_again_nor_is_it_as_a_neighbour(harness: Harness) -> None:
+    ids = harness.access(4, partition=0)
     for identity in ids[:3]:
-        world.store.refuse[identity] = [ItemResult(400, REJECTED, "no")]
-    world.drain()
-    middle = next(letter for letter in letters(world) if letter.place == (0, 1))
-    dead_letters.drop(world.store, [middle], "2026-03-02T00:00:00.000Z")
-    report = replayed(world, letters(world, Selection(with_dropped=True)))
+        harness.store.refuse[identity] = [ItemResult(400, REJECTED, "no")]
+    harness.run()
+    middle = next(letter for letter in letters(harness) if letter.place == (0, 1))
+    dead_letters.drop(harness.store, [middle], "2026-03-02T00:00:00.000Z")
+    report = replayed(harness, letters(harness, Selection(with_discarded=True)))
     assert len(report.removed) == 2
     [(letter, cause)] = report.unreadable
     assert (letter.id, cause) == (middle.id, "it was dropped at 2026-03-02T00:00:00.000Z")
-    assert sorted(world.stored("log.index")) == sorted([ids[0], ids[2], ids[3]])
+    assert sorted(harness.stored("log.index")) == sorted([ids[0], ids[2], ids[3]])
 
 
-def test_what_retention_deleted_is_said_exactly_and_its_letter_stays(world: World) -> None:
-    rejected(world, 2)
-    world.kafka.delete_records(TOPIC, 0, before=3)
-    report = replayed(world)
+def test_what_retention_deleted_is_said_exactly_and_its_letter_stays(harness: Harness) -> None:
+    rejected(harness, 2)
+    harness.kafka.delete_records(TOPIC, 0, before=3)
+    report = replayed(harness)
     assert [letter.place for letter in report.removed] == [(0, 4)]
     [(letter, cause)] = report.unreadable
     assert letter.place == (0, 1)
     assert cause == "retention deleted analyze.action partition 0 below offset 3"
-    assert [each.id for each in letters(world)] == [letter.id]
+    assert [each.id for each in letters(harness)] == [letter.id]
 
 
 def test_a_topic_made_again_is_said_and_its_new_messages_are_not_taken_for_old(
-    world: World,
+    harness: Harness,
 ) -> None:
-    rejected(world, 1)
-    old = world.kafka.topic_state(TOPIC).topic_id
-    world.kafka.delete_topic(TOPIC)
-    world.kafka.create_topics({TOPIC: 3})
-    world.access(5, partition=0)
-    [(_, cause)] = replayed(world).unreadable
-    new = world.kafka.topic_state(TOPIC).topic_id
+    rejected(harness, 1)
+    old = harness.kafka.topic_state(TOPIC).topic_id
+    harness.kafka.delete_topic(TOPIC)
+    harness.kafka.create_topics({TOPIC: 3})
+    harness.access(5, partition=0)
+    [(_, cause)] = replayed(harness).unreadable
+    new = harness.kafka.topic_state(TOPIC).topic_id
     assert cause == f"topic analyze.action was made again: its id is {new}, not {old}"
-    assert len(letters(world)) == 1
+    assert len(letters(harness)) == 1
 
 
-def test_a_topic_made_again_during_the_read_takes_no_letter_away(world: World) -> None:
-    rejected(world, 1)
-    chosen = letters(world)
+def test_a_topic_made_again_during_the_read_takes_no_letter_away(harness: Harness) -> None:
+    rejected(harness, 1)
+    chosen = letters(harness)
 
     def make_again() -> None:
-        world.kafka.delete_topic(TOPIC)
-        world.kafka.create_topics({TOPIC: 3})
+        harness.kafka.delete_topic(TOPIC)
+        harness.kafka.create_topics({TOPIC: 3})
 
-    world.trino.after_answer = make_again
+    harness.trino.after_answer = make_again
     with pytest.raises(SliceError, match="made again during the read"):
-        replayed(world, chosen)
-    assert len(letters(world)) == 1
+        replayed(harness, chosen)
+    assert len(letters(harness)) == 1
 
 
 def test_an_offset_that_the_log_lost_from_its_end_and_a_flow_that_is_gone_are_said(
-    world: World,
+    harness: Harness,
 ) -> None:
-    rejected(world, 1)
-    [letter] = letters(world)
+    rejected(harness, 1)
+    [letter] = letters(harness)
     beyond = replace(letter, source=letter.source | {"offset": 99})
     foreign = replace(letter, source=letter.source | {"flow": FULL_TEXT.name})
-    causes = [cause for _, cause in replayed(world, [beyond, foreign]).unreadable]
+    causes = [cause for _, cause in replayed(harness, [beyond, foreign]).unreadable]
     assert causes == [
         "analyze.action has no partition 0 with that offset any more",
         "flow full_text is not declared",
@@ -202,63 +203,63 @@ def test_an_offset_that_the_log_lost_from_its_end_and_a_flow_that_is_gone_are_sa
 
 
 def test_a_duplicate_of_an_event_that_was_indexed_since_is_no_letter_any_more(
-    world: World,
+    harness: Harness,
 ) -> None:
-    [identity] = rejected(world, 1)
+    [identity] = rejected(harness, 1)
     event = {"uuid": identity, "uri": f"/{identity}", "name": "presto"}
-    world.kafka.produce(TOPIC, json.dumps(event).encode(), 1)
-    world.drain()
-    assert len(replayed(world).removed) == 1
-    assert world.stored("log.index")[identity].source["partition"] == 1
+    harness.kafka.produce(TOPIC, json.dumps(event).encode(), 1)
+    harness.run()
+    assert len(replayed(harness).removed) == 1
+    assert harness.stored("log.index")[identity].source["partition"] == 1
 
 
 def test_a_conflict_stays_a_conflict_and_a_message_that_spoils_a_query_stays_unreadable(
-    world: World,
+    harness: Harness,
 ) -> None:
     identity = str(uuid.uuid4())
     for uri in ("/first", "/second"):
         event = {"uuid": identity, "uri": uri, "name": "kafka"}
-        world.kafka.produce(TOPIC, json.dumps(event).encode(), 0)
-    world.kafka.produce(TOPIC, b"[[[", 0)
-    world.trino.poison = {(0, 2)}
-    world.drain()
-    report = replayed(world)
+        harness.kafka.produce(TOPIC, json.dumps(event).encode(), 0)
+    harness.kafka.produce(TOPIC, b"[[[", 0)
+    harness.trino.poison = {(0, 2)}
+    harness.run()
+    report = replayed(harness)
     assert sorted(found.reason for _, found in report.still_dead) == ["conflict", "unreadable"]
     assert "2 are still dead (1 conflict, 1 unreadable)" in str(report)
-    assert len(letters(world)) == 2
+    assert len(letters(harness)) == 2
 
 
 def test_a_message_that_trino_may_fail_at_keeps_no_other_letter_from_its_replay(
-    world: World,
+    harness: Harness,
 ) -> None:
-    rejected(world, 2)
-    world.trino.suspects = {(0, 1)}
-    report = replayed(world)
+    rejected(harness, 2)
+    harness.trino.suspects = {(0, 1)}
+    report = replayed(harness)
     assert [letter.place for letter in report.removed] == [(0, 4)]
     [(letter, cause)] = report.unreadable
     assert (letter.place, cause) == ((0, 1), "GENERIC_INTERNAL_ERROR: no one knows")
-    assert [each.id for each in letters(world)] == [letter.id]
+    assert [each.id for each in letters(harness)] == [letter.id]
 
 
-def test_a_change_that_was_dead_is_applied(world: World) -> None:
-    [identity] = world.access(1, name="nobody")
-    world.drain()
-    world.mysql.add_names(["nobody"])
+def test_a_change_that_was_dead_is_applied(harness: Harness) -> None:
+    [identity] = harness.access(1, name="nobody")
+    harness.run()
+    harness.mysql.add_names(["nobody"])
     change = json.dumps({"source": "mysql", "key": "nobody"}).encode()
-    offset = world.kafka.produce(REFERENCE_CHANGES.topic, change, 0)
-    state = world.kafka.topic_state(REFERENCE_CHANGES.topic)
-    raw = world.kafka.raw_messages(REFERENCE_CHANGES.topic, [(0, offset)])
-    dead_letters.bury(
-        world.store,
+    offset = harness.kafka.produce(REFERENCE_CHANGES.topic, change, 0)
+    state = harness.kafka.topic_state(REFERENCE_CHANGES.topic)
+    raw = harness.kafka.raw_messages(REFERENCE_CHANGES.topic, [(0, offset)])
+    dead_letters.store_dead_letters(
+        harness.store,
         REFERENCE_CHANGES,
         state,
         [DeadLetter(0, offset, "", REJECTED, "no")],
         raw,
         "2026-03-02T00:00:00.000Z",
     )
-    assert len(replayed(world).removed) == 1
-    assert world.stored("log.index")[identity].source["test_name"] == "nobody"
-    assert letters(world) == []
+    assert len(replayed(harness).removed) == 1
+    assert harness.stored("log.index")[identity].source["test_name"] == "nobody"
+    assert letters(harness) == []
 
 
 def test_slices_hold_exactly_the_places_and_one_run_of_each_partition() -> None:

@@ -12,65 +12,70 @@ from kp_platform.engine import dead_letters, index_registry, positions
 from kp_platform.engine.counting import Window
 from kp_platform.engine.dead_letters import Selection
 from kp_platform.engine.errors import QueryFailed, SliceError
-from kp_platform.engine.indexer import Pipeline
+from kp_platform.engine.indexer import Indexer
 from kp_platform.engine.offsets import OffsetRange, Slice
 from kp_platform.engine.store import ItemResult, create, send
 from kp_platform.flows.builtin import ACCESS_LOG, REFERENCE_CHANGES
-from kp_platform.operations.index_swap import NotKnown
-from kp_platform.operations.replay import ReplayReport, followers, into_new_indices, into_place
+from kp_platform.operations.index_swap import SwapUnknown
+from kp_platform.operations.replay import (
+    ReplayReport,
+    followers,
+    replay_in_place,
+    replay_into_new_indices,
+)
 from kp_platform.operations.replay_range import (
-    NoSuchReplay,
-    Span,
+    InvalidReplay,
+    ReplayRange,
     parse_offsets,
     parse_window,
-    span_of_offsets,
-    span_of_time,
+    range_of_offsets,
+    range_of_time,
 )
-from kp_platform_tests.unit.engine.harness import World
+from kp_platform_tests.unit.engine.harness import Harness
 
 TOPIC = ACCESS_LOG.topic
 MIDNIGHT = datetime(2026, 3, 1, tzinfo=UTC)
 DAY = Window(MIDNIGHT, MIDNIGHT + timedelta(days=1))
 INDEX = "log.index-2026.03.01"
-Way = Callable[[Pipeline, Span, Sequence[Pipeline]], Iterator[ReplayReport]]
+Way = Callable[[Indexer, ReplayRange, Sequence[Indexer]], Iterator[ReplayReport]]
 
 
 @pytest.fixture
-def world() -> World:
-    return World(slice_rows=10)
+def harness() -> Harness:
+    return Harness(slice_rows=10)
 
 
-@pytest.fixture(params=[into_place, into_new_indices], ids=["in place", "new indices"])
+@pytest.fixture(params=[replay_in_place, replay_into_new_indices], ids=["in place", "new indices"])
 def way(request: pytest.FixtureRequest) -> Way:
     found: Way = request.param
     return found
 
 
-def replayed(world: World, way: Way, window: Window = DAY) -> ReplayReport:
-    changes = followers([world.pipeline_of(REFERENCE_CHANGES)], ACCESS_LOG)
+def replayed(harness: Harness, way: Way, window: Window = DAY) -> ReplayReport:
+    changes = followers([harness.indexer_of(REFERENCE_CHANGES)], ACCESS_LOG)
     assert len(changes) == 1
-    return [*way(world.pipeline, span_of_time(world.pipeline, window), changes)][-1]
+    return [*way(harness.indexer, range_of_time(harness.indexer, window), changes)][-1]
 
 
-def documents(world: World) -> dict[str, dict[str, Any]]:
+def documents(harness: Harness) -> dict[str, dict[str, Any]]:
     """What the alias shows, by id; none is there twice."""
-    world.store.refresh("log.index")
-    with world.store.snapshot("log.index") as snapshot:
+    harness.store.refresh("log.index")
+    with harness.store.snapshot("log.index") as snapshot:
         found = {hit.id: hit.stored.source for hit in snapshot.hits}
         assert len(found) == len(snapshot.hits)
     return found
 
 
-def held(world: World) -> dict[int, int]:
-    state = world.kafka.topic_state(TOPIC)
-    return positions.offsets(positions.read(world.store, ACCESS_LOG, state))
+def held(harness: Harness) -> dict[int, int]:
+    state = harness.kafka.topic_state(TOPIC)
+    return positions.offsets(positions.read(harness.store, ACCESS_LOG, state))
 
 
-def change(world: World) -> None:
+def change(harness: Harness) -> None:
     """Another value of presto, announced and followed."""
-    world.redis.set_values({"presto": "changed"})
-    world.announce([ReferenceChange("redis", "presto")])
-    world.follow_changes()
+    harness.redis.set_values({"presto": "changed"})
+    harness.publish_changes([ReferenceChange("redis", "presto")])
+    harness.follow_changes()
 
 
 def without(document: dict[str, Any], *fields: str) -> dict[str, Any]:
@@ -78,340 +83,344 @@ def without(document: dict[str, Any], *fields: str) -> dict[str, Any]:
 
 
 def test_documents_get_the_reference_data_of_now_and_keep_when_they_came(
-    world: World, way: Way
+    harness: Harness, way: Way
 ) -> None:
-    ids = world.access(30)
-    world.drain()
-    before, positions_before = documents(world), held(world)
-    world.redis.set_values({"presto": "https://trino.io/"})
-    report = replayed(world, way)
-    after = documents(world)
+    ids = harness.access(30)
+    harness.run()
+    before, positions_before = documents(harness), held(harness)
+    harness.redis.set_values({"presto": "https://trino.io/"})
+    report = replayed(harness, way)
+    after = documents(harness)
     assert sorted(after) == sorted(ids)
     assert {each["redis_value"] for each in after.values()} == {"https://trino.io/"}
     for identity, document in after.items():
         assert without(document, "redis_value") == without(before[identity], "redis_value")
     assert (report.rows, report.remade, report.kept) == (30, 30, 0)
-    assert held(world) == positions_before
-    assert world.drain() == []
+    assert held(harness) == positions_before
+    assert harness.run() == []
 
 
-def test_what_is_as_it_should_be_is_not_written(world: World) -> None:
-    world.access(25)
-    world.drain()
-    requests = world.store.requests
-    report = replayed(world, into_place)
+def test_what_is_as_it_should_be_is_not_written(harness: Harness) -> None:
+    harness.access(25)
+    harness.run()
+    requests = harness.store.requests
+    report = replayed(harness, replay_in_place)
     assert (report.unchanged, report.remade) == (25, 0)
-    assert world.store.requests == requests
+    assert harness.store.requests == requests
 
 
-def test_a_document_that_somebody_deleted_comes_back(world: World, way: Way) -> None:
-    ids = world.access(20)
-    world.drain()
-    del world.store.documents[INDEX, ids[7]]
-    report = replayed(world, way)
-    assert sorted(documents(world)) == sorted(ids)
+def test_a_document_that_somebody_deleted_comes_back(harness: Harness, way: Way) -> None:
+    ids = harness.access(20)
+    harness.run()
+    del harness.store.documents[INDEX, ids[7]]
+    report = replayed(harness, way)
+    assert sorted(documents(harness)) == sorted(ids)
     assert (report.brought_back, report.remade + report.unchanged) == (1, 19)
 
 
-def test_a_day_that_was_deleted_for_good_comes_back_under_its_name(world: World, way: Way) -> None:
-    ids = world.access(1010, partition=0)  # the last ones come late
-    world.drain()
-    world.store.delete_index(INDEX)
-    with pytest.raises(NoSuchReplay, match="reads it again by itself"):
-        span_of_time(world.pipeline, DAY)
-    index_registry.forget(world.store, ACCESS_LOG, [INDEX])
-    assert replayed(world, way).brought_back == 1010
-    assert sorted(documents(world)) == sorted(ids)
-    assert [*world.store.index_ids("log.index")] == [INDEX]
-    assert world.drain() == []  # it is noted, and there
-    [index] = {index for index, _ in world.stored_places("log.index")}
-    world.store.delete_index(index)
-    assert index_registry.deleted(world.store, ACCESS_LOG) == [INDEX]
+def test_a_day_that_was_deleted_for_good_comes_back_under_its_name(
+    harness: Harness, way: Way
+) -> None:
+    ids = harness.access(1010, partition=0)  # the last ones come late
+    harness.run()
+    harness.store.delete_index(INDEX)
+    with pytest.raises(InvalidReplay, match="reads it again by itself"):
+        range_of_time(harness.indexer, DAY)
+    index_registry.unregister(harness.store, ACCESS_LOG, [INDEX])
+    assert replayed(harness, way).brought_back == 1010
+    assert sorted(documents(harness)) == sorted(ids)
+    assert [*harness.store.index_ids("log.index")] == [INDEX]
+    assert harness.run() == []  # it is noted, and there
+    [index] = {index for index, _ in harness.stored_places("log.index")}
+    harness.store.delete_index(index)
+    assert index_registry.missing(harness.store, ACCESS_LOG) == [INDEX]
 
 
-def test_only_events_of_the_time_are_made_again(world: World) -> None:
-    world.access(60, partition=0)
-    world.drain()
-    world.redis.set_values({"presto": "new"})
+def test_only_events_of_the_time_are_made_again(harness: Harness) -> None:
+    harness.access(60, partition=0)
+    harness.run()
+    harness.redis.set_values({"presto": "new"})
     some = Window(MIDNIGHT + timedelta(milliseconds=20), MIDNIGHT + timedelta(milliseconds=30))
-    span = span_of_time(world.pipeline, some)
+    span = range_of_time(harness.indexer, some)
     assert span.ranges == (OffsetRange(0, 20, 30),)
-    report = replayed(world, into_place, some)
+    report = replayed(harness, replay_in_place, some)
     assert report.remade == 10
-    changed = [each["offset"] for each in documents(world).values() if each["redis_value"] == "new"]
+    changed = [
+        each["offset"] for each in documents(harness).values() if each["redis_value"] == "new"
+    ]
     assert sorted(changed) == [*range(20, 30)]
 
 
-def test_an_event_of_the_time_that_came_late_is_found_by_its_document(world: World) -> None:
+def test_an_event_of_the_time_that_came_late_is_found_by_its_document(harness: Harness) -> None:
     """Times are the senders'; those of FakeTrino begin anew after a thousand offsets."""
     for _ in range(1010):
-        world.access(1, partition=0)
-    world.drain()
+        harness.access(1, partition=0)
+    harness.run()
     some = Window(MIDNIGHT + timedelta(milliseconds=3), MIDNIGHT + timedelta(milliseconds=5))
-    span = span_of_time(world.pipeline, some)
+    span = range_of_time(harness.indexer, some)
     assert (span.documents, span.ranges) == (4, (OffsetRange(0, 3, 1005),))
-    world.redis.set_values({"presto": "new"})
-    report = replayed(world, into_place, some)
+    harness.redis.set_values({"presto": "new"})
+    report = replayed(harness, replay_in_place, some)
     assert (report.remade, report.outside) == (4, 998)
 
 
-def test_a_duplicate_stays_at_its_first_offset(world: World, way: Way) -> None:
-    [identity] = world.access(1, partition=0)
-    first = world.kafka.raw_messages(TOPIC, [(0, 0)])[0, 0].value
-    world.kafka.produce(TOPIC, first, 2)
-    world.drain()
-    world.redis.set_values({"presto": "new"})
-    report = replayed(world, way)
+def test_a_duplicate_stays_at_its_first_offset(harness: Harness, way: Way) -> None:
+    [identity] = harness.access(1, partition=0)
+    first = harness.kafka.raw_messages(TOPIC, [(0, 0)])[0, 0].value
+    harness.kafka.produce(TOPIC, first, 2)
+    harness.run()
+    harness.redis.set_values({"presto": "new"})
+    report = replayed(harness, way)
     assert report.duplicates == 1
-    document = documents(world)[identity]
+    document = documents(harness)[identity]
     assert (document["partition"], document["offset"]) == (0, 0)
     assert document["redis_value"] == "new"
 
 
-def test_what_retention_has_deleted_stays_as_it_is_and_is_told(world: World, way: Way) -> None:
-    ids = world.access(30)
-    world.drain()
-    before = documents(world)
+def test_what_retention_has_deleted_stays_as_it_is_and_is_told(harness: Harness, way: Way) -> None:
+    ids = harness.access(30)
+    harness.run()
+    before = documents(harness)
     for partition, low in ((0, 4), (1, 10)):
-        world.kafka.delete_records(TOPIC, partition, low)
-    span = span_of_time(world.pipeline, DAY)
+        harness.kafka.delete_records(TOPIC, partition, low)
+    span = range_of_time(harness.indexer, DAY)
     assert (span.documents, span.lost) == (30, {0: 4, 1: 10})
-    assert span.said_lost() == (
+    assert span.describe_lost() == (
         "14 documents stay as they are: retention has deleted messages of analyze.action "
         "below 0:4 1:10"
     )
-    world.redis.set_values({"presto": "new"})
-    report = replayed(world, way)
+    harness.redis.set_values({"presto": "new"})
+    report = replayed(harness, way)
     assert (report.rows, report.remade, report.kept) == (16, 16, 14)
-    after = documents(world)
+    after = documents(harness)
     assert sorted(after) == sorted(ids)
     kept = [identity for identity, each in after.items() if each["redis_value"] != "new"]
     assert len(kept) == 14
     assert all(after[identity] == before[identity] for identity in kept)
 
 
-def test_a_dead_letter_stays_one_and_is_no_document(world: World, way: Way) -> None:
-    world.access(6)
-    world.kafka.produce(TOPIC, b"not json", 1)
-    world.drain()
-    letters = world.stored("kp.dead")
-    report = replayed(world, way)
+def test_a_dead_letter_stays_one_and_is_no_document(harness: Harness, way: Way) -> None:
+    harness.access(6)
+    harness.kafka.produce(TOPIC, b"not json", 1)
+    harness.run()
+    letters = harness.stored("kp.dead")
+    report = replayed(harness, way)
     assert report.dead == 1
-    assert world.stored("kp.dead") == letters
-    assert len(documents(world)) == 6
+    assert harness.stored("kp.dead") == letters
+    assert len(documents(harness)) == 6
 
 
 @pytest.mark.parametrize("moment", ["before_answer", "after_answer"])
-def test_what_is_indexed_meanwhile_is_there_too(world: World, way: Way, moment: str) -> None:
-    ids = world.access(20)
-    world.drain()
+def test_what_is_indexed_meanwhile_is_there_too(harness: Harness, way: Way, moment: str) -> None:
+    ids = harness.access(20)
+    harness.run()
 
     def go_on() -> None:
-        ids.extend(world.access(15))
-        world.drain()
+        ids.extend(harness.access(15))
+        harness.run()
 
-    setattr(world.trino, moment, go_on)
-    report = replayed(world, way)
-    assert sorted(documents(world)) == sorted(ids)
+    setattr(harness.trino, moment, go_on)
+    report = replayed(harness, way)
+    assert sorted(documents(harness)) == sorted(ids)
     assert (report.rows, report.kept) == (20, 0)
-    assert world.lag() == 0
+    assert harness.lag() == 0
 
 
 @pytest.mark.parametrize("moment", ["before_answer", "after_answer"])
 def test_reference_data_that_change_meanwhile_are_those_of_the_change(
-    world: World, way: Way, moment: str
+    harness: Harness, way: Way, moment: str
 ) -> None:
-    world.access(20)
-    world.drain()
-    world.redis.set_values({"presto": "old"})
+    harness.access(20)
+    harness.run()
+    harness.redis.set_values({"presto": "old"})
 
-    setattr(world.trino, moment, lambda: change(world))
-    replayed(world, way)
-    assert {each["redis_value"] for each in documents(world).values()} == {"changed"}
+    setattr(harness.trino, moment, lambda: change(harness))
+    replayed(harness, way)
+    assert {each["redis_value"] for each in documents(harness).values()} == {"changed"}
 
 
-def test_new_indices_take_the_place_of_the_old_again_and_again(world: World) -> None:
-    ids = world.access(20)
-    world.drain()
+def test_new_indices_take_the_place_of_the_old_again_and_again(harness: Harness) -> None:
+    ids = harness.access(20)
+    harness.run()
     seen = set()
     for value in ("first", "second"):
-        world.redis.set_values({"presto": value})
-        report = replayed(world, into_new_indices)
+        harness.redis.set_values({"presto": value})
+        report = replayed(harness, replay_into_new_indices)
         assert report.exchanged == [INDEX]
-        assert {each["redis_value"] for each in documents(world).values()} == {value}
-        assert [*world.store.index_ids("log.index")] == [INDEX]
-        seen.add(world.store.index_ids("log.index")[INDEX])
-        assert len({index for index, _ in world.stored_places("log.index")}) == 1
-        ids += world.access(5)
-        world.drain()  # by the name of the day, which is the new index's now
-        assert sorted(documents(world)) == sorted(ids)
+        assert {each["redis_value"] for each in documents(harness).values()} == {value}
+        assert [*harness.store.index_ids("log.index")] == [INDEX]
+        seen.add(harness.store.index_ids("log.index")[INDEX])
+        assert len({index for index, _ in harness.stored_places("log.index")}) == 1
+        ids += harness.access(5)
+        harness.run()  # by the name of the day, which is the new index's now
+        assert sorted(documents(harness)) == sorted(ids)
     assert len(seen) == 2
-    assert world.drain() == []  # nothing was taken for deleted
+    assert harness.run() == []  # nothing was taken for deleted
 
 
-def test_a_replay_that_fails_leaves_the_old_index_and_nothing_of_the_new(world: World) -> None:
-    world.access(30)
-    world.drain()
-    before = documents(world)
-    world.redis.set_values({"presto": "new"})
-    reports = into_new_indices(world.pipeline, span_of_time(world.pipeline, DAY), [])
+def test_a_replay_that_fails_leaves_the_old_index_and_nothing_of_the_new(harness: Harness) -> None:
+    harness.access(30)
+    harness.run()
+    before = documents(harness)
+    harness.redis.set_values({"presto": "new"})
+    reports = replay_into_new_indices(harness.indexer, range_of_time(harness.indexer, DAY), [])
     next(reports)
-    world.trino.failure = "INSUFFICIENT_RESOURCES"
+    harness.trino.failure = "INSUFFICIENT_RESOURCES"
     with pytest.raises(QueryFailed):
         list(reports)
-    assert documents(world) == before
-    assert world.store.made == {}
-    assert {index for index, _ in world.stored_places("log.index")} == {INDEX}
+    assert documents(harness) == before
+    assert harness.store.made == {}
+    assert {index for index, _ in harness.stored_places("log.index")} == {INDEX}
 
 
-def test_of_two_replays_at_once_the_later_gives_way(world: World) -> None:
-    ids = world.access(30)
-    world.drain()
-    first = into_new_indices(world.pipeline, span_of_time(world.pipeline, DAY), [])
+def test_of_two_replays_at_once_the_later_gives_way(harness: Harness) -> None:
+    ids = harness.access(30)
+    harness.run()
+    first = replay_into_new_indices(harness.indexer, range_of_time(harness.indexer, DAY), [])
     next(first)
-    world.redis.set_values({"presto": "second"})
-    replayed(world, into_new_indices)
+    harness.redis.set_values({"presto": "second"})
+    replayed(harness, replay_into_new_indices)
     with pytest.raises(SliceError, match="exchanged by another"):
         list(first)
-    after = documents(world)
+    after = documents(harness)
     assert sorted(after) == sorted(ids)
     assert {each["redis_value"] for each in after.values()} == {"second"}
-    assert world.store.made == {}
+    assert harness.store.made == {}
 
 
 @pytest.mark.parametrize("happened", [False, True], ids=["refused", "answer lost"])
 def test_an_exchange_without_an_answer_leaves_one_whole_index(
-    world: World, monkeypatch: pytest.MonkeyPatch, happened: bool
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, happened: bool
 ) -> None:
-    ids = world.access(30)
-    world.drain()
-    take_place = world.store.take_place
+    ids = harness.access(30)
+    harness.run()
+    swap_alias = harness.store.swap_alias
 
     def fail(name: str, new: str, alias: str, index_id: str | None) -> None:
         if happened:
-            take_place(name, new, alias, index_id)
+            swap_alias(name, new, alias, index_id)
         raise ConnectionError
 
-    monkeypatch.setattr(world.store, "take_place", fail)
-    with pytest.raises(NotKnown, match="housekeep"):
-        replayed(world, into_new_indices)
-    assert sorted(documents(world)) == sorted(ids)
-    assert world.store.blocked == set()
-    assert len(world.store.made) == (0 if happened else 1)  # it is not deleted at once
-    ids += world.access(5)
-    world.drain()
-    assert sorted(documents(world)) == sorted(ids)
-    assert index_registry.deleted(world.store, ACCESS_LOG) == []
+    monkeypatch.setattr(harness.store, "swap_alias", fail)
+    with pytest.raises(SwapUnknown, match="retention"):
+        replayed(harness, replay_into_new_indices)
+    assert sorted(documents(harness)) == sorted(ids)
+    assert harness.store.blocked == set()
+    assert len(harness.store.made) == (0 if happened else 1)  # it is not deleted at once
+    ids += harness.access(5)
+    harness.run()
+    assert sorted(documents(harness)) == sorted(ids)
+    assert index_registry.missing(harness.store, ACCESS_LOG) == []
 
 
 def test_an_index_that_somebody_deletes_while_it_is_copied_is_not_replaced(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.access(30)
-    world.drain()
-    written_since = world.store.written_since
+    harness.access(30)
+    harness.run()
+    written_since = harness.store.written_since
     late: list[str] = []
 
     def delete_and_go_on(index: str, marks: Any, size: int) -> Any:
         yield from written_since(index, marks, size)
         if not late:
-            world.store.delete_index(INDEX)
-            late.extend(world.access(3))
-            send(world.store, [create(INDEX, each, b'{"uuid": "late"}') for each in late])
+            harness.store.delete_index(INDEX)
+            late.extend(harness.access(3))
+            send(harness.store, [create(INDEX, each, b'{"uuid": "late"}') for each in late])
 
-    monkeypatch.setattr(world.store, "written_since", delete_and_go_on)
+    monkeypatch.setattr(harness.store, "written_since", delete_and_go_on)
     with pytest.raises(SliceError, match="deleted or exchanged by another"):
-        replayed(world, into_new_indices)
-    assert sorted(documents(world)) == sorted(late)
-    assert (world.store.blocked, world.store.made) == (set(), {})
-    assert index_registry.deleted(world.store, ACCESS_LOG) == [INDEX]
+        replayed(harness, replay_into_new_indices)
+    assert sorted(documents(harness)) == sorted(late)
+    assert (harness.store.blocked, harness.store.made) == (set(), {})
+    assert index_registry.missing(harness.store, ACCESS_LOG) == [INDEX]
 
 
 def test_a_mapping_that_refuses_a_document_is_an_error_and_no_dead_letter(
-    world: World, way: Way
+    harness: Harness, way: Way
 ) -> None:
-    ids = world.access(9)
-    world.drain()
-    before = documents(world)
-    world.redis.set_values({"presto": "new"})
-    world.store.refuse[ids[4]] = [ItemResult(400, "document_parsing_exception", "no date")]
+    ids = harness.access(9)
+    harness.run()
+    before = documents(harness)
+    harness.redis.set_values({"presto": "new"})
+    harness.store.refuse[ids[4]] = [ItemResult(400, "document_parsing_exception", "no date")]
     with pytest.raises(SliceError, match="is refused now: document_parsing_exception: no date"):
-        replayed(world, way)
-    assert documents(world)[ids[4]] == before[ids[4]]
-    assert (world.stored("kp.dead"), world.store.made) == ({}, {})
+        replayed(harness, way)
+    assert documents(harness)[ids[4]] == before[ids[4]]
+    assert (harness.stored("kp.dead"), harness.store.made) == ({}, {})
 
 
 def test_a_letter_whose_message_has_become_good_goes_and_a_dropped_one_stays(
-    world: World, way: Way
+    harness: Harness, way: Way
 ) -> None:
-    ids = world.access(6, partition=0)
+    ids = harness.access(6, partition=0)
     for identity in ids[2:4]:
-        world.store.refuse[identity] = [ItemResult(400, "document_parsing_exception", "no")]
-    world.drain()
-    world.store.refresh("kp.dead")
-    letters = {each.place: each for each in dead_letters.read(world.store, Selection())}
+        harness.store.refuse[identity] = [ItemResult(400, "document_parsing_exception", "no")]
+    harness.run()
+    harness.store.refresh("kp.dead")
+    letters = {each.place: each for each in dead_letters.read(harness.store, Selection())}
     assert sorted(letters) == [(0, 2), (0, 3)]
-    dead_letters.drop(world.store, [letters[0, 3]], "2026-03-02T00:00:00.000Z")
-    report = replayed(world, way)
+    dead_letters.drop(harness.store, [letters[0, 3]], "2026-03-02T00:00:00.000Z")
+    report = replayed(harness, way)
     assert (report.brought_back, report.dead) == (1, 1)
-    assert sorted(documents(world)) == sorted(each for each in ids if each != ids[3])
-    [left] = world.stored("kp.dead").values()
+    assert sorted(documents(harness)) == sorted(each for each in ids if each != ids[3])
+    [left] = harness.stored("kp.dead").values()
     assert (left.source["offset"], left.source["value"]) == (3, None)
 
 
-def test_a_replay_that_fails_leaves_no_older_reference_data(world: World, way: Way) -> None:
-    world.access(30)
-    world.drain()
-    world.redis.set_values({"presto": "old"})
+def test_a_replay_that_fails_leaves_no_older_reference_data(harness: Harness, way: Way) -> None:
+    harness.access(30)
+    harness.run()
+    harness.redis.set_values({"presto": "old"})
 
-    world.trino.after_answer = lambda: change(world)
-    changes = followers([world.pipeline_of(REFERENCE_CHANGES)], ACCESS_LOG)
-    reports = way(world.pipeline, span_of_time(world.pipeline, DAY), changes)
+    harness.trino.after_answer = lambda: change(harness)
+    changes = followers([harness.indexer_of(REFERENCE_CHANGES)], ACCESS_LOG)
+    reports = way(harness.indexer, range_of_time(harness.indexer, DAY), changes)
     next(reports)
-    world.kafka.topics[TOPIC].topic_id = "made again"
+    harness.kafka.topics[TOPIC].topic_id = "made again"
     with pytest.raises(SliceError):
         list(reports)
-    assert {each["redis_value"] for each in documents(world).values()} == {"changed"}
+    assert {each["redis_value"] for each in documents(harness).values()} == {"changed"}
 
 
-def test_new_indices_need_whole_days(world: World) -> None:
-    world.access(3)
-    world.drain()
+def test_new_indices_need_whole_days(harness: Harness) -> None:
+    harness.access(3)
+    harness.run()
     half = Window(MIDNIGHT, MIDNIGHT + timedelta(hours=36))
-    with pytest.raises(NoSuchReplay, match="whole days"):
-        list(into_new_indices(world.pipeline, span_of_time(world.pipeline, half), []))
-    span = span_of_offsets(world.pipeline, parse_offsets("0:[0,1)"))
-    with pytest.raises(NoSuchReplay, match="whole days"):
-        list(into_new_indices(world.pipeline, span, []))
+    with pytest.raises(InvalidReplay, match="whole days"):
+        list(replay_into_new_indices(harness.indexer, range_of_time(harness.indexer, half), []))
+    span = range_of_offsets(harness.indexer, parse_offsets("0:[0,1)"))
+    with pytest.raises(InvalidReplay, match="whole days"):
+        list(replay_into_new_indices(harness.indexer, span, []))
 
 
-def test_offsets_are_read_as_far_as_the_topic_holds_them(world: World) -> None:
-    world.access(30)
-    world.drain()
-    world.kafka.delete_records(TOPIC, 0, 4)
-    world.redis.set_values({"presto": "new"})
-    span = span_of_offsets(world.pipeline, parse_offsets("2:[1,2) 0:[2,7)"))
+def test_offsets_are_read_as_far_as_the_topic_holds_them(harness: Harness) -> None:
+    harness.access(30)
+    harness.run()
+    harness.kafka.delete_records(TOPIC, 0, 4)
+    harness.redis.set_values({"presto": "new"})
+    span = range_of_offsets(harness.indexer, parse_offsets("2:[1,2) 0:[2,7)"))
     assert (span.ranges, span.lost) == ((OffsetRange(0, 4, 7), OffsetRange(2, 1, 2)), {0: 2})
-    assert "2 offsets cannot be read" in span.said_lost()
-    report = [*into_place(world.pipeline, span, [])][-1]
+    assert "2 offsets cannot be read" in span.describe_lost()
+    report = [*replay_in_place(harness.indexer, span, [])][-1]
     assert report.remade == 4
-    with pytest.raises(NoSuchReplay, match="1:\\[5,11\\) is indexed only up to 10"):
-        span_of_offsets(world.pipeline, parse_offsets("1:[5,11)"))
+    with pytest.raises(InvalidReplay, match="1:\\[5,11\\) is indexed only up to 10"):
+        range_of_offsets(harness.indexer, parse_offsets("1:[5,11)"))
 
 
-def test_nothing_is_there_before_the_first_event(world: World) -> None:
-    assert len(span_of_time(world.pipeline, DAY)) == 0
-    assert replayed(world, into_place).rows == 0
+def test_nothing_is_there_before_the_first_event(harness: Harness) -> None:
+    assert len(range_of_time(harness.indexer, DAY)) == 0
+    assert replayed(harness, replay_in_place).rows == 0
 
 
-def test_a_flow_of_changes_cannot_be_replayed(world: World) -> None:
-    with pytest.raises(NoSuchReplay, match="reference_changes"):
-        span_of_time(world.pipeline_of(REFERENCE_CHANGES), DAY)
+def test_a_flow_of_changes_cannot_be_replayed(harness: Harness) -> None:
+    with pytest.raises(InvalidReplay, match="reference_changes"):
+        range_of_time(harness.indexer_of(REFERENCE_CHANGES), DAY)
 
 
 @pytest.mark.parametrize("text", ["", "0", "0:[5,5)", "0:[1,2) 0:[2,3)", "0:[1,2),1:[1,2)", "x"])
 def test_offsets_that_are_none_are_refused(text: str) -> None:
-    with pytest.raises(NoSuchReplay, match="is not of the form"):
+    with pytest.raises(InvalidReplay, match="is not of the form"):
         parse_offsets(text)
 
 
@@ -424,7 +433,7 @@ def test_offsets_are_written_as_the_tags_of_runs_are() -> None:
     ("start", "end"), [("yesterday", ""), ("2026-03-02", "2026-03-01"), ("2026-03-01", "x")]
 )
 def test_times_that_are_none_are_refused(start: str, end: str) -> None:
-    with pytest.raises(NoSuchReplay, match="not a time"):
+    with pytest.raises(InvalidReplay, match="not a time"):
         parse_window(start, end)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.engine.dead_letters import DEAD_INDEX, Letter, Tally
+from kp_platform.engine.dead_letters import DEAD_INDEX, StoredDeadLetter, Tally
 from kp_platform.engine.store import Version
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.orchestration.dead_letters import (
@@ -21,7 +20,7 @@ from kp_platform.orchestration.dead_letters import (
     numbers,
     tally_metadata,
 )
-from kp_platform_tests.unit.engine.harness import World
+from kp_platform_tests.unit.engine.harness import Harness
 
 SOME = Tally(
     Counter(
@@ -31,21 +30,9 @@ SOME = Tally(
 )
 
 
-class StoreOf(ElasticsearchResource):
-    """The resource, answering from the fake of a world."""
-
-    def snapshot(self, index: str) -> Any:
-        return WORLDS[self.url].store.snapshot(index)
-
-
-WORLDS: dict[str, World] = {}
-
-
 @pytest.fixture
-def world() -> Iterator[World]:
-    WORLDS["world"] = World()
-    yield WORLDS["world"]
-    WORLDS.clear()
+def harness() -> Harness:
+    return Harness()
 
 
 @pytest.fixture
@@ -54,9 +41,9 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def tick(instance: dg.DagsterInstance) -> list[Any]:
+def tick(instance: dg.DagsterInstance, harness: Harness) -> list[Any]:
     """The events of one tick, reported as the daemon reports them."""
-    resources = {"elasticsearch": StoreOf(url="world")}
+    resources = {"elasticsearch": harness.store}
     with dg.build_sensor_context(instance=instance, resources=resources) as context:
         answer = dead_letters_sensor().evaluate_tick(context)
     assert not answer.run_requests
@@ -65,7 +52,7 @@ def tick(instance: dg.DagsterInstance) -> list[Any]:
     return list(answer.asset_events)
 
 
-def letter() -> Letter:
+def letter() -> StoredDeadLetter:
     source = {
         "@timestamp": "2026-03-01T00:00:00.000Z",
         "flow": "access_log",
@@ -77,7 +64,7 @@ def letter() -> Letter:
         "detail": "a-secret-that-the-text-of-a-server-quotes",
         "value": "YS1zZWNyZXQ=",
     }
-    return Letter("access_log:id-1:1:7", source, Version(1, 1))
+    return StoredDeadLetter("access_log:id-1:1:7", source, Version(1, 1))
 
 
 def test_numbers_are_by_flow_and_by_reason_and_fall_to_zero() -> None:
@@ -116,20 +103,20 @@ def test_open_letters_are_a_warning_and_dropped_ones_are_none() -> None:
 
 
 def test_the_sensor_tells_the_numbers_when_they_changed_and_only_then(
-    world: World, instance: dg.DagsterInstance
+    harness: Harness, instance: dg.DagsterInstance
 ) -> None:
-    [first, check_of_first] = tick(instance)
+    [first, check_of_first] = tick(instance, harness)
     assert first.metadata["open"].value == 0
     assert check_of_first.passed
-    assert tick(instance) == []
-    world.kafka.produce(ACCESS_LOG.topic, b"a-secret", 0)
-    world.drain()
-    world.store.refresh(DEAD_INDEX)
-    [second, check_of_second] = tick(instance)
+    assert tick(instance, harness) == []
+    harness.kafka.produce(ACCESS_LOG.topic, b"a-secret", 0)
+    harness.run()
+    harness.store.refresh(DEAD_INDEX)
+    [second, check_of_second] = tick(instance, harness)
     assert (second.asset_key, second.metadata["reason not_json"].value) == (KEY, 1)
     assert (check_of_second.check_name, check_of_second.passed) == (CHECK, False)
     assert "a-secret" not in repr(second.metadata)
-    assert tick(instance) == []
+    assert tick(instance, harness) == []
     told = instance.get_latest_materialization_event(KEY)
     assert told is not None
     assert told.asset_materialization is not None

@@ -23,10 +23,10 @@ JOBS = (
     "seed_reference_data",
     "rank_accesses",
     "compute_access_kpi",
-    "replay_dead_letters",
+    "retry_dead_letters",
     "replay_access_log",
     "replay_full_text",
-    "housekeeping",
+    "retention",
 )
 ENRICHED = dg.AssetKey("enriched_access_log")
 # A run imports the definitions before it works: what only a command line or a test needs, and the

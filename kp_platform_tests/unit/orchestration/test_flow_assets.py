@@ -12,7 +12,7 @@ from kp_platform.engine.offsets import OffsetRange
 from kp_platform.engine.writer import Outcome
 from kp_platform.flows.builtin import ACCESS_LOG, FULL_TEXT
 from kp_platform.orchestration.flow_assets import (
-    DrainConfig,
+    IndexConfig,
     check_results,
     gathered,
     preview,
@@ -85,14 +85,14 @@ def test_an_unaccounted_row_fails_the_check() -> None:
     passed = {each.check_name: each.passed for each in check_results(KEY, lost)}
     assert passed == {
         "slice_complete": False,
-        "nothing_dead_lettered": True,
-        "nothing_lost": True,
+        "no_dead_letters": True,
+        "no_gaps": True,
     }
 
 
 def test_a_dead_letter_warns_with_its_reason() -> None:
     bad = report(0, 1)
-    bad.outcome = Outcome(buried=Counter(not_json=1))
+    bad.outcome = Outcome(dead_lettered=Counter(not_json=1))
     _, check, _ = check_results(KEY, bad)
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert check.metadata["reasons"].value == {"not_json": 1}
@@ -127,5 +127,5 @@ def test_limits_left_out_of_the_run_config_come_from_the_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("KP_SLICE_ROWS", "123")
-    limits = DrainConfig(bulk_rows=7).limits()
+    limits = IndexConfig(bulk_rows=7).limits()
     assert (limits.slice_rows, limits.bulk_rows) == (123, 7)

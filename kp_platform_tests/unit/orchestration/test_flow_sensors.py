@@ -3,12 +3,13 @@
 import dagster as dg
 import pytest
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.definitions import build_definitions
 from kp_platform.engine.offsets import OffsetRange, Plan, Slice
 from kp_platform.orchestration.flow_sensors import Decision, decide, run_tags
 from kp_platform.orchestration.run_state import JobRun
+from kp_platform.settings import Settings
 
 WORK = Plan((), (), Slice((OffsetRange(0, 0, 5),)), 5)
 NOTHING = Plan((), (), None, 0)
@@ -69,7 +70,7 @@ def test_a_run_holds_the_flow_as_long_as_it_beats(
     age: float, beat: float | None, start: bool
 ) -> None:
     runs = [JobRun("0123456789", STARTED, age)]
-    assert decide(WORK, runs, 600, beat_seconds_ago=beat).start is start
+    assert decide(WORK, runs, 600, heartbeat_age=beat).start is start
 
 
 def test_an_older_run_does_not_hold_the_flow() -> None:
@@ -123,8 +124,8 @@ def test_a_pause_is_named_in_the_reason() -> None:
 def test_a_server_that_is_down_is_a_skip_that_names_it_and_not_an_empty_topic() -> None:
     sensor = build_definitions().resolve_sensor_def("access_log_offsets")
     resources = {
-        "kafka": KafkaResource(bootstrap_servers="127.0.0.1:1", timeout_seconds=0.5),
-        "elasticsearch": ElasticsearchResource(),
+        "kafka": KafkaAdapter(Settings(kafka_bootstrap_servers="127.0.0.1:1"), timeout_seconds=0.5),
+        "elasticsearch": ElasticsearchAdapter(Settings()),
     }
     with (
         dg.DagsterInstance.ephemeral() as instance,

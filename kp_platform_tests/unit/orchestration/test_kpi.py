@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.redis import RedisResource
-from kp_platform.adapters.trino import TrinoResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.redis import RedisAdapter
+from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.analytics.kpi import Numbers, StaleHour
 from kp_platform.definitions import build_definitions
 from kp_platform.orchestration.kpi import (
@@ -110,10 +110,10 @@ def test_a_server_that_is_down_is_a_skip_that_names_it(
     monkeypatch.setenv("KP_REDIS_URL", "redis://127.0.0.1:1/10")
     sensor = build_definitions().resolve_sensor_def(name)
     resources = {
-        "kafka": KafkaResource(),
-        "trino": TrinoResource(),
-        "elasticsearch": ElasticsearchResource(url="http://127.0.0.1:1"),
-        "redis": RedisResource(),
+        "kafka": KafkaAdapter(Settings()),
+        "trino": TrinoAdapter(Settings()),
+        "elasticsearch": ElasticsearchAdapter(Settings(elasticsearch_url="http://127.0.0.1:1")),
+        "redis": RedisAdapter(Settings()),
     }
     with (
         dg.DagsterInstance.ephemeral() as instance,

@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 import sqlalchemy
 
-from kp_platform.operations.retention import Old
-from kp_platform.orchestration.retention import housekeeping_metadata, old_runs, sentence
+from kp_platform.operations.retention import Expired
+from kp_platform.orchestration.retention import expire_runs, retention_metadata, sentence
 
 TABLES = ("asset_check_executions", "event_logs WHERE run_id = ''")
 IN_A_MONTH = datetime.now(UTC) + timedelta(days=30)
@@ -60,17 +60,17 @@ def test_old_runs_go_with_events_and_logs_but_for_what_an_asset_shows(
     runs = [some_job.execute_in_process(instance=instance).run_id for _ in range(3)]
     runs += [dg.materialize([some_asset], instance=instance).run_id for _ in range(2)]
     assert all(any(run in each for each in files(tmp_path)) for run in runs)
-    told = old_runs(instance, IN_A_MONTH, dry_run=True)
+    told = expire_runs(instance, IN_A_MONTH, dry_run=True)
     assert sorted(told.names) == sorted(runs[:4])
     assert told.bytes > 100_000
     assert len(instance.get_run_ids()) == 5
-    assert old_runs(instance, IN_A_MONTH, dry_run=False) == told
+    assert expire_runs(instance, IN_A_MONTH, dry_run=False) == told
     assert instance.get_run_ids() == runs[4:]
     left = files(tmp_path)
     assert any(runs[4] in each for each in left)
     assert not any(run in each for each in left for run in runs[:4])
     assert instance.get_latest_materialization_event(some_asset.key) is not None
-    assert old_runs(instance, IN_A_MONTH, dry_run=False).names == []
+    assert expire_runs(instance, IN_A_MONTH, dry_run=False).names == []
 
 
 def test_what_is_of_no_run_goes_but_for_the_last_that_an_asset_shows(
@@ -83,11 +83,11 @@ def test_what_is_of_no_run_goes_but_for_the_last_that_an_asset_shows(
     said.parent.mkdir(parents=True)
     said.write_text("said by a tick")
     rows = [sqlite_rows(instance, table) for table in TABLES]
-    old_runs(instance, datetime.now(UTC) - timedelta(days=1), dry_run=False)
-    old_runs(instance, IN_A_MONTH, dry_run=True)
+    expire_runs(instance, datetime.now(UTC) - timedelta(days=1), dry_run=False)
+    expire_runs(instance, IN_A_MONTH, dry_run=True)
     assert [sqlite_rows(instance, table) for table in TABLES] == rows
     assert said.exists()
-    old_runs(instance, IN_A_MONTH, dry_run=False)
+    expire_runs(instance, IN_A_MONTH, dry_run=False)
     assert [sqlite_rows(instance, table) for table in TABLES] == [row[-1:] for row in rows]
     assert not said.exists()
     shown = instance.get_latest_materialization_event(dg.AssetKey("counted"))
@@ -99,18 +99,18 @@ def test_what_is_of_no_run_goes_but_for_the_last_that_an_asset_shows(
 def test_runs_that_are_young_or_have_not_ended_stay(instance: dg.DagsterInstance) -> None:
     some_job.execute_in_process(instance=instance)
     instance.create_run_for_job(some_job)
-    assert old_runs(instance, datetime.now(UTC) - timedelta(days=1), dry_run=False).names == []
-    assert len(old_runs(instance, IN_A_MONTH, dry_run=False).names) == 1
+    assert expire_runs(instance, datetime.now(UTC) - timedelta(days=1), dry_run=False).names == []
+    assert len(expire_runs(instance, IN_A_MONTH, dry_run=False).names) == 1
     assert len(instance.get_run_ids()) == 1
 
 
 def test_what_went_and_what_stays_is_told_with_numbers() -> None:
-    old = Old("log.index", ["a", "b"], documents=7, bytes=2_500_000, kept=["c: still read"])
+    old = Expired("log.index", ["a", "b"], documents=7, bytes=2_500_000, kept=["c: still read"])
     assert sentence(old, dry_run=True) == (
         "log.index: 2 of them, 7 documents, 2.5 MB would be deleted; kept: c: still read"
     )
-    assert sentence(Old("kp.dead"), dry_run=False) == "kp.dead: nothing deleted"
-    told = {name: each.value for name, each in housekeeping_metadata([old]).items()}
+    assert sentence(Expired("kp.dead"), dry_run=False) == "kp.dead: nothing deleted"
+    told = {name: each.value for name, each in retention_metadata([old]).items()}
     assert told == {
         "log.index: count": 2,
         "log.index: documents": 7,

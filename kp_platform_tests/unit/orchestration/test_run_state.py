@@ -8,7 +8,7 @@ import pytest
 from kp_platform.orchestration import run_state
 from kp_platform.orchestration.run_state import (
     FOLLOWS_TAG,
-    SILENCE_SECONDS,
+    STALLED_SECONDS,
     JobRun,
     live_runs,
     obstacle_to_run,
@@ -28,9 +28,9 @@ def never(_run: JobRun) -> None:
 
 
 def obstacle(
-    instance: dg.DagsterInstance, beat_seconds_ago: Callable[[JobRun], float | None] = never
+    instance: dg.DagsterInstance, heartbeat_age: Callable[[JobRun], float | None] = never
 ) -> str:
-    return obstacle_to_run(instance, JOB, KEY, 600, beat_seconds_ago)
+    return obstacle_to_run(instance, JOB, KEY, 600, heartbeat_age)
 
 
 def job(name: str, fails: bool = False) -> dg.JobDefinition:
@@ -88,7 +88,7 @@ def test_a_run_that_succeeded_does_not(instance: dg.DagsterInstance) -> None:
     ("tags", "beat", "live"),
     [
         ({FOLLOWS_TAG: "yes"}, None, False),  # its process went with the code server
-        ({FOLLOWS_TAG: "yes"}, SILENCE_SECONDS + 1, False),
+        ({FOLLOWS_TAG: "yes"}, STALLED_SECONDS + 1, False),
         ({FOLLOWS_TAG: "yes"}, 1.0, True),
         ({}, None, True),  # it does not stay, so it does not beat
     ],
@@ -100,7 +100,7 @@ def test_a_run_that_stays_is_live_only_as_long_as_it_beats(
     beat: float | None,
     live: bool,
 ) -> None:
-    monkeypatch.setattr(run_state, "FIRST_BEAT_SECONDS", 0.0)
+    monkeypatch.setattr(run_state, "FIRST_HEARTBEAT_SECONDS", 0.0)
     instance.create_run_for_job(job(JOB), status=dg.DagsterRunStatus.STARTED, tags=tags)
     assert bool(obstacle(instance, lambda _: beat)) is live
 

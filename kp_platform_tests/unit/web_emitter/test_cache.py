@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from web_emitter.site.cache import Remembered
+from web_emitter.site.cache import TTLCache
 
 
 class Question:
@@ -25,7 +25,7 @@ class Question:
 def test_all_who_wait_share_one_answer_or_one_failure() -> None:
     async def ask_many() -> None:
         question = Question()
-        remembered = Remembered(question, 60)
+        remembered = TTLCache(question, 60)
         question.failure = RuntimeError("down")
         failures: list[str] = []
 
@@ -49,7 +49,7 @@ def test_all_who_wait_share_one_answer_or_one_failure() -> None:
 def test_a_reader_who_goes_away_takes_nothing_from_the_others() -> None:
     async def leave() -> None:
         question = Question()
-        remembered = Remembered(question, 60)
+        remembered = TTLCache(question, 60)
         with anyio.move_on_after(0.01):
             await remembered()
         question.may_answer.set()
@@ -62,7 +62,7 @@ def test_an_old_answer_is_asked_for_again() -> None:
     async def ask_twice() -> None:
         question = Question()
         question.may_answer.set()
-        remembered = Remembered(question, 0)
+        remembered = TTLCache(question, 0)
         assert [await remembered(), await remembered()] == [1, 2]
 
     anyio.run(ask_twice)
@@ -78,7 +78,7 @@ def test_under_steady_reading_nobody_waits_for_the_next_answer(
         nonlocal now
         question = Question()
         question.may_answer.set()
-        remembered = Remembered(question, 2)
+        remembered = TTLCache(question, 2)
         assert await remembered() == 1
         question.may_answer = anyio.Event()
         now = 1.5

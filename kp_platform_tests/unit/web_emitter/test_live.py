@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from kp_platform_tests.unit.web_emitter.fakes import FakeLogs, enriched_log
 from web_emitter.site import live
-from web_emitter.site.live import Followers
+from web_emitter.site.live import LiveViewers
 from web_emitter.site.log_query import LogQuery
 from web_emitter.site.logs import Found
 from web_emitter.site.search import SearchUnavailable
@@ -27,7 +27,7 @@ def failure(error: SearchUnavailable) -> str:
     return f"down: {error}"
 
 
-def stream(followers: Followers, search: FakeLogs) -> AsyncIterator[str]:
+def stream(followers: LiveViewers, search: FakeLogs) -> AsyncIterator[str]:
     async def texts() -> AsyncIterator[str]:
         async for event in followers.stream(search, LogQuery(), table, failure):
             yield str(event.data)
@@ -39,12 +39,12 @@ def test_what_is_new_is_sent_and_what_is_not_is_not() -> None:
     search = FakeLogs((enriched_log(uuid="1"),))
 
     async def follow() -> None:
-        events = stream(Followers(), search)
+        events = stream(LiveViewers(), search)
         assert await anext(events) == "1"
         with anyio.move_on_after(0.1) as waited:
             await anext(events)
         assert waited.cancelled_caught
-        events = stream(Followers(), search)
+        events = stream(LiveViewers(), search)
         assert await anext(events) == "1"
         search.logs = (enriched_log(uuid="2"), *search.logs)
         assert await anext(events) == "2 1"
@@ -56,7 +56,7 @@ def test_while_elasticsearch_is_down_the_stream_says_so_and_goes_on() -> None:
     search = FakeLogs((enriched_log(uuid="1"),))
 
     async def follow() -> None:
-        events = stream(Followers(), search)
+        events = stream(LiveViewers(), search)
         assert await anext(events) == "1"
         search.go_down()
         assert await anext(events) == "down: ConnectionError"
@@ -77,7 +77,7 @@ def test_one_that_leaves_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "MOST_FOLLOWERS", 1)
 
     async def follow() -> None:
-        followers = Followers()
+        followers = LiveViewers()
         events = followers.stream(FakeLogs(), LogQuery(), table, failure)
         await anext(events)
         assert followers.is_full

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from kp_platform_tests.unit.web_emitter.fakes import FakeFreshness, FakeSink
 from web_emitter.emitter.identity import Identity
 from web_emitter.emitter.ledger import Counts
-from web_emitter.emitter.middleware import Announcer
+from web_emitter.emitter.middleware import AccessPublisher
 from web_emitter.emitter.redaction import Redaction
 from web_emitter.emitter.spool import Status
 from web_emitter.site.freshness import FlowState, Freshness, Partition
@@ -49,9 +49,9 @@ def samples(text: str) -> dict[tuple[str, str], float]:
 
 
 def test_every_number_of_the_book_is_a_metric_and_they_balance() -> None:
-    announcer = Announcer(Identity(lambda scope: "", LOGGER), Redaction(), LOGGER)
-    announcer.announce("/?token=x", {"state": {"sink": FakeSink()}})
-    announcer.announce("/", {})
+    announcer = AccessPublisher(Identity(lambda scope: "", LOGGER), Redaction(), LOGGER)
+    announcer.publish("/?token=x", {"state": {"sink": FakeSink()}})
+    announcer.publish("/", {})
     announcer.rejected = 6
     registry = registry_of({"analyze.action": CountingSink()}, announcer)
 
@@ -97,13 +97,13 @@ def test_each_topic_has_its_own_numbers(client: TestClient, topic: str) -> None:
     assert line in client.get("/metrics").text
 
 
-def pipeline(client: TestClient) -> dict[tuple[str, ...], float]:
+def indexer(client: TestClient) -> dict[tuple[str, ...], float]:
     """By name and the values of the labels, in the order of their names."""
-    answer = client.get("/metrics/pipeline")
+    answer = client.get("/metrics/indexer")
     assert answer.status_code == 200
     return {
         (
-            sample.name.removeprefix("kp_pipeline_"),
+            sample.name.removeprefix("kp_indexer_"),
             *(text for _, text in sorted(sample.labels.items())),
         ): sample.value
         for family in text_string_to_metric_families(answer.text)
@@ -124,7 +124,7 @@ def test_prometheus_sees_how_far_each_flow_is(client: TestClient, freshness: Fak
         ),
     )
     place = ("access_log", "3", "analyze.action")
-    assert pipeline(client) == {
+    assert indexer(client) == {
         ("up", "elasticsearch"): 1,
         ("up", "kafka"): 1,
         ("position", *place): 7,
@@ -137,12 +137,12 @@ def test_prometheus_sees_how_far_each_flow_is(client: TestClient, freshness: Fak
 
 def test_a_kafka_that_is_away_is_a_number_too(client: TestClient, freshness: FakeFreshness) -> None:
     freshness.answer = Freshness(now=datetime.now(UTC))
-    assert pipeline(client) == {("up", "elasticsearch"): 1, ("up", "kafka"): 0}
+    assert indexer(client) == {("up", "elasticsearch"): 1, ("up", "kafka"): 0}
 
 
 def test_without_elasticsearch_the_book_is_there(
     client: TestClient, freshness: FakeFreshness
 ) -> None:
     freshness.go_down()
-    assert pipeline(client) == {("up", "elasticsearch"): 0, ("up", "kafka"): 0}
+    assert indexer(client) == {("up", "elasticsearch"): 0, ("up", "kafka"): 0}
     assert "kp_emitter_events_accepted_total" in client.get("/metrics").text

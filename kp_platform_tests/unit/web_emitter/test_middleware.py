@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket
 from kp_platform_tests.unit.web_emitter.fakes import FakeSink
 from web_emitter.emitter.events import MAX_URI_LENGTH
 from web_emitter.emitter.identity import Identity
-from web_emitter.emitter.middleware import AccessEventMiddleware, Announcer
+from web_emitter.emitter.middleware import AccessEventMiddleware, AccessPublisher
 from web_emitter.emitter.redaction import Redaction
 
 LOGGER = logging.getLogger("test")
@@ -46,12 +46,12 @@ async def echoing(websocket: WebSocket) -> None:
     await websocket.close()
 
 
-def announcer() -> Announcer:
+def announcer() -> AccessPublisher:
     identity = Identity(lambda scope: "kafka", LOGGER)
-    return Announcer(identity, Redaction(["page"]), LOGGER, source="/test")
+    return AccessPublisher(identity, Redaction(["page"]), LOGGER, source="/test")
 
 
-def application(the_announcer: Announcer, *, reject: bool = False) -> Starlette:
+def application(the_announcer: AccessPublisher, *, reject: bool = False) -> Starlette:
     return Starlette(
         routes=[
             Route("/streaming", streaming),

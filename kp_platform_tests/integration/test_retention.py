@@ -5,15 +5,16 @@ import json
 import dagster as dg
 import pytest
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.definitions import build_definitions
 from kp_platform.engine import index_registry
 from kp_platform.flows.builtin import ACCESS_LOG
+from kp_platform.settings import Settings
 from kp_platform_tests.integration.events import (
     Event,
     documents,
-    drain,
     publish,
+    run_indexer,
     search,
     unused_hours,
 )
@@ -21,31 +22,35 @@ from kp_platform_tests.stack import Stack
 
 
 def test_old_events_stay_while_the_topic_holds_them(quiet_stack: Stack) -> None:
-    drain()
+    run_indexer()
     [hour] = unused_hours(1)
     event = Event()
     publish(event.value, at=hour)
-    drain()
-    variables = {"KP_KEEP_LOG_DAYS": "1", "KP_KEEP_DEAD_LETTER_DAYS": "1", "KP_KEEP_KPI_DAYS": "1"}
+    run_indexer()
+    variables = {
+        "KP_LOG_RETENTION_DAYS": "1",
+        "KP_DEAD_LETTER_RETENTION_DAYS": "1",
+        "KP_KPI_RETENTION_DAYS": "1",
+    }
     keeping = Stack(quiet_stack.settings, quiet_stack.variables | variables)
     for options in (("--dry-run",), ()):
-        found = json.loads(keeping.kp("housekeep", *options, "--json").stdout)
+        found = json.loads(keeping.kp("retention", *options, "--json").stdout)
         by_name = {each["what"]: each for each in found}
         told = f"log.index-{hour:%Y.%m.%d}: analyze.action still holds messages of it"
         assert told in by_name["log.index"]["kept"]
         assert f"log.index-{hour:%Y.%m.%d}" not in by_name["log.index"]["names"]
         assert {"kp.dead", "kp.gaps", "access.kpi", "runs of Dagster"} <= by_name.keys()
-    said = keeping.kp("housekeep", "--dry-run").stdout
+    said = keeping.kp("retention", "--dry-run").stdout
     assert f"log.index-{hour:%Y.%m.%d}: analyze.action still holds messages of it" in said
     assert len(documents(event.uuid)) == 1
-    assert index_registry.deleted(ElasticsearchResource(), ACCESS_LOG) == []
+    assert index_registry.missing(ElasticsearchAdapter(Settings()), ACCESS_LOG) == []
 
 
 def test_the_job_deletes_old_kpis_and_keeps_the_rest(
     quiet_stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KP_KEEP_KPI_DAYS", "30")
-    store = ElasticsearchResource()
+    monkeypatch.setenv("KP_KPI_RETENTION_DAYS", "30")
+    store = ElasticsearchAdapter(Settings())
     store.ensure_index("access.kpi")
     client = store.client()
     hours = {"old": "2026-01-05T06:00:00.000Z", "young": "2099-01-01T00:00:00.000Z"}
@@ -56,7 +61,7 @@ def test_the_job_deletes_old_kpis_and_keeps_the_rest(
     job = build_definitions().resolve_job_def("housekeeping")
     with dg.DagsterInstance.ephemeral() as instance:
         for dry_run, left in ((True, {"old", "young"}), (False, {"young"})):
-            config = {"ops": {"housekeep": {"config": {"dry_run": dry_run}}}}
+            config = {"ops": {"retention": {"config": {"dry_run": dry_run}}}}
             assert job.execute_in_process(instance=instance, run_config=config).success
             store.refresh("access.kpi")
             found = {each["hour"] for each in search("access.kpi", {"ids": {"values": [*hours]}})}

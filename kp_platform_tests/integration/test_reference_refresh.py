@@ -9,13 +9,13 @@ from functools import partial
 import pytest
 from confluent_kafka import Consumer
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.mysql import MySQLResource
-from kp_platform.adapters.redis import RedisResource
-from kp_platform.adapters.reference_changes import NotAnnounced, ReferenceChange, announce
-from kp_platform.adapters.trino import TrinoResource
-from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.mysql import MySQLAdapter
+from kp_platform.adapters.redis import RedisAdapter
+from kp_platform.adapters.reference_changes import NotPublished, ReferenceChange, publish_changes
+from kp_platform.adapters.trino import TrinoAdapter
+from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.lag import partition_lags
 from kp_platform.engine.loader import SliceReport
 from kp_platform.flows.builtin import ACCESS_LOG, REFERENCE_CHANGES
@@ -29,49 +29,58 @@ from kp_platform_tests.stack import Stack
 LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=120)
 
 
-def drained(flow: Flow) -> list[SliceReport]:
-    pipeline = Pipeline(flow, KafkaResource(), TrinoResource(), ElasticsearchResource(), LIMITS)
-    return [report for report in pipeline.drain() if report is not None]
+def indexed_by(flow: Flow) -> list[SliceReport]:
+    indexer = Indexer(
+        flow,
+        KafkaAdapter(Settings()),
+        TrinoAdapter(Settings()),
+        ElasticsearchAdapter(Settings()),
+        LIMITS,
+    )
+    return [report for report in indexer.run() if report is not None]
 
 
 def lag(flow: Flow) -> int:
-    return sum(each.lag for each in partition_lags(flow, KafkaResource(), ElasticsearchResource()))
+    return sum(
+        each.lag
+        for each in partition_lags(flow, KafkaAdapter(Settings()), ElasticsearchAdapter(Settings()))
+    )
 
 
-def announced(*changes: ReferenceChange) -> int:
-    return announce(Settings().kafka_bootstrap_servers, changes)
+def published_changes(*changes: ReferenceChange) -> int:
+    return publish_changes(Settings().kafka_bootstrap_servers, changes)
 
 
 def change(name: str, url: str) -> None:
-    announcing = partial(announce, Settings().kafka_bootstrap_servers)
-    set_reference(MySQLResource(), RedisResource(), announcing, name, url)
+    announcing = partial(publish_changes, Settings().kafka_bootstrap_servers)
+    set_reference(MySQLAdapter(Settings()), RedisAdapter(Settings()), announcing, name, url)
 
 
 def forget(*names: str) -> None:
     """Other tests count the reference data."""
     for name in names:
-        with MySQLResource()._cursor() as cursor:
+        with MySQLAdapter(Settings())._cursor() as cursor:
             cursor.execute("DELETE FROM testing.tests WHERE test_name = %s", (name,))
-        with RedisResource()._client() as client:
+        with RedisAdapter(Settings())._client() as client:
             client.delete(name)
 
 
 @pytest.fixture
 def caught_up(quiet_stack: Stack) -> Iterator[None]:
     """Nothing waits in either flow; afterwards the reference data are the example's again."""
-    drained(ACCESS_LOG)
-    drained(REFERENCE_CHANGES)
-    ids = MySQLResource().ids()
+    indexed_by(ACCESS_LOG)
+    indexed_by(REFERENCE_CHANGES)
+    ids = MySQLAdapter(Settings()).ids()
     yield
-    forget(*(name for name in MySQLResource().ids() if name not in ids))
-    seed(MySQLResource(), RedisResource(), lambda changes: None)
+    forget(*(name for name in MySQLAdapter(Settings()).ids() if name not in ids))
+    seed(MySQLAdapter(Settings()), RedisAdapter(Settings()), lambda changes: None)
 
 
 def indexed(count: int, name: str) -> list[str]:
     """Publish and index so many events of a name; returns their uuids."""
     events = [Event(name=name) for _ in range(count)]
     publish(*(event.value for event in events))
-    drained(ACCESS_LOG)
+    indexed_by(ACCESS_LOG)
     return [event.uuid for event in events]
 
 
@@ -79,7 +88,7 @@ def test_an_announcement_is_a_message_that_any_program_could_have_written(
     caught_up: None,
 ) -> None:
     key = str(uuid.uuid4())
-    assert announced(ReferenceChange("mysql", key), ReferenceChange("redis", key)) == 2
+    assert published_changes(ReferenceChange("mysql", key), ReferenceChange("redis", key)) == 2
     consumer = Consumer(
         {
             "bootstrap.servers": Settings().kafka_bootstrap_servers,
@@ -110,20 +119,20 @@ def test_an_announcement_is_a_message_that_any_program_could_have_written(
 
 
 def test_a_broker_that_is_down_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(NotAnnounced, match="1 of 1 changes are not announced .* announce again"):
-        announce("127.0.0.1:1", [ReferenceChange("mysql", "x")], timeout_seconds=0.5)
+    with pytest.raises(NotPublished, match="1 of 1 changes are not announced .* announce again"):
+        publish_changes("127.0.0.1:1", [ReferenceChange("mysql", "x")], timeout_seconds=0.5)
 
 
 def test_documents_of_a_changed_name_follow_and_all_others_are_untouched(caught_up: None) -> None:
     name, other = (f"name-{uuid.uuid4()}" for _ in range(2))
     change(name, "https://old.example/")
-    drained(REFERENCE_CHANGES)
+    indexed_by(REFERENCE_CHANGES)
     mine, others = indexed(12_000, name), indexed(50, other)
     before = documents(*others)
     change(name, "https://new.example/")
-    reports = drained(REFERENCE_CHANGES)
-    assert sum(report.outcome.rewritten for report in reports) == 12_000
-    client = ElasticsearchResource().client()
+    reports = indexed_by(REFERENCE_CHANGES)
+    assert sum(report.outcome.refreshed for report in reports) == 12_000
+    client = ElasticsearchAdapter(Settings()).client()
     buckets = client.search(
         index=ACCESS_LOG.index,
         query={"term": {"name": name}},
@@ -141,9 +150,9 @@ def test_a_name_first_seen_without_a_row_is_completed_after_its_row_came(caught_
     ids = indexed(3, name)
     assert {each["enrichment"]["state"] for each in documents(*ids)} == {"none"}
     change(name, "https://late.example/")
-    drained(REFERENCE_CHANGES)
+    indexed_by(REFERENCE_CHANGES)
     for document in documents(*ids):
-        assert document["test_id"] == MySQLResource().ids()[name]
+        assert document["test_id"] == MySQLAdapter(Settings()).ids()[name]
         assert document["redis_value"] == "https://late.example/"
         assert document["enrichment"] == {"state": "complete", "missing": []}
 
@@ -157,7 +166,7 @@ def test_of_changes_that_race_the_newest_wins_while_traffic_runs(caught_up: None
     def run(flow: Flow) -> None:
         try:
             while not stop.is_set():
-                drained(flow)
+                indexed_by(flow)
         except BaseException as error:
             failures.append(error)
             raise
@@ -179,7 +188,7 @@ def test_of_changes_that_race_the_newest_wins_while_traffic_runs(caught_up: None
         for thread in threads:
             thread.join()
     assert failures == []
-    ElasticsearchResource().refresh(ACCESS_LOG.index)
+    ElasticsearchAdapter(Settings()).refresh(ACCESS_LOG.index)
     found = documents(*ids)
     assert Counter(each["redis_value"] for each in found) == {"https://example.org/7": len(ids)}
 

@@ -9,20 +9,21 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from kp_platform.adapters.elasticsearch import ElasticsearchResource
+from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.errors import ServerDown
-from kp_platform.adapters.kafka import KafkaResource
-from kp_platform.adapters.mysql import MySQLResource
-from kp_platform.adapters.redis import RedisResource
-from kp_platform.adapters.trino import TrinoResource
-from kp_platform.engine.errors import IndexBlocked, SliceError, SliceTaken
-from kp_platform.engine.indexer import Limits, Pipeline
+from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.mysql import MySQLAdapter
+from kp_platform.adapters.redis import RedisAdapter
+from kp_platform.adapters.trino import TrinoAdapter
+from kp_platform.engine.errors import IndexBlocked, PositionConflict, SliceError
+from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.lag import partition_lags
 from kp_platform.engine.loader import SliceReport
 from kp_platform.engine.offsets import OffsetRange, Plan, Slice
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.local.supervisor import Supervisor
 from kp_platform.operations.reference_data import REFERENCE_VALUES
+from kp_platform.settings import Settings
 from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import (
     Event,
@@ -33,52 +34,56 @@ from kp_platform_tests.integration.events import (
 )
 from kp_platform_tests.stack import Stack
 
-KEPT = ElasticsearchResource()
+KEPT = ElasticsearchAdapter(Settings())
 LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=300)
 
 
 @pytest.fixture
-def pipeline(quiet_stack: Stack) -> Pipeline:
+def indexer(quiet_stack: Stack) -> Indexer:
     """A pipeline that is caught up with what other tests have sent."""
-    pipeline = Pipeline(
-        ACCESS_LOG, KafkaResource(), TrinoResource(), ElasticsearchResource(), LIMITS
+    indexer = Indexer(
+        ACCESS_LOG,
+        KafkaAdapter(Settings()),
+        TrinoAdapter(Settings()),
+        ElasticsearchAdapter(Settings()),
+        LIMITS,
     )
-    drained(pipeline)
-    return pipeline
+    indexed_by(indexer)
+    return indexer
 
 
-def drained(pipeline: Pipeline) -> list[SliceReport]:
-    return [report for report in pipeline.drain() if report is not None]
+def indexed_by(indexer: Indexer) -> list[SliceReport]:
+    return [report for report in indexer.run() if report is not None]
 
 
 def dimension_rows() -> int:
     """Trino counts each reference row twice: once scanned, once sent to the join."""
-    rows = len(MySQLResource().ids())
-    with RedisResource()._client() as client:
+    rows = len(MySQLAdapter(Settings()).ids())
+    with RedisAdapter(Settings())._client() as client:
         keys = sum(1 for _ in client.scan_iter(_type="string"))
     assert min(rows, keys) >= len(REFERENCE_VALUES)
     return 2 * (rows + keys)
 
 
-def lag(pipeline: Pipeline) -> int:
-    return sum(each.lag for each in partition_lags(ACCESS_LOG, pipeline.log, KEPT))
+def lag(indexer: Indexer) -> int:
+    return sum(each.lag for each in partition_lags(ACCESS_LOG, indexer.log, KEPT))
 
 
-def test_events_of_one_name_each_keep_their_own_uri_and_uuid(pipeline: Pipeline) -> None:
+def test_events_of_one_name_each_keep_their_own_uri_and_uuid(indexer: Indexer) -> None:
     """The example joins by name with LIMIT 1 and may index another event's uri (M15)."""
     events = [Event(name="kafka") for _ in range(50)]
     publish(*(event.value for event in events))
-    drained(pipeline)
+    indexed_by(indexer)
     found = documents(*(event.uuid for event in events))
     assert {each["uuid"]: each["uri"] for each in found} == {e.uuid: f"/{e.uuid}" for e in events}
     assert len(found) == 50
 
 
-def test_each_document_carries_the_row_and_value_of_its_own_name(pipeline: Pipeline) -> None:
+def test_each_document_carries_the_row_and_value_of_its_own_name(indexer: Indexer) -> None:
     events = [Event(name=name) for name in REFERENCE_VALUES for _ in range(5)]
     publish(*(event.value for event in events))
-    drained(pipeline)
-    ids = MySQLResource().ids()
+    indexed_by(indexer)
+    ids = MySQLAdapter(Settings()).ids()
     found = documents(*(event.uuid for event in events))
     assert len(found) == 20
     for document in found:
@@ -90,23 +95,23 @@ def test_each_document_carries_the_row_and_value_of_its_own_name(pipeline: Pipel
         assert document["enrichment"] == {"state": "complete", "missing": []}
 
 
-def test_every_partition_is_read(pipeline: Pipeline) -> None:
+def test_every_partition_is_read(indexer: Indexer) -> None:
     """The example reads partition 0 only."""
     events = [Event() for _ in range(4)]
     for partition, event in enumerate(events):
         publish(event.value, partition=partition)
-    drained(pipeline)
+    indexed_by(indexer)
     found = documents(*(event.uuid for event in events))
     assert [each["partition"] for each in found] == [0, 1, 2, 3]
 
 
-def test_an_empty_redis_value_is_a_value_and_a_missing_row_is_named(pipeline: Pipeline) -> None:
+def test_an_empty_redis_value_is_a_value_and_a_missing_row_is_named(indexer: Indexer) -> None:
     name = f"empty-{uuid.uuid4()}"
-    RedisResource().set_values({name: ""})
+    RedisAdapter(Settings()).set_values({name: ""})
     event = Event(name=name)
     publish(event.value)
-    drained(pipeline)
-    with RedisResource()._client() as client:
+    indexed_by(indexer)
+    with RedisAdapter(Settings())._client() as client:
         client.delete(name)
     [document] = documents(event.uuid)
     assert (document["redis_key"], document["redis_value"]) == (name, "")
@@ -114,55 +119,55 @@ def test_an_empty_redis_value_is_a_value_and_a_missing_row_is_named(pipeline: Pi
 
 
 def test_a_slice_reads_exactly_its_offsets_whatever_the_length_of_the_topic(
-    pipeline: Pipeline,
+    indexer: Indexer,
 ) -> None:
     """The example scans the whole topic for each message (M15)."""
     publish(*(Event().value for _ in range(3_000)))
-    drained(pipeline)
+    indexed_by(indexer)
     publish(*(Event().value for _ in range(10)))
-    [report] = drained(pipeline)
+    [report] = indexed_by(indexer)
     assert report.rows == 10
     assert report.query.processed_rows == 10 + dimension_rows()
 
 
-def test_a_replay_of_the_same_offsets_adds_nothing(pipeline: Pipeline) -> None:
+def test_a_replay_of_the_same_offsets_adds_nothing(indexer: Indexer) -> None:
     events = [Event() for _ in range(30)]
     publish(*(event.value for event in events))
-    state, held = pipeline.look()
-    part = pipeline.plan(state, held).slice
+    state, held = indexer.look()
+    part = indexer.plan(state, held).slice
     assert part is not None
-    drained(pipeline)
+    indexed_by(indexer)
     before = documents(*(event.uuid for event in events))
-    again = pipeline.index(state, part)
+    again = indexer.index(state, part)
     assert (again.outcome.indexed, again.outcome.already_there) == (0, 30)
     assert documents(*(event.uuid for event in events)) == before
 
 
-def test_of_two_runs_on_the_same_slice_one_wins(pipeline: Pipeline) -> None:
+def test_of_two_runs_on_the_same_slice_one_wins(indexer: Indexer) -> None:
     events = [Event() for _ in range(30)]
     publish(*(event.value for event in events))
-    state, held = pipeline.look()
-    todo = pipeline.plan(state, held)
-    pipeline.step(state, held, todo)
-    with pytest.raises(SliceTaken):
-        pipeline.step(state, held, todo)
+    state, held = indexer.look()
+    todo = indexer.plan(state, held)
+    indexer.step(state, held, todo)
+    with pytest.raises(PositionConflict):
+        indexer.step(state, held, todo)
     assert len(documents(*(event.uuid for event in events))) == 30
-    assert lag(pipeline) == 0
+    assert lag(indexer) == 0
 
 
-def test_offsets_that_retention_deleted_are_a_recorded_gap(pipeline: Pipeline) -> None:
+def test_offsets_that_retention_deleted_are_a_recorded_gap(indexer: Indexer) -> None:
     places = publish(*(Event().value for _ in range(6)), partition=3)
     first, keep = places[0][1], places[4][1]
-    admin = AdminClient({"bootstrap.servers": KafkaResource().address})
+    admin = AdminClient({"bootstrap.servers": KafkaAdapter(Settings()).address})
     futures = admin.delete_records([TopicPartition(ACCESS_LOG.topic, 3, keep)])
     for future in futures.values():
         future.result()
-    loss, indexed = drained(pipeline)
+    loss, indexed = indexed_by(indexer)
     assert loss.losses == (
         f"retention deleted analyze.action 3:[{first},{keep}) before it was read",
     )
     assert indexed.outcome.indexed == 2
-    assert lag(pipeline) == 0
+    assert lag(indexer) == 0
     KEPT.refresh("kp.gaps")
     gaps = [
         (each.source["start"], each.source["end"])
@@ -171,20 +176,20 @@ def test_offsets_that_retention_deleted_are_a_recorded_gap(pipeline: Pipeline) -
     assert (first, keep) in gaps
 
 
-def test_a_slice_with_a_short_answer_fails_and_moves_no_position(pipeline: Pipeline) -> None:
+def test_a_slice_with_a_short_answer_fails_and_moves_no_position(indexer: Indexer) -> None:
     event = Event()
     [(partition, offset)] = publish(event.value)
-    state, held = pipeline.look()
+    state, held = indexer.look()
     beyond = Slice((OffsetRange(partition, offset, offset + 3),))
     with pytest.raises(SliceError, match=f"ends at {offset + 1}"):
-        pipeline.step(state, held, Plan((), (), beyond, 3))
-    assert lag(pipeline) == 1
-    drained(pipeline)
+        indexer.step(state, held, Plan((), (), beyond, 3))
+    assert lag(indexer) == 1
+    indexed_by(indexer)
     assert len(documents(event.uuid)) == 1
 
 
 def test_transactions_lose_nothing_and_an_aborted_one_leaves_no_document(
-    pipeline: Pipeline,
+    indexer: Indexer,
 ) -> None:
     kept, aborted, unfinished = Event(), Event(), Event()
     with transaction() as producer:
@@ -195,36 +200,36 @@ def test_transactions_lose_nothing_and_an_aborted_one_leaves_no_document(
         producer.produce(ACCESS_LOG.topic, unfinished.value, partition=0)
         producer.flush(60)
         # A commit is answered before its marker is written.
-        wait_for(lambda: lag(pipeline) == 4, "both transactions have their markers")
-        [report] = drained(pipeline)
+        wait_for(lambda: lag(indexer) == 4, "both transactions have their markers")
+        [report] = indexed_by(indexer)
         assert (report.rows, report.empty) == (1, 3)  # two markers, and the aborted event
-        assert lag(pipeline) == 0
-    wait_for(lambda: lag(pipeline) == 2, "the last transaction has its marker")
-    drained(pipeline)
+        assert lag(indexer) == 0
+    wait_for(lambda: lag(indexer) == 2, "the last transaction has its marker")
+    indexed_by(indexer)
     found = documents(kept.uuid, aborted.uuid, unfinished.uuid)
     assert [each["uuid"] for each in found] == [kept.uuid, unfinished.uuid]
-    assert lag(pipeline) == 0
+    assert lag(indexer) == 0
 
 
-def test_an_index_that_somebody_deletes_is_filled_again(pipeline: Pipeline) -> None:
+def test_an_index_that_somebody_deletes_is_filled_again(indexer: Indexer) -> None:
     day = datetime(2026, 1, 7, 12, tzinfo=UTC)
     events = [Event() for _ in range(40)]
     publish(*(event.value for event in events), at=day)
-    drained(pipeline)
+    indexed_by(indexer)
     before = documents(*(event.uuid for event in events))
-    ElasticsearchResource().client().indices.delete(index="log.index-2026.01.07")
-    reports = drained(pipeline)
+    ElasticsearchAdapter(Settings()).client().indices.delete(index="log.index-2026.01.07")
+    reports = indexed_by(indexer)
     assert "log.index-2026.01.07 was deleted" in reports[0].losses[0]
     changed = {"indexed_at": None, "delay_ms": None}
     after = documents(*(event.uuid for event in events))
     assert [each | changed for each in after] == [each | changed for each in before]
-    assert lag(pipeline) == 0
-    assert drained(pipeline) == []
+    assert lag(indexer) == 0
+    assert indexed_by(indexer) == []
 
 
 @pytest.mark.parametrize(("name", "server"), [("redis", "Redis"), ("mysql", "MySQL")])
 def test_a_database_that_is_down_fails_the_slice_with_its_name_and_half_enriches_nothing(
-    pipeline: Pipeline, quiet_stack: Stack, name: str, server: str
+    indexer: Indexer, quiet_stack: Stack, name: str, server: str
 ) -> None:
     event = Event()
     publish(event.value)
@@ -232,52 +237,52 @@ def test_a_database_that_is_down_fails_the_slice_with_its_name_and_half_enriches
     keeper.stop_program(name)
     try:
         with pytest.raises(ServerDown, match=f"{server} does not answer at catalog"):
-            drained(pipeline)
-        assert lag(pipeline) == 1
+            indexed_by(indexer)
+        assert lag(indexer) == 1
     finally:
         keeper.start_program(name)
-    wait_for(lambda: indexes(pipeline), f"{server} answers again")
+    wait_for(lambda: indexes(indexer), f"{server} answers again")
     [document] = documents(event.uuid)
     assert document["enrichment"] == {"state": "complete", "missing": []}
 
 
-def indexes(pipeline: Pipeline) -> bool:
+def indexes(indexer: Indexer) -> bool:
     try:
-        drained(pipeline)
+        indexed_by(indexer)
     except (ServerDown, SliceError):
         return False
     return True
 
 
-def test_a_write_block_moves_no_position_and_makes_no_dead_letter(pipeline: Pipeline) -> None:
+def test_a_write_block_moves_no_position_and_makes_no_dead_letter(indexer: Indexer) -> None:
     """The example commits its offset whether or not indexing worked (M9)."""
     publish(Event().value)
-    drained(pipeline)  # so that today's index exists
+    indexed_by(indexer)  # so that today's index exists
     event = Event()
     places = publish(event.value)
-    indices = ElasticsearchResource().client().indices
+    indices = ElasticsearchAdapter(Settings()).client().indices
     indices.put_settings(index="log.index-*", settings={"index.blocks.write": True})
     try:
         with pytest.raises(IndexBlocked):
-            drained(pipeline)
-        assert lag(pipeline) == 1
+            indexed_by(indexer)
+        assert lag(indexer) == 1
     finally:
         indices.put_settings(index="log.index-*", settings={"index.blocks.write": None})
-    drained(pipeline)
+    indexed_by(indexer)
     assert len(documents(event.uuid)) == 1
     assert dead_letters(*places[0]) == []
 
 
-def test_positions_reach_the_end_and_the_consumer_group_mirrors_them(pipeline: Pipeline) -> None:
+def test_positions_reach_the_end_and_the_consumer_group_mirrors_them(indexer: Indexer) -> None:
     publish(*(Event().value for _ in range(20)))
-    drained(pipeline)
-    lags = partition_lags(ACCESS_LOG, pipeline.log, KEPT)
+    indexed_by(indexer)
+    lags = partition_lags(ACCESS_LOG, indexer.log, KEPT)
     assert [each.position for each in lags] == [each.high for each in lags]
-    mirrored = KafkaResource().committed(ACCESS_LOG.consumer_group, ACCESS_LOG.topic)
+    mirrored = KafkaAdapter(Settings()).committed(ACCESS_LOG.consumer_group, ACCESS_LOG.topic)
     assert mirrored == {each.partition: each.high for each in lags if each.high}
 
 
-def test_a_hundred_thousand_events_become_exactly_as_many_documents(pipeline: Pipeline) -> None:
+def test_a_hundred_thousand_events_become_exactly_as_many_documents(indexer: Indexer) -> None:
     marker = uuid.uuid4().hex
     names = [*REFERENCE_VALUES, "nobody"]
     publish(
@@ -286,13 +291,13 @@ def test_a_hundred_thousand_events_become_exactly_as_many_documents(pipeline: Pi
             for number in range(100_000)
         )
     )
-    reports = drained(replace(pipeline, limits=replace(LIMITS, slice_rows=40_000)))
+    reports = indexed_by(replace(indexer, limits=replace(LIMITS, slice_rows=40_000)))
     assert [report.rows for report in reports] == [40_000, 40_000, 20_000]
     for report in reports:
         assert report.query.processed_rows == report.rows + dimension_rows()
     assert sum(report.outcome.indexed for report in reports) == 100_000
-    assert lag(pipeline) == 0
-    client = ElasticsearchResource().client()
+    assert lag(indexer) == 0
+    client = ElasticsearchAdapter(Settings()).client()
     client.indices.refresh(index="log.index")
     query = {"prefix": {"uri": f"/{marker}/"}}
     assert client.count(index="log.index", query=query)["count"] == 100_000

@@ -71,7 +71,7 @@ def test_a_default_that_is_shown_is_the_default(name: str, monkeypatch: pytest.M
 
 def test_the_pages_that_show_defaults_are_read() -> None:
     shown = {name: len(DEFAULTS.findall(DOCS[name])) for name in DOCS}
-    assert shown["docs/how-to/tune.md"] > 10
+    assert shown["docs/how-to/tuning.md"] > 10
     assert shown["docs/how-to/own-servers.md"] > 5
 
 

@@ -1,6 +1,6 @@
-// Command consumer reads the access events beside the platform and prints each as a line of JSON.
-// It has a consumer group of its own; the platform keeps its positions in Elasticsearch, so nothing
-// that is read or committed here moves them. It ends on SIGINT or SIGTERM.
+// Command consumer reads access events and prints each as a line of JSON. It uses its own consumer
+// group. The platform stores its positions in Elasticsearch, so reading or committing here does not
+// affect them. The program ends on SIGINT or SIGTERM.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/confluentinc/confluent-kafka-go/kafka"
 )
 
-// line is what is printed: where the message lies, its headers, and its body as it is.
+// line is the printed object: partition, offset, timestamp, headers, and the unchanged body.
 type line struct {
 	Partition int32             `json:"partition"`
 	Offset    kafka.Offset      `json:"offset"`
@@ -34,7 +34,7 @@ func main() {
 		"auto.offset.reset": "earliest",
 	})
 	check(err)
-	defer consumer.Close() // commits what was read, leaves the group
+	defer consumer.Close() // commits offsets, leaves the group
 	check(consumer.Subscribe("analyze.action", nil))
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGINT, syscall.SIGTERM)
@@ -54,7 +54,7 @@ func main() {
 				log.Printf("not JSON: %v", event.TopicPartition)
 			}
 		case kafka.Error:
-			log.Print(event) // librdkafka connects again by itself
+			log.Print(event) // librdkafka reconnects automatically
 		}
 	}
 }
@@ -64,8 +64,8 @@ func asLine(message *kafka.Message) line {
 	for _, header := range message.Headers {
 		headers[header.Key] = string(header.Value)
 	}
-	place := message.TopicPartition
-	return line{place.Partition, place.Offset, message.Timestamp.UTC(), headers, message.Value}
+	at := message.TopicPartition
+	return line{at.Partition, at.Offset, message.Timestamp.UTC(), headers, message.Value}
 }
 
 func check(err error) {

@@ -1,6 +1,6 @@
-// Command producer announces accesses as the web emitter does: one event a message, CloudEvents
+// Command producer publishes accesses like the web emitter: one event per message, CloudEvents
 // attributes as headers, the time of the access as timestamp. The contract is in docs/contract.
-// It prints the body of each event that Kafka has taken.
+// It prints the body of each event that Kafka acknowledged.
 package main
 
 import (
@@ -22,12 +22,12 @@ type accessEvent struct {
 }
 
 func main() {
-	count := flag.Int("count", 1, "how many accesses to announce")
-	name := flag.String("name", "presto", "who accessed")
+	count := flag.Int("count", 1, "number of accesses to publish")
+	name := flag.String("name", "presto", "name of the visitor")
 	flag.Parse()
 	producer, err := kafka.NewProducer(&kafka.ConfigMap{
 		"bootstrap.servers":  os.Getenv("KP_KAFKA_BOOTSTRAP_SERVERS"),
-		"enable.idempotence": true, // acks=all, no copy by a retry
+		"enable.idempotence": true, // acks=all, no duplicates by retries
 	})
 	check(err)
 	defer producer.Close()

@@ -66,8 +66,11 @@ def main() -> None:
         _exit(f"the settings in .env are not UTF-8: {error}", 2)
     except (KeyboardInterrupt, typer.Abort):
         _exit("interrupted", 130)
-    except SystemExit as end:  # a signal during a start
-        _exit("interrupted, the services that were started are stopped", int(end.code or 0))
+    except SystemExit as end:
+        code = int(end.code or 0)
+        if code > 128:  # a signal during a start
+            _exit("interrupted, the services that were started are stopped", code)
+        sys.exit(code)  # of rich, for a broken pipe
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -95,7 +95,7 @@ def run_initialization(
     if result.returncode != 0:
         lines = tuple(result.stdout.splitlines()[-15:])
         raise StackError(
-            f"{name}: creating its initial data in KP_HOME failed (exit {result.returncode}); "
+            f"{name}: its initial data could not be created in KP_HOME (exit {result.returncode}); "
             "`kp doctor` shows what it needs",
             lines,
         )

@@ -19,10 +19,10 @@ class Failure(Exception):
 
 def console() -> Console:
     """Lines are never wrapped, and a file or a pipe has room for a whole table."""
-    made = Console(highlight=False, soft_wrap=True)
-    if not made.is_terminal:
-        made.width = 200
-    return made
+    screen = Console(highlight=False, soft_wrap=True)
+    if not screen.is_terminal:
+        screen.width = 200
+    return screen
 
 
 def print_line(text: str) -> None:

@@ -16,7 +16,9 @@ from kp_platform.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kp_platform.engine.indexer import Indexer
     from kp_platform.operations.replay import ReplayReport
+    from kp_platform.operations.replay_range import ReplayRange
 
 
 def replay(
@@ -37,7 +39,7 @@ def replay(
 ) -> None:
     """Reprocess retained messages with current reference data. Positions do not move. Repeatable:
     documents that are up to date stay unchanged."""
-    from kp_platform.operations import replay, replay_range
+    from kp_platform.operations import replay
     from kp_platform.wiring import builtin_indexers
 
     indexers = builtin_indexers(Settings())
@@ -46,10 +48,7 @@ def replay(
     if bool(start) == bool(offsets) or (end and not start):
         raise typer.BadParameter("set a time with --from and --to, or --offsets")
     indexer = indexers[flow]
-    if offsets:
-        found = replay_range.range_of_offsets(indexer, replay_range.parse_offsets(offsets))
-    else:
-        found = replay_range.range_of_time(indexer, replay_range.parse_window(start, end))
+    found = _find_range(indexer, offsets, start, end)
     if new_indices:
         found.whole_days(indexer.flow)  # raises before anything is printed
     screen = console()
@@ -67,6 +66,14 @@ def replay(
     screen.print(str(report), markup=False)
     if as_json:
         print_json({**found.as_json(), **asdict(report)})
+
+
+def _find_range(indexer: "Indexer", offsets: str, start: str, end: str) -> "ReplayRange":
+    from kp_platform.operations import replay_range
+
+    if offsets:
+        return replay_range.range_of_offsets(indexer, replay_range.parse_offsets(offsets))
+    return replay_range.range_of_time(indexer, replay_range.parse_window(start, end))
 
 
 def _show_progress(

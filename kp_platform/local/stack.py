@@ -58,9 +58,7 @@ def _start(
 ) -> None:
     if killed := supervisor.end_processes(settings.home):
         console.print(f"killed {killed} process(es) of a stack whose supervisor had ended")
-    findings = [each for each in preflight.examine(settings, members) if not each.ok]
-    if findings:
-        raise StackError("; ".join(f"{each.detail}: {each.remedy}" for each in findings))
+    _check_prerequisites(settings, members)
     local = tuple(service for service in members if service.is_local)
     artifacts.ensure((service.name for service in local), settings.cache, console)
     deadline = time.monotonic() + settings.start_timeout_seconds
@@ -78,6 +76,12 @@ def _start(
             console.print("stopping the services that were started")
             _stop(settings, supervisord)
         raise
+
+
+def _check_prerequisites(settings: LocalSettings, members: tuple[Service, ...]) -> None:
+    findings = [each for each in preflight.examine(settings, members) if not each.ok]
+    if findings:
+        raise StackError("; ".join(f"{each.detail}: {each.remedy}" for each in findings))
 
 
 def _start_stage(

@@ -198,10 +198,10 @@ def _without_proxy() -> dict[str, str]:
     return {"NO_PROXY": hosts, "no_proxy": hosts}
 
 
-def differing(pid: int, wanted: dict[str, str]) -> list[str]:
+def differing(pid: int, expected: dict[str, str]) -> list[str]:
     """The variables that have another value in a running supervisord."""
     running = psutil.Process(pid).environ()
-    return sorted(name for name, value in wanted.items() if running.get(name) != value)
+    return sorted(name for name, value in expected.items() if running.get(name) != value)
 
 
 def processes(home: Path) -> list[psutil.Process]:

@@ -1,4 +1,4 @@
-"""The certificate of a secure stack: where it is, and what asks for it.
+"""The certificate of a secure stack: where it is, and which settings need it.
 
 Belongs here: what several servers share. Does not belong here: making the certificate
 (`secure.py`), and how one server uses it (that server's module).

@@ -19,7 +19,7 @@ from kp_platform.local.settings import LocalSettings
 from kp_platform_tests.stack import ROOT
 
 QUIET_OFFSET = "45000"
-"""Ports on which no server of ours listens."""
+"""Ports on which no server listens."""
 NO_POSTGRES = {"KP_DAGSTER_POSTGRES_URL": "postgresql://kp:hunter2@127.0.0.1:1/dagster"}
 IMPORTS = """
 import sys

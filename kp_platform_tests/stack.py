@@ -22,7 +22,8 @@ from kp_platform.local import supervisor
 from kp_platform.local.cluster import cluster
 from kp_platform.local.preflight import is_free
 from kp_platform.local.servers import services
-from kp_platform.settings import Settings, environment
+from kp_platform.local.settings import LocalSettings
+from kp_platform.settings import environment
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,12 +33,12 @@ class Stack:
     """The programs of one KP_HOME. `variables` are the environment that `kp` is run with, `folder`
     is the one that holds its code."""
 
-    settings: Settings
+    settings: LocalSettings
     variables: dict[str, str]
     folder: Path = ROOT
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def of(cls, settings: LocalSettings) -> Self:
         """With these settings on top of our own environment."""
         return cls(settings, {**os.environ, **environment(settings, secrets=True)})
 
@@ -79,12 +80,12 @@ class Stack:
 
 def on_free_ports(
     offsets: Iterable[int], home: Path, *, is_cluster: bool = False, **settings: Any
-) -> Settings:
+) -> LocalSettings:
     """Settings whose block of ports is free. Raises RuntimeError when no offset has one."""
     for offset in offsets:
         made = cluster(offset) if is_cluster else {}
         values = {name.removeprefix("KP_").lower(): value for name, value in made.items()}
-        found = Settings(_env_file=None, home=home, port_offset=offset, **values | settings)
+        found = LocalSettings(_env_file=None, home=home, port_offset=offset, **values | settings)
         if all(is_free(port.number) for each in services(found) for port in each.ports):
             return found
     raise RuntimeError(f"no free block of ports among offsets {offsets}")

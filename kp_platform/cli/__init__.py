@@ -1,1 +1,1 @@
-"""The `kp` command: one module per group of commands."""
+"""The `kp` command, one module for each group of commands."""

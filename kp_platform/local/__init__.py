@@ -1,1 +1,1 @@
-"""The servers of one machine: fetched, configured, kept alive and stopped by the `kp` command."""
+"""The servers of one machine: downloaded, configured, supervised and stopped by `kp`."""

@@ -1,9 +1,9 @@
-"""The server software: fetched once by Maven coordinates, checked, and unpacked into KP_CACHE.
+"""The server software: downloaded once by Maven coordinates, verified, unpacked into KP_CACHE.
 
-Belongs here: download, checksums, unpacking. Does not belong here: which options a server is
-started with (`servers.py`) or its data (`state.py`).
-What is unpacked is complete (it appears by one rename) and is never changed, so stacks share it and
-a later start needs no network.
+Belongs here: download, checksums, unpacking. Does not belong here: how a server is started and its
+data (that server's module).
+An unpacked server is complete (one rename creates it) and never changes, so stacks share it and a
+later start needs no network.
 """
 
 import fcntl
@@ -45,8 +45,8 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """One server: the artifacts it is made of and the folder it is unpacked to, whose `edition`
-    tells it from one that was unpacked of the same files in another way."""
+    """One server: its artifacts and the folder it is unpacked to. `edition` distinguishes the
+    folder from one with the same files, unpacked in another way."""
 
     name: str
     version: str
@@ -62,6 +62,7 @@ class Distribution:
 
 
 def manifest() -> dict[str, Distribution]:
+    """Every server from Maven by its name."""
     servers = tomllib.loads(MANIFEST.read_text(encoding="utf-8"))
     return {
         name: Distribution(
@@ -74,16 +75,22 @@ def manifest() -> dict[str, Distribution]:
     }
 
 
+def distribution_folder(name: str, cache: Path) -> Path:
+    """The folder of an unpacked server."""
+    return manifest()[name].folder(cache)
+
+
 def missing(names: Iterable[str], cache: Path) -> list[Distribution]:
-    known = manifest()
-    servers = [known[name] for name in names if name in known]
+    """Those of the servers that the cache lacks; a server not from Maven is never missing."""
+    distributions = manifest()
+    servers = [distributions[name] for name in names if name in distributions]
     return [server for server in servers if not server.folder(cache).is_dir()]
 
 
 def ensure(names: Iterable[str], cache: Path, console: Console) -> None:
-    """Fetches and unpacks those of the servers that the cache does not hold yet.
+    """Download and unpack those of the servers that the cache does not hold.
 
-    Raises StackError when an artifact cannot be fetched or is not the one of the manifest.
+    Raises StackError when an artifact cannot be downloaded or has another hash than the manifest.
     """
     names = tuple(names)
     if not missing(names, cache):
@@ -96,12 +103,12 @@ def ensure(names: Iterable[str], cache: Path, console: Console) -> None:
 
 @contextmanager
 def _locked(path: Path, console: Console) -> Iterator[None]:
-    """Only one process fills the cache; a second one waits and then finds it filled."""
+    """Only one process fills the cache; a second one waits for it."""
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            console.print(f"waiting for another kp that fills {path.parent}")
+            console.print(f"waiting for another kp that downloads to {path.parent}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -122,18 +129,20 @@ def _install(server: Distribution, cache: Path, console: Console) -> None:
 def _download(server: Distribution, folder: Path, console: Console) -> list[Path]:
     title = f"{server.name} {server.version}"
     if not console.is_terminal:
-        console.print(f"fetching {title}: {len(server.artifacts)} file(s), {decimal(server.size)}")
+        console.print(
+            f"downloading {title}: {len(server.artifacts)} file(s), {decimal(server.size)}"
+        )
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"fetching {title}", total=server.size)
-        return [_fetch(artifact, folder, progress, task) for artifact in server.artifacts]
+        task = progress.add_task(f"downloading {title}", total=server.size)
+        return [_download_file(artifact, folder, progress, task) for artifact in server.artifacts]
 
 
-def _fetch(artifact: Artifact, folder: Path, progress: Progress, task: TaskID) -> Path:
+def _download_file(artifact: Artifact, folder: Path, progress: Progress, task: TaskID) -> Path:
     remote = _maven_artifact(artifact, folder, lambda size: progress.advance(task, size))
     path = Path(remote.cached_path)
     if path.exists() and _sha256(path) != artifact.sha256:
-        path.unlink()  # what an interrupted download left
+        path.unlink()  # an interrupted download
     try:
         remote.resolve()
     except BaseException as error:
@@ -141,25 +150,26 @@ def _fetch(artifact: Artifact, folder: Path, progress: Progress, task: TaskID) -
         if not isinstance(error, (OSError, RuntimeError, ValueError)):
             raise
         raise StackError(
-            f"cannot fetch {artifact.coordinates}: {_first_line(error)}; the first start needs "
-            "the network (a proxy is named by HTTPS_PROXY)"
+            f"cannot download {artifact.coordinates}: {_first_line(error)}; the first start needs "
+            "the network (set HTTPS_PROXY for a proxy)"
         ) from error
     verify(artifact, path)
     return path
 
 
 def verify(artifact: Artifact, path: Path) -> None:
-    """Raises StackError, and removes the file, when it is not the one of the manifest."""
+    """Raises StackError, and removes the file, when its hash is not the one of the manifest."""
     if (found := _sha256(path)) != artifact.sha256:
         path.unlink()
         raise StackError(
             f"{artifact.coordinates} has sha256 {found}, expected {artifact.sha256}: "
-            f"the file was removed, `kp up` fetches it again; the expected hash is in {MANIFEST}"
+            f"the file was removed, run `kp up` to download it again; the expected hash is in "
+            f"{MANIFEST}"
         )
 
 
 def _maven_artifact(artifact: Artifact, folder: Path, advance: Callable[[int], None]) -> Any:
-    from jgo.maven import MavenContext, PythonResolver  # slow to import, needed once
+    from jgo.maven import MavenContext, PythonResolver  # slow to import
 
     @contextmanager
     def report(_name: str, _size: int) -> Iterator[Callable[[int], None]]:
@@ -182,7 +192,7 @@ def _sha256(path: Path) -> str:
 
 
 def unpack(server: Distribution, files: list[Path], into: Path) -> None:
-    """Fills an empty folder with the server, without an outer folder of its own."""
+    """Fill an empty folder with the server, without the archive's top folder."""
     _UNPACK[server.name](files, into)
 
 
@@ -216,12 +226,14 @@ def _unpack_trino(files: list[Path], into: Path) -> None:
 
 
 def _untar(archive: Path, into: Path) -> None:
-    """By tar(1), which needs 6 s for the 0.9 GB of Trino; tarfile would decompress in Python."""
+    """tar(1) needs 6 s for the 0.9 GB of Trino; tarfile decompresses in Python."""
     command = ["tar", "-xzf", str(archive), "-C", str(into), "--no-same-owner"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         cause = result.stderr.strip().splitlines()[-1]
-        raise StackError(f"cannot unpack {archive.name} in KP_CACHE: {cause}")
+        raise StackError(
+            f"cannot unpack {archive.name} in KP_CACHE: {cause}; free space or set another folder"
+        )
 
 
 def _strip_top_folder(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""What makes a stack a cluster: settings, nothing else.
+"""The settings of a stack that is a cluster.
 
-Belongs here: the settings that `kp up --cluster` keeps in KP_HOME. Does not belong here: what
-follows from them (`servers.py`, `state.py`).
+Belongs here: the settings that `kp up --cluster` stores in KP_HOME. Does not belong here: what the
+servers do with them (`kafka.py`, `trino.py`).
 """
 
 BROKERS = (18_092, 18_096, 18_097)
@@ -18,5 +18,5 @@ def cluster(port_offset: int) -> dict[str, str]:
         "KP_TRINO_WORKERS": str(WORKERS),
         "KP_TOPIC_PARTITIONS": str(PARTITIONS),
         "KP_PARTITIONS_PER_RUN": str(PARTITIONS // 2),
-        "KP_START_TIMEOUT_SECONDS": "600",  # two cores need 140 s while they have other work
+        "KP_START_TIMEOUT_SECONDS": "600",  # two busy cores need 140 s
     }

@@ -1,14 +1,14 @@
-"""What goes wrong with a local stack, as one line that a person can act on.
+"""The failures of a local stack, as one line that names the setting and the fix.
 
 Belongs here: the exception that `kp` prints. Does not belong here: a server that does not answer
-(`resources/errors.py`).
+(`adapters/errors.py`).
 """
 
 
 class StackError(RuntimeError):
-    """The local stack cannot do what was asked; the message names the cause and the way out.
+    """The local stack cannot do what was requested; the message names the cause and the fix.
 
-    `details` are further lines for a person, e.g. the end of a log.
+    `details` are further lines, e.g. the end of a log.
     """
 
     def __init__(self, message: str, details: tuple[str, ...] = ()) -> None:

@@ -1,6 +1,6 @@
 #!/bin/sh
-# feed.sh VARIABLE COMMAND...: becomes COMMAND, with the variable's value on its standard input.
-# So a server reads a secret that is in no file and in no argument list.
+# feed.sh VARIABLE COMMAND...: runs COMMAND with the variable's value as its standard input.
+# The server reads a secret that is in no file and in no argument list.
 variable=$1
 shift
 exec "$@" <<END

@@ -1,7 +1,7 @@
 #!/bin/sh
-# packages.sh [test]: installs the Debian packages that are missing, and nothing when none is.
-# `test` adds the browser of the browser tests, PostgreSQL, the tunnel of a secure stack, and what the
-# example in Go is built with. Runs before there is a virtual environment.
+# packages.sh [test]: installs the missing Debian packages. `test` adds the browser of the browser
+# tests, PostgreSQL, the tunnel of a secure stack, and the compilers of the Go example.
+# Runs before there is a virtual environment.
 set -eu
 
 python=${PYTHON:-python3}
@@ -23,9 +23,9 @@ java() {
 
 browser() { command -v chromium || command -v google-chrome || command -v chromium-browser; }
 
-# The first of the names that this system's package lists know, else the last, as on a machine
-# without lists.
-first_known() {
+# The first of the names in this system's package lists, else the last, e.g. on a machine without
+# lists.
+first_available() {
     for name; do
         if [ -n "$(apt-cache --quiet=0 policy "$name" 2>/dev/null | grep 'Candidate: [0-9]')" ]; then
             echo "$name"
@@ -35,18 +35,18 @@ first_known() {
     echo "$name"
 }
 
-look() {
+find_missing() {
     missing=
     "$python" -c 'import ensurepip, venv' 2>/dev/null || need python3-venv
-    java || need "$(first_known openjdk-17-jre-headless default-jre-headless)"
+    java || need "$(first_available openjdk-17-jre-headless default-jre-headless)"
     PATH="$PATH:/usr/sbin" command -v redis-server >/dev/null || need redis-server
-    library 'libaio\.so\.1' || need "$(first_known libaio1t64 libaio1)"
+    library 'libaio\.so\.1' || need "$(first_available libaio1t64 libaio1)"
     library 'libnuma\.so\.1' || need libnuma1
-    [ "${1:-}" != test ] || look_for_tests
+    [ "${1:-}" != test ] || find_missing_for_tests
 }
 
-look_for_tests() {
-    browser >/dev/null || need "$(first_known chromium chromium-browser)"
+find_missing_for_tests() {
+    browser >/dev/null || need "$(first_available chromium chromium-browser)"
     PATH="$PATH:/usr/sbin" command -v stunnel >/dev/null || need stunnel4
     command -v go >/dev/null || need golang-go
     command -v gcc >/dev/null || need gcc
@@ -56,23 +56,23 @@ look_for_tests() {
 }
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "kp_platform needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3 ..." >&2
+    echo "kp_platform needs Python 3.11 or newer: run make PYTHON=/path/to/python3 ..." >&2
     exit 1
 }
-look "${1:-}"
+find_missing "${1:-}"
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then
-    echo "missing system packages (Debian's names):$missing; install them and try again" >&2
+    echo "missing system packages (Debian names):$missing; install them and run this again" >&2
     exit 1
 fi
 as_root=
 if [ "$(id -u)" != 0 ]; then
-    can_ask=-n # without a terminal sudo cannot ask for a password
-    [ ! -t 0 ] || can_ask=
-    if ! command -v sudo >/dev/null || ! sudo $can_ask true; then
+    prompt=-n # without a terminal sudo cannot ask for a password
+    [ ! -t 0 ] || prompt=
+    if ! command -v sudo >/dev/null || ! sudo $prompt true; then
         command="apt-get update && apt-get install -y$missing"
-        echo "not root and no sudo: let an administrator run: $command" >&2
+        echo "not root and no sudo: ask an administrator to run: $command" >&2
         exit 1
     fi
     as_root=sudo
@@ -84,25 +84,25 @@ no_start=
 trap 'rm -f "$log"; [ -z "$no_start" ] || $as_root rm -f "$policy"' EXIT
 trap 'exit 130' INT TERM HUP
 
-# A fresh machine may be busy with its first upgrade: wait up to 5 minutes for apt's locks.
+# A new machine may run its first upgrade: wait up to 5 minutes for apt's locks.
 apt_get() {
     $as_root env LC_ALL=C DEBIAN_FRONTEND=noninteractive \
         apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >"$log" 2>&1
 }
 
 update() {
-    tries=60 # the timeout above does not count for the lock of the lists
+    tries=60 # the timeout above does not apply to the lock of the lists
     while ! apt_get update && [ $tries -gt 0 ] && grep -q 'Could not get lock' "$log"; do
         tries=$((tries - 1))
         sleep 5
     done
-    cat "$log" >&2 # a source that does not answer must not stop packages that others have
+    cat "$log" >&2 # a source that does not answer must not prevent packages of other sources
 }
 
 update
-look "${1:-}" # names that were unknown before the update
+find_missing "${1:-}" # the update may have added names
 echo "installing system packages:$missing"
-# No package may start a server: the stack runs its own, on its own ports.
+# No package may start a server: the stack starts its own, on its own ports.
 if [ ! -e "$policy" ]; then
     no_start=yes
     printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
@@ -114,7 +114,7 @@ if ! apt_get install -y --no-install-recommends $missing; then
     echo "cannot install$missing" >&2
     exit 1
 fi
-look "${1:-}"
+find_missing "${1:-}"
 if [ -n "$missing" ]; then
     echo "still missing after the installation:$missing (for $(command -v "$python"))" >&2
     exit 1

@@ -1,15 +1,12 @@
-"""What `kp up --secure` makes up for a fresh stack: a certificate, users, passwords, and who may do
-what.
+"""What `kp up --secure` generates for a new stack: a certificate, users and passwords.
 
-Belongs here: values. Does not belong here: how a server is started with them (`servers.py`,
-`state.py`), and the connections (`resources/`).
-The authority signs one certificate, for 127.0.0.1, and its key is thrown away: nobody can sign
-another one that this stack would trust.
+Belongs here: generated values. Does not belong here: how a server uses them (that server's module),
+and connections (`adapters/`).
+The authority signs one certificate, for 127.0.0.1, and its key is not stored: nobody can sign
+another certificate that this stack trusts.
 """
 
-import hashlib
 import secrets
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,38 +15,28 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    pkcs12,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from kp_platform.adapters.kafka import Grant
-from kp_platform.adapters.reference_changes import TOPIC as CHANGES
-from kp_platform.flows.builtin import ACCESS_LOG, FLOWS, FULL_TEXT
 from kp_platform.local.errors import StackError
-from kp_platform.local.security import TRUST_PASSWORD, authority_file
-from kp_platform.local.servers import LOOPBACK
-from kp_platform.settings import Settings
+from kp_platform.local.service import LOOPBACK
+from kp_platform.local.settings import LocalSettings
+from kp_platform.local.tls import authority_file
 
-_ITERATIONS = 10_000  # of a random password: more would only cost Trino time
 _VALID = timedelta(days=3_650)
 
 
-def refuse_external(settings: Settings) -> None:
-    """Raises StackError when a server is not ours to make users on."""
+def refuse_external(settings: LocalSettings) -> None:
+    """Raises StackError when a server runs elsewhere: its users are not created here."""
     if settings.external:
         raise StackError(
-            "KP_EXTERNAL: `kp up --secure` makes users of its own on all five servers; servers of "
-            "yours are secured by settings, see docs/how-to/security.md"
+            "KP_EXTERNAL: `kp up --secure` creates users on all five local servers: unset it, or "
+            "secure external servers by settings, see docs/how-to/security.md"
         )
 
 
-def secured(settings: Settings) -> dict[str, str]:
-    """The settings of a secure stack, its certificate written to KP_HOME."""
+def secure_settings(settings: LocalSettings) -> dict[str, str]:
+    """The settings of a secure stack. Writes its certificate to KP_HOME."""
     write_certificate(settings.home)
     redis = urlsplit(settings.redis_url.get_secret_value())
     login = f"kp_platform:{_password()}"
@@ -78,35 +65,13 @@ def secured(settings: Settings) -> dict[str, str]:
     }
 
 
-def hashed(password: str) -> str:
-    """PBKDF2 as Trino's password file has it: iterations:salt:hash, in hex."""
-    salt = secrets.token_bytes(16)
-    key = hashlib.pbkdf2_hmac("sha1", password.encode(), salt, _ITERATIONS, dklen=32)
-    return f"{_ITERATIONS}:{salt.hex()}:{key.hex()}"
-
-
 def _password() -> str:
-    """24 random bytes, of characters that need no quoting anywhere."""
+    """24 random bytes, in characters that need no quoting."""
     return secrets.token_hex(24)
 
 
-def grants(settings: Settings) -> tuple[Grant, ...]:
-    """What each user of Kafka may do. Whoever may read or write a topic may describe it."""
-    topics = [flow.topic for flow in FLOWS]
-    emitted = (ACCESS_LOG.topic, FULL_TEXT.topic)
-    return (
-        *(Grant(settings.kafka_user, "READ", topic) for topic in topics),
-        Grant(settings.kafka_user, "WRITE", CHANGES),
-        Grant(settings.kafka_user, "READ", "kp-", of_groups=True),
-        *(Grant(settings.kafka_trino_user, "READ", topic) for topic in topics),
-        *(Grant(settings.emitter_kafka_user, "WRITE", topic) for topic in emitted),
-        # Its pages tell of the lag.
-        *(Grant(settings.emitter_kafka_user, "DESCRIBE", topic) for topic in topics),
-    )
-
-
 def write_certificate(home: Path) -> None:
-    """An authority in `tls/ca.pem`, and below it key and certificate of all servers."""
+    """Write an authority to `tls/ca.pem`; key and certificate of servers to `tls/server.pem`."""
     authority_key, server_key = _key(), _key()
     name = _name("kp_platform stack")
     authority = (
@@ -151,7 +116,7 @@ _SIGNS_CERTIFICATES = x509.KeyUsage(
 
 
 def _key() -> RSAPrivateKey:
-    """RSA, for MySQL 8.0.12 offers no cipher for an elliptic key [ran]."""
+    """RSA: MySQL 8.0.12 supports no cipher for an elliptic key (verified)."""
     return generate_private_key(public_exponent=65_537, key_size=2_048)
 
 
@@ -160,18 +125,7 @@ def _name(common_name: str) -> x509.Name:
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: RSAPrivateKey) -> x509.CertificateBuilder:
-    begin = datetime.now(UTC) - timedelta(days=1)  # a clock that is a little behind
+    begin = datetime.now(UTC) - timedelta(days=1)  # for a clock that is behind
     return x509.CertificateBuilder(
         issuer, subject, key.public_key(), x509.random_serial_number(), begin, begin + _VALID
     )
-
-
-def trust_store(pem: bytes) -> bytes:
-    """The certificates of a PEM file as MySQL's Java client reads them."""
-    certificates = x509.load_pem_x509_certificates(pem)
-    named: Sequence[pkcs12.PKCS12Certificate] = [
-        pkcs12.PKCS12Certificate(each, str(number).encode())
-        for number, each in enumerate(certificates)
-    ]
-    encryption = BestAvailableEncryption(TRUST_PASSWORD.encode())
-    return pkcs12.serialize_java_truststore(named, encryption)

@@ -1,7 +1,7 @@
-"""A stack as a whole: up, down and how it is.
+"""A stack as a whole: start, stop and status.
 
-Belongs here: the order of things, deadlines, what a person sees meanwhile. Does not belong here:
-how one is started (`servers.py`), asked (`probes.py`) or kept alive (`supervisor.py`).
+Belongs here: the order of the steps, deadlines, and what is printed. Does not belong here: how one
+service is started and probed (its module), and what restarts it (`supervisor.py`).
 """
 
 import fcntl
@@ -18,154 +18,150 @@ from typing import NoReturn
 from rich.console import Console
 
 from kp_platform.adapters.errors import ServerDown
-from kp_platform.local import artifacts, preflight, state, supervisor
+from kp_platform.local import artifacts, kafka, preflight, state, supervisor
 from kp_platform.local.errors import StackError
-from kp_platform.local.security import kafka_certificate
-from kp_platform.local.servers import SERVERS, Service, services
+from kp_platform.local.servers import services, stack_environment
+from kp_platform.local.service import SERVERS, Service
+from kp_platform.local.settings import LocalSettings
 from kp_platform.local.supervisor import Supervisor
-from kp_platform.settings import Settings
 
-MOST_STARTS = 3
-"""A service that had to be started so often during one `kp up` will not come up by waiting."""
+MAX_STARTS = 3
+"""A service that was started this often during one `kp up` does not become ready by waiting."""
 
 
-def up(settings: Settings, console: Console) -> None:
-    """Starts what does not run and returns when every service answers.
+def up(settings: LocalSettings, console: Console) -> None:
+    """Start the services that do not run, and return when every service is ready.
 
     Raises StackError; then nothing runs that this call started.
     """
-    wanted = services(settings)
-    keeper = Supervisor(settings.home)
+    members = services(settings)
+    supervisord = Supervisor(settings.home)
     deadline = time.monotonic() + settings.start_timeout_seconds
     state.claim(settings.home)
-    with _alone(settings), _signals_as_exceptions():
-        pid = keeper.pid()
+    with _locked(settings), _signals_as_exceptions():
+        pid = supervisord.pid()
         if pid is None:
-            _start(settings, wanted, keeper, console)
+            _start(settings, members, supervisord, console)
             return
-        _compare(settings, wanted, keeper, pid)
-        for service in wanted:
-            _start_if_stopped(service, keeper)
-        _await(wanted, keeper, deadline, console)
+        _compare(settings, members, supervisord, pid)
+        for service in members:
+            _start_if_stopped(service, supervisord)
+        _wait_until_ready(members, supervisord, deadline, console)
         console.print(f"already running in {settings.home}")
 
 
 def _start(
-    settings: Settings, wanted: tuple[Service, ...], keeper: Supervisor, console: Console
+    settings: LocalSettings,
+    members: tuple[Service, ...],
+    supervisord: Supervisor,
+    console: Console,
 ) -> None:
-    if left := supervisor.end_processes(settings.home):
-        console.print(f"killed {left} process(es) of a stack whose supervisor had died")
-    findings = [each for each in preflight.examine(settings, wanted) if not each.ok]
-    if findings:
-        raise StackError("; ".join(f"{each.detail}: {each.remedy}" for each in findings))
-    artifacts.ensure(
-        (service.name for service in wanted if service.is_local), settings.cache, console
-    )
+    if killed := supervisor.end_processes(settings.home):
+        console.print(f"killed {killed} process(es) of a stack whose supervisor had ended")
+    _check_prerequisites(settings, members)
+    local = tuple(service for service in members if service.is_local)
+    artifacts.ensure((service.name for service in local), settings.cache, console)
     deadline = time.monotonic() + settings.start_timeout_seconds
     try:
-        state.prepare(settings, wanted)
-        keeper.start(
-            supervisor.render(settings.home, wanted), supervisor.stack_environment(settings)
-        )
-        for stage in sorted({service.stage for service in wanted}):
-            _start_stage(stage, settings, wanted, keeper, deadline, console)
+        for service in local:
+            service.prepare()
+        supervisord.start(supervisor.render(settings.home, members), stack_environment(settings))
+        for stage in sorted({service.stage for service in members}):
+            started = tuple(service for service in members if service.stage == stage)
+            _start_stage(started, supervisord, deadline, console)
+            if stage == SERVERS:
+                _create_initial_data(settings, console)
     except BaseException:
         with _signals_ignored():
-            console.print("stopping what was started")
-            _end(settings, keeper)
+            console.print("stopping the services that were started")
+            _stop(settings, supervisord)
         raise
 
 
+def _check_prerequisites(settings: LocalSettings, members: tuple[Service, ...]) -> None:
+    findings = [each for each in preflight.examine(settings, members) if not each.ok]
+    if findings:
+        raise StackError("; ".join(f"{each.detail}: {each.remedy}" for each in findings))
+
+
 def _start_stage(
-    stage: int,
-    settings: Settings,
-    wanted: tuple[Service, ...],
-    keeper: Supervisor,
-    deadline: float,
-    console: Console,
+    members: tuple[Service, ...], supervisord: Supervisor, deadline: float, console: Console
 ) -> None:
-    members = tuple(service for service in wanted if service.stage == stage)
     for service in members:
         if service.is_local:
-            keeper.start_program(service.name)
-    _await(members, keeper, deadline, console)
-    if stage == SERVERS:
-        _load(settings, console)
+            supervisord.start_program(service.name)
+    _wait_until_ready(members, supervisord, deadline, console)
 
 
-def _load(settings: Settings, console: Console) -> None:
-    """What the services need to find: the topics, and the reference data of a first start."""
+def _create_initial_data(settings: LocalSettings, console: Console) -> None:
+    """Create the topics, and at the first start the reference data."""
     from kp_platform.adapters.kafka import KafkaAdapter
     from kp_platform.adapters.mysql import MySQLAdapter
     from kp_platform.adapters.redis import RedisAdapter
-    from kp_platform.flows.builtin import FLOWS
     from kp_platform.operations.reference_data import is_seeded, seed
 
-    kafka = KafkaAdapter(Settings())
-    if "kafka" not in settings.external_services and kafka_certificate(settings):
-        from kp_platform.local.secure import grants  # slow to import
-
-        kafka.allow(grants(settings))
-    created = kafka.create_topics({flow.topic: settings.topic_partitions for flow in FLOWS})
-    topics = ", ".join(created) + " created" if created else "all there"
+    created = kafka.create_topics(settings)
+    topics = ", ".join(created) + " created" if created else "all exist"
     console.print(f"  topics: {topics}")
-    mysql = MySQLAdapter(Settings())
+    mysql = MySQLAdapter(settings)
     if is_seeded(mysql):
-        console.print("  reference data: there")
+        console.print("  reference data: already loaded")
         return
-    report = seed(mysql, RedisAdapter(Settings()), kafka.publish_changes)
+    report = seed(mysql, RedisAdapter(settings), KafkaAdapter(settings).publish_changes)
     console.print(f"  reference data: {report.rows} rows in MySQL, {report.keys} keys in Redis")
 
 
-def _compare(settings: Settings, wanted: tuple[Service, ...], keeper: Supervisor, pid: int) -> None:
-    """A running stack must be the one that the settings describe."""
-    names = supervisor.differing(pid, supervisor.stack_environment(settings))
-    rendered = supervisor.render(settings.home, wanted)
-    if not names and keeper.config.read_text(encoding="utf-8") == rendered:
+def _compare(
+    settings: LocalSettings, members: tuple[Service, ...], supervisord: Supervisor, pid: int
+) -> None:
+    """Raises StackError when the running stack is not the one that the settings describe."""
+    names = supervisor.differing(pid, stack_environment(settings))
+    rendered = supervisor.render(settings.home, members)
+    if not names and supervisord.config.read_text(encoding="utf-8") == rendered:
         return
-    changed = ", ".join(names) or "the version of kp_platform"
+    changed = ", ".join(names) or "version of kp_platform"
     raise StackError(
         f"the running stack was started with another {changed}: `kp down`, then `kp up`"
     )
 
 
-def _start_if_stopped(service: Service, keeper: Supervisor) -> None:
-    if service.is_local and keeper.programs()[service.name].state in ("STOPPED", "FATAL"):
-        keeper.start_program(service.name)
+def _start_if_stopped(service: Service, supervisord: Supervisor) -> None:
+    if service.is_local and supervisord.programs()[service.name].state in ("STOPPED", "FATAL"):
+        supervisord.start_program(service.name)
 
 
-def _await(
-    members: tuple[Service, ...], keeper: Supervisor, deadline: float, console: Console
+def _wait_until_ready(
+    members: tuple[Service, ...], supervisord: Supervisor, deadline: float, console: Console
 ) -> None:
-    """Returns when all are ready; a line for each as it comes. Raises StackError."""
-    begun, stop = time.monotonic(), threading.Event()
+    """Return when all are ready; print a line for each. Raises StackError."""
+    started_at, stop = time.monotonic(), threading.Event()
     ready: SimpleQueue[Service] = SimpleQueue()
     waiting = {service.name: service for service in members}
     reasons: dict[str, str] = {}
     starts: dict[str, set[int]] = {name: set() for name in waiting}
     for service in members:
         arguments = (service, ready, reasons, stop)
-        threading.Thread(target=_ask_until_ready, args=arguments, daemon=True).start()
+        threading.Thread(target=_probe_until_ready, args=arguments, daemon=True).start()
     try:
         while waiting:
             try:
                 service = ready.get(timeout=0.3)
             except Empty:
-                _fail_early(waiting, starts, keeper)
+                _fail_early(waiting, starts, supervisord)
                 if time.monotonic() > deadline:
-                    _give_up(waiting, reasons, keeper)
+                    _time_out(waiting, reasons, supervisord)
                 continue
             del waiting[service.name]
-            console.print(_line("✓", service, f"{time.monotonic() - begun:.1f} s"))
+            console.print(_line(service, f"{time.monotonic() - started_at:.1f} s"))
     finally:
         stop.set()
 
 
-def _line(sign: str, service: Service, text: str) -> str:
-    return f"{sign} {service.name:<20} {service.address:<28} {text}"
+def _line(service: Service, text: str) -> str:
+    return f"✓ {service.name:<20} {service.address:<28} {text}"
 
 
-def _ask_until_ready(
+def _probe_until_ready(
     service: Service, ready: SimpleQueue[Service], reasons: dict[str, str], stop: threading.Event
 ) -> None:
     while not stop.is_set():
@@ -182,70 +178,72 @@ def _reason_not_ready(service: Service) -> str:
         service.ready()
     except ServerDown as error:
         return str(error)
-    except Exception as error:  # a client surprised by a server that has half started
+    except Exception as error:  # a client cannot handle a server that is starting
         return f"{service.name}: {type(error).__name__}: {error}"
     return ""
 
 
 def _fail_early(
-    waiting: dict[str, Service], starts: dict[str, set[int]], keeper: Supervisor
+    waiting: dict[str, Service], starts: dict[str, set[int]], supervisord: Supervisor
 ) -> None:
-    """A service that dies again and again is not waited for until the deadline."""
-    programs = keeper.programs()
+    """Raises StackError, before the deadline, for a service that ends again and again."""
+    programs = supervisord.programs()
     for service in waiting.values():
         if not service.is_local:
             continue
         if service.name not in programs:
-            raise StackError("the supervisor of the stack has ended: `kp up` starts it again")
+            raise StackError("the supervisor of the stack has ended: restart it with `kp up`")
         program = programs[service.name]
         if program.started:
             starts[service.name].add(program.started)
-        if program.state == "FATAL" or len(starts[service.name]) >= MOST_STARTS:
-            _blame(service, "ends as soon as it is started", keeper)
+        if program.state == "FATAL" or len(starts[service.name]) >= MAX_STARTS:
+            _fail(service, "ends immediately after its start", supervisord)
 
 
-def _give_up(waiting: dict[str, Service], reasons: dict[str, str], keeper: Supervisor) -> NoReturn:
+def _time_out(
+    waiting: dict[str, Service], reasons: dict[str, str], supervisord: Supervisor
+) -> NoReturn:
     service = next(iter(waiting.values()))
     reason = reasons.get(service.name, "no answer yet")
     if not service.is_local:
         raise StackError(reason)
-    _blame(service, f"was not ready in KP_START_TIMEOUT_SECONDS: {reason}", keeper)
+    _fail(service, f"was not ready within KP_START_TIMEOUT_SECONDS: {reason}", supervisord)
 
 
-def _blame(service: Service, what: str, keeper: Supervisor) -> NoReturn:
-    tail = supervisor.tail(supervisor.log_file(keeper.home, service.name))
-    raise StackError(f"{service.name} {what}; see `kp logs {service.name}`", tail)
+def _fail(service: Service, problem: str, supervisord: Supervisor) -> NoReturn:
+    tail = supervisor.tail(supervisor.log_file(supervisord.home, service.name))
+    raise StackError(f"{service.name} {problem}; see `kp logs {service.name}`", tail)
 
 
-def down(settings: Settings, console: Console, *, purge: bool) -> None:
-    """Stops the stack of KP_HOME in reverse order and waits until no process of it is left."""
-    keeper = Supervisor(settings.home)
-    if not state.is_ours(settings.home):
+def down(settings: LocalSettings, console: Console, *, purge: bool) -> None:
+    """Stop the stack of KP_HOME in reverse order and wait until all its processes have ended."""
+    supervisord = Supervisor(settings.home)
+    if not state.is_stack(settings.home):
         if purge and settings.home.exists():
             state.purge(settings.home)
         console.print(f"nothing runs in {settings.home}")
         return
-    with _alone(settings):
-        if keeper.pid() is None and not supervisor.processes(settings.home):
+    with _locked(settings):
+        if supervisord.pid() is None and not supervisor.processes(settings.home):
             console.print(f"nothing runs in {settings.home}")
         else:
-            _end(settings, keeper, console)
-            console.print("the stack is down")
+            _stop(settings, supervisord, console)
+            console.print("the stack is stopped")
     if purge:
         state.purge(settings.home)
         console.print(f"removed {settings.home}")
 
 
-def _end(settings: Settings, keeper: Supervisor, console: Console | None = None) -> None:
-    """Whatever the settings say now: what is stopped is what supervisord has."""
-    programs = keeper.programs()
+def _stop(settings: LocalSettings, supervisord: Supervisor, console: Console | None = None) -> None:
+    """Stop what supervisord runs, which may differ from the current settings."""
+    programs = supervisord.programs()
     for name in reversed(programs):
-        begun = time.monotonic()
-        keeper.stop_program(name)
+        started_at = time.monotonic()
+        supervisord.stop_program(name)
         if console is not None and programs[name].pid:
-            console.print(f"- {name:<20} stopped in {time.monotonic() - begun:.1f} s")
-    if keeper.pid() is not None:
-        keeper.shutdown()
+            console.print(f"- {name:<20} stopped in {time.monotonic() - started_at:.1f} s")
+    if supervisord.pid() is not None:
+        supervisord.shutdown()
     killed = supervisor.end_processes(settings.home)
     if killed and console is not None:
         console.print(f"killed {killed} process(es) that did not end")
@@ -253,7 +251,7 @@ def _end(settings: Settings, keeper: Supervisor, console: Console | None = None)
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How one service is. `state` is supervisord's word, or `external`."""
+    """The state of one service. `state` is the one of supervisord, or `external`."""
 
     service: str
     state: str
@@ -264,46 +262,48 @@ class Status:
     reason: str
 
 
-def status(settings: Settings) -> list[Status]:
-    """Every service asked once, all at the same time; what does not run is not asked."""
-    wanted = services(settings)
+def status(settings: LocalSettings) -> list[Status]:
+    """Probe every running service once, in parallel."""
+    members = services(settings)
     programs = Supervisor(settings.home).programs()
-    answers: dict[str, Status] = {}
+    results: dict[str, Status] = {}
 
-    def ask(service: Service) -> None:
-        answers[service.name] = _status(service, programs)
+    def probe(service: Service) -> None:
+        results[service.name] = _status(service, programs)
 
-    threads = [threading.Thread(target=ask, args=(service,)) for service in wanted]
+    threads = [threading.Thread(target=probe, args=(service,)) for service in members]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return [answers[service.name] for service in wanted]
+    return [results[service.name] for service in members]
 
 
 def _status(service: Service, programs: dict[str, supervisor.Program]) -> Status:
     program = programs.get(service.name)
-    word = program.state.lower() if program else "stopped"
     pid = program.pid if program and program.pid else None
     uptime = int(time.time()) - program.started if program and pid else None
     if service.is_local and pid is None:
         reason = f"{service.name} does not run: `kp up`"
     else:
         reason = _reason_not_ready(service)
-    word = word if service.is_local else "external"
+    if not service.is_local:
+        word = "external"
+    else:
+        word = program.state.lower() if program else "stopped"
     return Status(service.name, word, pid, uptime, service.address, not reason, reason)
 
 
 @contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
-    """One `kp up` or `kp down` at a time works on a KP_HOME."""
+def _locked(settings: LocalSettings) -> Iterator[None]:
+    """Only one `kp up` or `kp down` at a time uses a KP_HOME. Raises StackError."""
     with (settings.home / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StackError(
-                f"another `kp up` or `kp down` works on KP_HOME={settings.home}: "
-                "wait for it, or name another folder"
+                f"another `kp up` or `kp down` uses KP_HOME={settings.home}: "
+                "wait for it, or set another folder"
             ) from None
         yield
 
@@ -313,7 +313,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    """So that a start that is interrupted by any of them stops what it started."""
+    """A start that a signal interrupts stops the services that it started."""
 
     def end(number: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
@@ -331,7 +331,7 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 @contextmanager
 def _signals_ignored() -> Iterator[None]:
-    """A second Ctrl-C must not keep the first one from cleaning up."""
+    """A second Ctrl-C must not interrupt the cleanup of the first."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
     try:
         yield

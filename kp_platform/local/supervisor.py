@@ -1,9 +1,9 @@
-"""The process that keeps the services alive: supervisord, driven over its unix socket.
+"""supervisord, which restarts the services, controlled over its unix socket.
 
 Belongs here: its configuration, its start and end, finding every process of a stack. Does not
 belong here: in which order services start and when they are ready (`stack.py`).
-Secrets reach the services by supervisord's environment, so neither a file nor an argument list has
-them. The same environment is what a running stack is compared with and its processes found by.
+The services inherit supervisord's environment. A running stack is compared with the settings by
+it, and its processes are found by it.
 """
 
 import http.client
@@ -26,9 +26,7 @@ import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from kp_platform.local.errors import StackError
-from kp_platform.local.security import kafka_trino_login, kafka_users, trino_shared_secret
-from kp_platform.local.servers import Service, mysql_init, redis_environment, redis_init
-from kp_platform.settings import Settings, environment
+from kp_platform.local.service import Service
 
 STACK_VARIABLE = "KP_STACK"
 """Set to KP_HOME in every process of a stack, and nowhere else."""
@@ -39,7 +37,7 @@ _NOT_INHERITED = {"CLASSPATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_O
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What supervisord knows about one service. `started` is seconds since the epoch."""
+    """The state of one service in supervisord. `started` is seconds since the epoch."""
 
     state: str
     pid: int
@@ -47,13 +45,14 @@ class Program:
 
 
 def log_file(home: Path, service: str) -> Path:
+    """The log of a service."""
     return home / "log" / f"{service}.log"
 
 
 def render(home: Path, services: tuple[Service, ...]) -> str:
-    """supervisord.conf: every local service, started on request and restarted when it dies.
+    """supervisord.conf: every local service, started on request and restarted when it ends.
 
-    No working folder is set: services have the one of `kp up`, where `.env` is.
+    No working folder is set: services run in the one of `kp up`, where `.env` is.
     """
     config = RawConfigParser()
     socket = str(home / "supervisor.sock")
@@ -101,20 +100,6 @@ def _escaped(value: str) -> str:
     return value.replace("%", "%%")
 
 
-def stack_environment(settings: Settings) -> dict[str, str]:
-    """What the platform sets for every process of the stack, on top of the caller's environment."""
-    return {
-        **environment(settings, secrets=True),
-        **redis_environment(settings),
-        "KP_MYSQL_INIT": mysql_init(settings),
-        "KP_REDIS_INIT": redis_init(settings),
-        "KP_KAFKA_USERS": kafka_users(settings),
-        "KP_KAFKA_TRINO_LOGIN": kafka_trino_login(settings),
-        "KP_TRINO_SHARED_SECRET": trino_shared_secret(settings),
-        STACK_VARIABLE: str(settings.home),
-    }
-
-
 class Supervisor:
     """The supervisord of one KP_HOME."""
 
@@ -124,7 +109,7 @@ class Supervisor:
         self.socket = home / "supervisor.sock"
         if len(os.fsencode(self.socket)) > _LONGEST_SOCKET_PATH:
             raise StackError(
-                f"KP_HOME={home} is too long for a unix socket: name a folder of at most "
+                f"KP_HOME={home} is too long for a unix socket: set a folder of at most "
                 f"{_LONGEST_SOCKET_PATH - len('/supervisor.sock')} characters"
             )
 
@@ -133,11 +118,12 @@ class Supervisor:
         try:
             with self._rpc() as supervisor:
                 return int(supervisor.getPID())
-        except (OSError, http.client.HTTPException, Fault):  # Fault: it is about to end
+        except (OSError, http.client.HTTPException, Fault):  # Fault: it is shutting down
             return None
 
     def start(self, config: str, variables: dict[str, str], timeout_seconds: float = 15) -> None:
-        """Starts supervisord, in a session of its own so that no terminal signal reaches it."""
+        """Start supervisord in its own session, so that no terminal signal reaches it. Raises
+        StackError."""
         self.config.write_text(config, encoding="utf-8")
         inherited = {key: os.environ[key] for key in os.environ.keys() - _NOT_INHERITED}
         with log_file(self.home, "supervisord").open("a") as log:
@@ -165,7 +151,7 @@ class Supervisor:
             time.sleep(0.05)
 
     def programs(self) -> dict[str, Program]:
-        """Every local service in the order of the start; empty when no supervisord runs."""
+        """Every local service in the order of their start; empty when no supervisord runs."""
         try:
             with self._rpc() as supervisor:
                 configs: list[dict[str, Any]] = supervisor.getAllConfigInfo()
@@ -179,11 +165,12 @@ class Supervisor:
         }
 
     def start_program(self, name: str) -> None:
+        """Start a service without waiting for it."""
         with self._rpc() as supervisor:
             supervisor.startProcess(name, False)
 
     def stop_program(self, name: str) -> None:
-        """Returns when the process has ended; one that does not end in 20 s is killed."""
+        """Stop a service and wait for its end; it is killed after 20 s."""
         with self._rpc() as supervisor:
             try:
                 supervisor.stopProcess(name, True)
@@ -192,6 +179,7 @@ class Supervisor:
                     raise
 
     def shutdown(self) -> None:
+        """End supervisord."""
         with self._rpc() as supervisor:
             supervisor.shutdown()
 
@@ -205,19 +193,19 @@ class Supervisor:
 
 
 def _without_proxy() -> dict[str, str]:
-    """A proxy of the caller is not asked for what is on this machine."""
+    """Connections on this machine do not use the caller's proxy."""
     hosts = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1", "localhost")))
     return {"NO_PROXY": hosts, "no_proxy": hosts}
 
 
-def differing(pid: int, wanted: dict[str, str]) -> list[str]:
-    """The variables that a running supervisord was started with another value of."""
+def differing(pid: int, expected: dict[str, str]) -> list[str]:
+    """The variables that have another value in a running supervisord."""
     running = psutil.Process(pid).environ()
-    return sorted(name for name, value in wanted.items() if running.get(name) != value)
+    return sorted(name for name, value in expected.items() if running.get(name) != value)
 
 
 def processes(home: Path) -> list[psutil.Process]:
-    """Every living process of the stack, whether or not its supervisord still lives."""
+    """Every running process of the stack, whether or not its supervisord runs."""
     return [process for process in psutil.process_iter() if _belongs(process, str(home))]
 
 
@@ -230,17 +218,17 @@ def _belongs(process: psutil.Process, home: str) -> bool:
         return False
 
 
-def end_processes(home: Path, patience_seconds: float = 20) -> int:
-    """Ends every process of a stack and waits for it; returns how many had to be killed."""
+def end_processes(home: Path, timeout_seconds: float = 20) -> int:
+    """End every process of a stack and wait; returns how many were killed after the timeout."""
     _signal(processes(home), signal.SIGTERM)
-    gone_by = time.monotonic() + patience_seconds
-    while (left := processes(home)) and time.monotonic() < gone_by:
+    deadline = time.monotonic() + timeout_seconds
+    while (running := processes(home)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    killed = len(left)
-    while left:
-        _signal(left, signal.SIGKILL)
-        psutil.wait_procs(left, timeout=5)
-        left = processes(home)
+    killed = len(running)
+    while running:
+        _signal(running, signal.SIGKILL)
+        psutil.wait_procs(running, timeout=5)
+        running = processes(home)
     return killed
 
 
@@ -251,6 +239,7 @@ def _signal(targets: list[psutil.Process], number: signal.Signals) -> None:
 
 
 def tail(path: Path, lines: int = 15) -> tuple[str, ...]:
+    """The last lines of a log; none when it cannot be read."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 64_000))

@@ -29,8 +29,9 @@ from kp_platform.definitions import build_definitions
 from kp_platform.engine import positions
 from kp_platform.engine.counting import HOUR
 from kp_platform.flows.builtin import ACCESS_LOG, FLOWS
-from kp_platform.local import history
+from kp_platform.local.dagster import history_folder
 from kp_platform.orchestration.dead_letters import KEY as DEAD_LETTERS
+from kp_platform.orchestration.instance import open_instance
 from kp_platform.orchestration.retention import expire
 from kp_platform.settings import Settings
 from kp_platform_tests.benchmarks import dagster_run
@@ -111,7 +112,7 @@ class Month:
     def days(self) -> Iterator[State]:
         """The state after each day."""
         today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        with history.opened(self._stack.settings) as instance:
+        with open_instance(history_folder(self._stack.settings), "") as instance:
             for number in range(DAYS, 0, -1):
                 midnight = today - timedelta(days=number)
                 self._traffic(midnight)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from kp_platform.settings import Settings
+from kp_platform.local.settings import LocalSettings
 from kp_platform_tests.benchmarks.measure import commit
 from kp_platform_tests.fault_injection import report
 from kp_platform_tests.fault_injection.controls import CONTROLS, judged
@@ -103,7 +103,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 def _stack(home: Path | None, on_cluster: bool, console: Console) -> Iterator[FaultHarness]:
     """A stack of our own, gone afterwards; or the one of a home that is named, which is up."""
     if home is not None:
-        harness = FaultHarness.of(Settings(home=home))
+        harness = FaultHarness.of(LocalSettings(home=home))
         if on_cluster != bool(harness.settings.trino_workers):
             sys.exit(f"rows of {'a cluster' if on_cluster else 'one node'} cannot run on {home}")
         harness.enter()

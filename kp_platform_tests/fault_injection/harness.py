@@ -17,7 +17,8 @@ from typing import Any
 import httpx
 import psutil
 
-from kp_platform.local.servers import Service, services
+from kp_platform.local.servers import services
+from kp_platform.local.service import Service
 from kp_platform.local.supervisor import Supervisor
 from kp_platform_tests.fault_injection.servers import Servers
 from kp_platform_tests.stack import Stack

@@ -62,7 +62,7 @@ def conflict(name: str = "presto", uri: str = "/second") -> tuple[Event, Place]:
 
 def listed(stack: Stack, *arguments: str) -> dict[str, dict[str, Any]]:
     found = json.loads(stack.kp("dlq", "list", "--json", "--limit", "10000", *arguments).stdout)
-    return {letter["id"]: letter for letter in found["letters"]}
+    return {letter["id"]: letter for letter in found["dead_letters"]}
 
 
 def test_a_letter_is_replayed_when_its_message_has_become_good(quiet_stack: Stack) -> None:
@@ -70,7 +70,7 @@ def test_a_letter_is_replayed_when_its_message_has_become_good(quiet_stack: Stac
     assert [letter["reason"] for letter in dead_letters(*place)] == ["conflict"]
     letter_id = identity(place)
     said = quiet_stack.kp("dlq", "retry", letter_id, "--dry-run")
-    assert said.stdout == "would read 1 of 1 messages again\n"
+    assert said.stdout == "would process 1 of 1 messages again\n"
     said = quiet_stack.kp("dlq", "retry", letter_id, "--dry-run", "--json")
     assert json.loads(said.stdout) == {"readable": [letter_id], "unreadable": []}
     assert documents(event.uuid) == []
@@ -95,7 +95,7 @@ def test_a_letter_that_is_still_bad_stays_and_says_so(quiet_stack: Stack) -> Non
     assert first == (
         "0 became good and are removed, 1 are still dead (1 not_json), 0 cannot be read again"
     )
-    assert second.startswith(f"still dead: {letter_id}: not_json: ")
+    assert second.startswith(f"still a dead letter: {letter_id}: not_json: ")
     assert said.stderr == "kp: 1 of 1 dead letters remain; see `kp dlq list`\n"
     told = json.loads(quiet_stack.kp("dlq", "retry", letter_id, "--json", check=False).stdout)
     assert [each["id"] for each in told["still_dead"]] == [letter_id]
@@ -177,13 +177,14 @@ def test_letters_are_listed_the_latest_first_by_flow_and_reason(quiet_stack: Sta
 def test_a_dropped_letter_keeps_its_place_and_loses_its_bytes(quiet_stack: Stack) -> None:
     place, letter_id = store_dead_letters(b"a-secret that is not json")
     asked = quiet_stack.kp("dlq", "discard", letter_id, check=False)
-    assert asked.stderr == "kp: would drop 1 dead letters: say --yes\n"
-    assert quiet_stack.kp("dlq", "discard", letter_id, "--yes").stdout == "1 dead letters dropped\n"
+    assert asked.stderr == "kp: would discard 1 dead letters: confirm with --yes\n"
+    done = quiet_stack.kp("dlq", "discard", letter_id, "--yes")
+    assert done.stdout == "1 dead letters discarded\n"
     [letter] = dead_letters(*place)
     assert (letter["key"], letter["value"], letter["reason"]) == (None, None, "not_json")
     assert letter_id not in listed(quiet_stack)
     assert listed(quiet_stack, "--all")[letter_id]["dropped_at"] == letter["dropped_at"]
     raw = quiet_stack.kp("dlq", "show", letter_id, "--raw", check=False)
-    assert raw.stderr == f"kp: its bytes were dropped at {letter['discarded_at']}\n"
+    assert raw.stderr == f"kp: its bytes were discarded at {letter['discarded_at']}\n"
     again = quiet_stack.kp("dlq", "retry", letter_id, check=False)
     assert f"{letter_id}: it was dropped at {letter['discarded_at']}" in again.stdout

@@ -12,7 +12,7 @@ import pytest
 
 from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.adapters.redis import RedisAdapter
-from kp_platform.cli.main import SERVICES
+from kp_platform.cli.stack import SERVICES
 from kp_platform.flows.builtin import FLOWS
 from kp_platform.local import supervisor
 from kp_platform.local.servers import services

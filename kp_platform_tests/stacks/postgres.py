@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kp_platform.local.history import why_not_postgres
-from kp_platform.local.servers import LOOPBACK
+from kp_platform.local.dagster import postgres_problem
+from kp_platform.local.service import LOOPBACK
 
 START_SECONDS = 60.0
 _UNPRIVILEGED = 65_534  # initdb and postgres refuse root
@@ -73,7 +73,7 @@ def _command(program: str, *arguments: str) -> list[str]:
 
 def _await(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while reason := why_not_postgres(url):
+    while reason := postgres_problem(url):
         if server.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"{reason}: {log.read_text()}")
         time.sleep(0.1)

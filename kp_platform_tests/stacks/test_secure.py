@@ -34,8 +34,9 @@ from kp_platform.adapters.reference_changes import ReferenceChange
 from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.local import supervisor
+from kp_platform.local.redis import catalog_environment
 from kp_platform.local.secure import write_certificate
-from kp_platform.local.servers import redis_environment
+from kp_platform.local.settings import LocalSettings
 from kp_platform.settings import Settings, environment
 from kp_platform_tests.conftest import OFFSETS
 from kp_platform_tests.stack import Stack, on_free_ports
@@ -56,17 +57,17 @@ def secure_stack() -> Iterator[Stack]:
     }
     folder = Path(tempfile.mkdtemp(prefix="kp-secure-cwd-"))  # no `.env` of a developer is there
     try:
-        first = Stack(Settings(_env_file=None, home=home), variables, folder)
+        first = Stack(LocalSettings(_env_file=None, home=home), variables, folder)
         first.kp("up", "--secure")
-        yield Stack(Settings(_env_file=None, home=home), variables, folder)
+        yield Stack(LocalSettings(_env_file=None, home=home), variables, folder)
     finally:
-        Stack(Settings(_env_file=None, home=home), variables, folder).end()
+        Stack(LocalSettings(_env_file=None, home=home), variables, folder).end()
         shutil.rmtree(home, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
-def secure(secure_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def secure(secure_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> LocalSettings:
     """The settings of the stack, which this process finds in its folder as any `kp` does."""
     monkeypatch.setenv("KP_HOME", str(secure_stack.settings.home))
     return secure_stack.settings
@@ -74,14 +75,15 @@ def secure(secure_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def test_the_demo_says_what_it_says_on_a_plain_stack(secure_stack: Stack) -> None:
     said = secure_stack.kp("demo").stdout
-    assert "Trino          joined each with the MySQL row and the Redis value of its name" in said
-    assert "200 requests, 200 documents, each its own; lag 0" in said
+    assert "Trino          joined each name with its MySQL row and its Redis value" in said
+    assert "200 requests, 200 documents, all correct; lag 0" in said
 
 
 def test_kp_knows_the_stack_and_masks_its_secrets(secure_stack: Stack) -> None:
     assert "redis-tunnel" in secure_stack.kp("status").stdout
     assert "analyze.action" in secure_stack.kp("lag").stdout
-    assert "kp is set and announced" in secure_stack.kp("reference", "set", "kp", "x").stdout
+    done = secure_stack.kp("reference", "set", "kp", "x")
+    assert "kp is set and the change published" in done.stdout
     shown = secure_stack.kp("config").stdout
     assert "rediss://kp_platform:********@127.0.0.1" in shown
     assert [name for name, secret in secrets_of(secure_stack.settings) if secret in shown] == []
@@ -253,8 +255,8 @@ def test_a_query_of_trino_cannot_write_either(secure: Settings) -> None:
         list(answer.batches(1))
 
 
-def test_trinos_user_of_redis_reads_and_cannot_write(secure: Settings) -> None:
-    login = redis_environment(secure)
+def test_trinos_user_of_redis_reads_and_cannot_write(secure: LocalSettings) -> None:
+    login = catalog_environment(secure)
     address = urlsplit(secure.redis_url.get_secret_value())
     with redis.Redis(
         str(address.hostname),

@@ -82,7 +82,7 @@ def test_this_release_goes_on_where_the_one_before_ended(upgraded: tuple[Stack, 
     assert lag(now) == 0
     assert len(search(ACCESS_LOG.index, EVERYTHING)) == 41
     assert documents(duplicate.uuid) == [logs[duplicate.uuid]]
-    [letter] = json.loads(now.kp("dlq", "list", "--json").stdout)["letters"]
+    [letter] = json.loads(now.kp("dlq", "list", "--json").stdout)["dead_letters"]
     assert (letter["partition"], letter["offset"]) == bad
     days = sorted({each["@timestamp"][:10] for each in logs.values()})
     told = json.loads(now.kp("replay", "--from", days[0], "--new-indices", "--json").stdout)

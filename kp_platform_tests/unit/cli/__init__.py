@@ -1,1 +1,1 @@
-"""Unit tests: cli."""
+"""Unit tests of the command line."""

@@ -1,1 +1,1 @@
-"""Unit tests: local."""
+"""Unit tests of the local stack."""

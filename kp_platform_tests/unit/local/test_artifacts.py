@@ -1,4 +1,4 @@
-"""The manifest, the checksum and the unpacking, without a network."""
+"""The manifest, checksums and unpacking, without a network."""
 
 import hashlib
 import re
@@ -28,7 +28,7 @@ def test_the_manifest_names_no_registry() -> None:
     assert "://" not in artifacts.MANIFEST.read_text(encoding="utf-8")
 
 
-def test_kafka_has_no_jar_twice_in_two_versions() -> None:
+def test_no_jar_of_kafka_has_two_versions() -> None:
     jars = [each.coordinates.split(":")[:2] for each in artifacts.manifest()["kafka"].artifacts]
     assert len(jars) == len({tuple(jar) for jar in jars})
 
@@ -41,28 +41,28 @@ def test_kafka_has_no_jar_twice_in_two_versions() -> None:
         ("group:name:1.0:jar", 1, "0" * 63),  # not a sha256
     ],
 )
-def test_a_wrong_entry_of_the_manifest_is_refused(coordinates: str, size: int, sha256: str) -> None:
+def test_an_invalid_manifest_entry_is_rejected(coordinates: str, size: int, sha256: str) -> None:
     with pytest.raises(ValueError, match="group:name:1.0"):
         Artifact(coordinates, size, sha256)
 
 
-def test_what_is_unpacked_is_not_missing_and_needs_no_network(tmp_path: Path) -> None:
+def test_an_unpacked_server_is_not_missing_and_needs_no_network(tmp_path: Path) -> None:
     for server in artifacts.manifest().values():
         server.folder(tmp_path).mkdir()
     assert artifacts.missing(["kafka", "trino", "redis"], tmp_path) == []
     artifacts.ensure(["kafka", "trino", "redis"], tmp_path, Console())
 
 
-def test_a_server_that_maven_does_not_have_is_never_missing(tmp_path: Path) -> None:
+def test_a_server_that_is_not_from_maven_is_never_missing(tmp_path: Path) -> None:
     assert artifacts.missing(["redis", "emitter"], tmp_path) == []
 
 
-def test_an_artifact_with_another_hash_is_removed_and_named(tmp_path: Path) -> None:
+def test_an_artifact_with_another_hash_is_removed_and_reported(tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     file = _publish(repository, b"not what was published")
     artifact = Artifact("group:name:1.0:jar", 22, "0" * 64)
-    said = "group:name:1.0:jar has sha256 .* `kp up` fetches it again"
-    with pytest.raises(StackError, match=said) as error:
+    message = "group:name:1.0:jar has sha256 .* run `kp up` to download it again"
+    with pytest.raises(StackError, match=message) as error:
         artifacts.verify(artifact, file)
     assert hashlib.sha256(b"not what was published").hexdigest() in str(error.value)
     assert not file.exists()
@@ -76,7 +76,7 @@ def test_an_artifact_with_its_hash_is_kept(tmp_path: Path) -> None:
     assert file.read_bytes() == b"published"
 
 
-def test_of_trino_only_the_plugins_of_our_catalogs_are_kept(tmp_path: Path) -> None:
+def test_only_the_trino_plugins_of_our_catalogs_are_kept(tmp_path: Path) -> None:
     source = tmp_path / "trino-server-1"
     for name in ("kafka", "mysql", "redis", "hive"):
         (source / "plugin" / name).mkdir(parents=True)
@@ -94,7 +94,7 @@ def test_of_trino_only_the_plugins_of_our_catalogs_are_kept(tmp_path: Path) -> N
     assert (into / "plugin" / "kafka" / "shared.jar").read_bytes() == b"bytes"
 
 
-def test_an_archive_that_cannot_be_unpacked_names_the_setting(tmp_path: Path) -> None:
+def test_the_error_for_a_broken_archive_names_the_setting(tmp_path: Path) -> None:
     archive = tmp_path / "trino.tar.gz"
     archive.write_bytes(b"no archive")
     with pytest.raises(StackError, match=r"cannot unpack trino.tar.gz in KP_CACHE: "):

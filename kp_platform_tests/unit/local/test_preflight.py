@@ -1,4 +1,4 @@
-"""What is found missing before a start, and what is said about it."""
+"""The checks before a start, and the fixes that they name."""
 
 import os
 import socket
@@ -6,72 +6,74 @@ from pathlib import Path
 
 import pytest
 
-from kp_platform.local import machine, preflight
+from kp_platform.local import elasticsearch, preflight
 from kp_platform.local.servers import services
-from kp_platform.settings import Settings
+from kp_platform.local.service import Finding
+from kp_platform.local.settings import LocalSettings
 
 
-def settings_in(home: Path, **values: object) -> Settings:
-    return Settings(_env_file=None, home=home, cache=home, **values)  # type: ignore[arg-type]
+def settings_in(home: Path, **values: object) -> LocalSettings:
+    return LocalSettings(_env_file=None, home=home, cache=home, **values)  # type: ignore[arg-type]
 
 
-def test_a_taken_port_names_its_setting_and_its_holder(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_a_port_in_use_names_its_setting_and_its_process(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
         settings = settings_in(tmp_path, trino_url=f"http://127.0.0.1:{port}")
-        found = _bad(settings)
-    assert f"127.0.0.1:{port} is taken" in found["port of trino"].detail
+        found = _problems(settings)
+    assert f"127.0.0.1:{port} is in use" in found["port of trino"].detail
     assert f"(pid {os.getpid()})" in found["port of trino"].detail
-    assert found["port of trino"].remedy == "set KP_TRINO_URL or KP_PORT_OFFSET"
+    assert found["port of trino"].remedy == "change KP_TRINO_URL or KP_PORT_OFFSET"
 
 
-def test_a_port_that_another_listens_on_for_all_addresses_is_taken() -> None:
-    with socket.create_server(("0.0.0.0", 0)) as taken:
-        assert not preflight.is_free(taken.getsockname()[1])
+def test_a_port_with_a_listener_on_all_addresses_is_in_use() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        assert not preflight.is_free(server.getsockname()[1])
 
 
-def test_a_port_that_was_just_given_up_is_free() -> None:
+def test_a_port_in_time_wait_is_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):
-            server.accept()[0].close()  # the server's side goes to TIME_WAIT
+            server.accept()[0].close()  # the server's side enters TIME_WAIT
     assert preflight.is_free(port)
 
 
-def test_two_settings_with_one_port_are_both_named(tmp_path: Path) -> None:
+def test_two_settings_with_the_same_port_are_both_named(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, mysql_port=18_063)
-    assert "KP_REDIS_URL and KP_MYSQL_PORT are both 18063" in _bad(settings)["port of redis"].detail
+    finding = _problems(settings)["port of redis"]
+    assert "KP_REDIS_URL and KP_MYSQL_PORT are both 18063" in finding.detail
 
 
-def test_a_missing_java_names_the_setting_and_the_package(tmp_path: Path) -> None:
-    found = _bad(settings_in(tmp_path, elasticsearch_java_home=str(tmp_path)))
+def test_a_missing_java_names_its_setting_and_package(tmp_path: Path) -> None:
+    found = _problems(settings_in(tmp_path, elasticsearch_java_home=str(tmp_path)))
     finding = found["java for elasticsearch"]
     assert str(tmp_path) in finding.detail
     assert "default-jre-headless" in finding.remedy
     assert "KP_ELASTICSEARCH_JAVA_HOME" in finding.remedy
 
 
-@pytest.mark.parametrize("below", ["", "a-folder-to-make"])
-def test_a_folder_that_cannot_be_written_is_named_with_its_setting(
+@pytest.mark.parametrize("below", ["", "a-new-folder"])
+def test_a_folder_that_is_not_writable_is_named_with_its_setting(
     tmp_path: Path, below: str
 ) -> None:
     (tmp_path / "file").touch()
-    found = _bad(settings_in(tmp_path / "file" / below))
+    found = _problems(settings_in(tmp_path / "file" / below))
     for setting in ("KP_HOME", "KP_CACHE"):
         finding = found[f"disk of {setting}"]
-        assert finding.detail == f"{tmp_path / 'file'} is no folder that can be written"
-        assert finding.remedy == f"name another folder in {setting}"
+        assert finding.detail == f"{tmp_path / 'file'} is not a writable folder"
+        assert finding.remedy == f"set {setting} to another folder"
 
 
-def test_what_runs_elsewhere_needs_nothing_here(tmp_path: Path) -> None:
+def test_an_external_server_has_no_prerequisites(tmp_path: Path) -> None:
     settings = settings_in(
         tmp_path, external="elasticsearch", elasticsearch_java_home=str(tmp_path)
     )
-    assert "java for elasticsearch" not in _bad(settings)
+    assert "java for elasticsearch" not in _problems(settings)
 
 
 @pytest.mark.parametrize(
-    ("release", "able"),
+    ("release", "suitable"),
     [
         ('JAVA_VERSION="17.0.15"\nMODULES="java.base jdk.jdi"\n', True),
         ('JAVA_VERSION="21"\nMODULES="java.base jdk.jdi"\n', True),
@@ -80,17 +82,17 @@ def test_what_runs_elsewhere_needs_nothing_here(tmp_path: Path) -> None:
         ("", False),  # no Java at all
     ],
 )
-def test_elasticsearch_gets_java_17_or_newer_with_all_modules(
-    tmp_path: Path, release: str, *, able: bool
+def test_elasticsearch_runs_on_java_17_or_newer_with_all_modules(
+    tmp_path: Path, release: str, *, suitable: bool
 ) -> None:
     java = tmp_path / "bin" / "java"
     java.parent.mkdir()
     java.touch(mode=0o755)
     (tmp_path / "release").write_text(release)
     settings = settings_in(tmp_path, elasticsearch_java_home=str(tmp_path))
-    assert (machine.elasticsearch_java_home(settings) == tmp_path) is able
+    assert (elasticsearch.java_home(settings) == tmp_path) is suitable
 
 
-def _bad(settings: Settings) -> dict[str, preflight.Finding]:
+def _problems(settings: LocalSettings) -> dict[str, Finding]:
     findings = preflight.examine(settings, services(settings))
     return {each.subject: each for each in findings if not each.ok}

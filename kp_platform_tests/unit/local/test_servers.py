@@ -1,4 +1,4 @@
-"""What is started with which arguments, and which settings contradict a local stack."""
+"""The arguments of the servers, and settings that a local stack does not support."""
 
 import json
 from pathlib import Path
@@ -7,25 +7,26 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # has no stubs here
 from pydantic import SecretStr
 
-from kp_platform.cli.main import SERVICES
-from kp_platform.local import state, supervisor
+from kp_platform.cli.stack import SERVICES
+from kp_platform.local import dagster, kafka, mysql, redis, state, supervisor
 from kp_platform.local.cluster import cluster
 from kp_platform.local.errors import StackError
-from kp_platform.local.servers import Service, mysql_init, redis_init, services
-from kp_platform.settings import Settings
+from kp_platform.local.servers import services, stack_environment
+from kp_platform.local.service import Service
+from kp_platform.local.settings import LocalSettings
 
 SECRETS = {"mysql_password": "s3cret-mysql", "mysql_trino_password": "s3cret-trino"}
 
 
-def settings_in(home: Path, **values: object) -> Settings:
-    return Settings(_env_file=None, home=home, **values)  # type: ignore[arg-type]
+def settings_in(home: Path, **values: object) -> LocalSettings:
+    return LocalSettings(_env_file=None, home=home, **values)  # type: ignore[arg-type]
 
 
-def test_the_services_are_the_ones_that_the_command_line_knows(tmp_path: Path) -> None:
+def test_the_services_are_the_ones_of_the_command_line(tmp_path: Path) -> None:
     assert tuple(service.name for service in services(settings_in(tmp_path))) == SERVICES
 
 
-def test_an_offset_moves_every_port_and_no_two_ports_are_equal(tmp_path: Path) -> None:
+def test_an_offset_shifts_every_port_and_no_two_ports_are_equal(tmp_path: Path) -> None:
     first = _ports(settings_in(tmp_path))
     second = _ports(settings_in(tmp_path, port_offset=100))
     assert second == {setting: port + 100 for setting, port in first.items()}
@@ -46,13 +47,17 @@ def test_a_cluster_has_three_brokers_and_two_workers_on_ports_of_their_own(tmp_p
     assert set(ports) <= set(range(43_000, 43_100))
 
 
-def test_brokers_are_one_quorum_and_keep_a_message_on_two_of_three(
+def test_brokers_form_one_quorum_and_store_a_message_on_two_of_three(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state.settle(tmp_path / "home", "--cluster", lambda: cluster(0))
     formatted = []
-    monkeypatch.setattr(state, "_run", lambda name, command: formatted.append((name, command)))
-    state._prepare_kafka(settings_in(tmp_path / "home"))
+    monkeypatch.setattr(
+        state, "run_initialization", lambda name, command: formatted.append((name, command))
+    )
+    settings = settings_in(tmp_path / "home")
+    for broker in kafka.brokers(settings):
+        kafka.prepare(settings, broker)
     files = [(tmp_path / "home" / name / "server.properties").read_text() for name, _ in formatted]
     assert [name for name, _ in formatted] == ["kafka", "kafka-2", "kafka-3"]
     [cluster_id] = {command[command.index("-t") + 1] for _, command in formatted}
@@ -65,7 +70,7 @@ def test_brokers_are_one_quorum_and_keep_a_message_on_two_of_three(
         assert {"default.replication.factor=3", "min.insync.replicas=2"} <= set(lines)
 
 
-def test_a_coordinator_with_workers_does_not_work_itself(tmp_path: Path) -> None:
+def test_a_coordinator_with_workers_runs_no_tasks(tmp_path: Path) -> None:
     alone, *_ = _trinos(settings_in(tmp_path))
     coordinator, first, second = _trinos(settings_in(tmp_path, trino_workers=2))
     assert "node-scheduler.include-coordinator=false" in coordinator.command
@@ -74,30 +79,30 @@ def test_a_coordinator_with_workers_does_not_work_itself(tmp_path: Path) -> None
     assert not {"node-scheduler.include-coordinator=false", "coordinator=false"} & {*alone.command}
 
 
-def test_a_server_listens_where_its_url_says(tmp_path: Path) -> None:
+def test_a_server_listens_on_the_port_of_its_url(tmp_path: Path) -> None:
     assert _ports(settings_in(tmp_path, trino_url="http://127.0.0.1:9999"))["KP_TRINO_URL"] == 9999
 
 
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        # somebody else's server cannot be started here
-        ({"trino_url": "http://trino.example:8080"}, "KP_TRINO_URL.*name trino in KP_EXTERNAL"),
+        # a server on another host cannot be started here
+        ({"trino_url": "http://trino.example:8080"}, "KP_TRINO_URL.*add trino to KP_EXTERNAL"),
         ({"kafka_bootstrap_servers": "broker:9092"}, "KP_KAFKA_BOOTSTRAP_SERVERS.*KP_EXTERNAL"),
-        ({"mysql_host": "db.example"}, "KP_MYSQL_HOST.*name mysql in KP_EXTERNAL"),
+        ({"mysql_host": "db.example"}, "KP_MYSQL_HOST.*add mysql to KP_EXTERNAL"),
         ({"kafka_bootstrap_servers": "127.0.0.1:1,broker:9092"}, "KP_KAFKA_BOOTSTRAP_SERVERS"),
-        ({"kafka_bootstrap_servers": "127.0.0.1"}, "KP_KAFKA_BOOTSTRAP_SERVERS names no port"),
-        # numbers that are no port
-        ({"kafka_bootstrap_servers": "127.0.0.1:99999"}, "SERVERS names no port from 1 to 65535"),
-        ({"trino_url": "http://127.0.0.1:0"}, "KP_TRINO_URL names no port from 1 to 65535"),
-        # the servers here speak without TLS
+        ({"kafka_bootstrap_servers": "127.0.0.1"}, "KP_KAFKA_BOOTSTRAP_SERVERS has no port"),
+        # numbers that are not a port
+        ({"kafka_bootstrap_servers": "127.0.0.1:99999"}, "SERVERS has no port from 1 to 65535"),
+        ({"trino_url": "http://127.0.0.1:0"}, "KP_TRINO_URL has no port from 1 to 65535"),
+        # the local servers have no TLS
         ({"trino_url": "https://127.0.0.1:8443"}, "KP_TRINO_URL is https.*KP_EXTERNAL.*use http,"),
-        ({"redis_url": "redis://127.0.0.1:1/ten"}, "KP_REDIS_URL names the database 'ten'"),
-        # the emitter and Dagster are ours: they always run here
+        ({"redis_url": "redis://127.0.0.1:1/ten"}, "KP_REDIS_URL has the database 'ten'"),
+        # the emitter and Dagster always run here
         ({"emitter_url": "http://www.example"}, "KP_EMITTER_URL"),
     ],
 )
-def test_a_setting_that_no_local_server_can_obey_is_named(
+def test_a_setting_that_no_local_server_supports_is_named(
     tmp_path: Path, values: dict[str, object], named: str
 ) -> None:
     with pytest.raises(StackError, match=named):
@@ -117,12 +122,12 @@ def test_no_secret_is_in_a_file_or_an_argument(tmp_path: Path) -> None:
         tmp_path, redis_url="redis://:s3cret-redis@127.0.0.1:18063/10", **SECRETS
     )
     assert "s3cret" not in supervisor.render(tmp_path, services(settings))
-    variables = supervisor.stack_environment(settings)
+    variables = stack_environment(settings)
     assert variables["KP_REDIS_PASSWORD"] == "s3cret-redis"
     assert "s3cret-mysql" in variables["KP_MYSQL_INIT"]
 
 
-def test_dagster_finds_its_postgresql_by_the_environment_and_no_file_has_the_password(
+def test_dagster_reads_its_postgresql_url_from_the_environment_and_no_file_has_the_password(
     tmp_path: Path,
 ) -> None:
     for url, storage in (
@@ -130,12 +135,12 @@ def test_dagster_finds_its_postgresql_by_the_environment_and_no_file_has_the_pas
         ("postgresql://kp:s3cret@p/db", {"postgres_url": {"env": "KP_DAGSTER_POSTGRES_URL"}}),
     ):
         settings = settings_in(tmp_path, dagster_postgres_url=url)
-        state.prepare(settings, ())
+        dagster.prepare(settings)
         text = (tmp_path / "dagster" / "dagster.yaml").read_text(encoding="utf-8")
         assert yaml.safe_load(text).get("storage", {}).get("postgres") == storage
         assert "s3cret" not in text
-        given = supervisor.stack_environment(settings)["KP_DAGSTER_POSTGRES_URL"]
-        assert given == url.replace("postgresql", "postgresql+psycopg2")
+        variable = stack_environment(settings)["KP_DAGSTER_POSTGRES_URL"]
+        assert variable == url.replace("postgresql", "postgresql+psycopg2")
 
 
 def test_a_percent_sign_in_a_path_survives_supervisords_expansion(tmp_path: Path) -> None:
@@ -144,28 +149,28 @@ def test_a_percent_sign_in_a_path_survives_supervisords_expansion(tmp_path: Path
     assert "%" not in text.replace("%%", "")
 
 
-def test_a_home_too_long_for_a_socket_is_named() -> None:
+def test_a_kp_home_too_long_for_a_socket_is_named() -> None:
     with pytest.raises(StackError, match="KP_HOME=.* is too long for a unix socket"):
         supervisor.Supervisor(Path("/" + "a" * 100))
 
 
 def test_mysql_starts_with_two_users_and_no_root(tmp_path: Path) -> None:
     password = SecretStr("it's \\ quoted")
-    text = mysql_init(settings_in(tmp_path, mysql_password=password))
+    text = mysql.init(settings_in(tmp_path, mysql_password=password))
     assert r"ALTER USER 'kp'@'%' IDENTIFIED BY 'it\'s \\ quoted';" in text
     assert "GRANT SELECT ON testing.* TO 'kp_trino'@'%';" in text
     assert "ALTER USER 'root'@'localhost' ACCOUNT LOCK;" in text
 
 
-def test_redis_asks_for_the_password_of_its_url_and_for_none_without(tmp_path: Path) -> None:
+def test_redis_requires_the_password_of_its_url_and_none_without(tmp_path: Path) -> None:
     with_password = settings_in(tmp_path, redis_url="redis://:a%22b@127.0.0.1:1/10")
-    assert redis_init(with_password) == 'requirepass "a\\"b"'
-    assert redis_init(settings_in(tmp_path)) == ""
+    assert redis.init(with_password) == 'requirepass "a\\"b"'
+    assert redis.init(settings_in(tmp_path)) == ""
 
 
-def test_a_folder_with_other_things_is_never_claimed_nor_purged(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_never_claimed_nor_purged(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(StackError, match="holds other things"):
+    with pytest.raises(StackError, match="holds other files"):
         state.claim(tmp_path)
     with pytest.raises(StackError, match="nothing is removed"):
         state.purge(tmp_path)
@@ -183,16 +188,16 @@ def test_a_claimed_folder_is_purged(tmp_path: Path) -> None:
 def test_every_variable_of_presto_etc_is_set_for_trino(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     trino = next(each for each in services(settings) if each.name == "trino")
-    known = {**supervisor.stack_environment(settings), **trino.environment}
+    variables = {**stack_environment(settings), **trino.environment}
     for path in settings.presto_folder.rglob("*.properties"):
         lines = path.read_text(encoding="utf-8").splitlines()
         text = "\n".join(line for line in lines if not line.startswith("#"))
         for name in text.split("${ENV:")[1:]:
-            assert name.partition("}")[0] in known, path
+            assert name.partition("}")[0] in variables, path
 
 
-def test_a_table_file_is_all_that_makes_a_topic_a_table(tmp_path: Path) -> None:
-    """Trino shows only tables that its catalog names, whatever table files there are."""
+def test_a_table_file_alone_makes_a_topic_a_table(tmp_path: Path) -> None:
+    """Trino shows only the tables in its catalog's list, not every table file."""
     folder = tmp_path / "etc" / "kafka"
     folder.mkdir(parents=True)
     for name in ("b", "a"):
@@ -209,15 +214,15 @@ def test_a_folder_without_table_files_is_named_with_its_setting(tmp_path: Path) 
 
 
 def test_the_table_of_the_access_log_has_only_text_without_a_length() -> None:
-    path = Settings().presto_folder / "kafka" / "action.json"
+    path = LocalSettings().presto_folder / "kafka" / "action.json"
     table = json.loads(path.read_text(encoding="utf-8"))
     columns = [(field["name"], field["type"]) for field in table["message"]["fields"]]
     assert columns == [("uuid", "VARCHAR"), ("uri", "VARCHAR"), ("name", "VARCHAR")]
 
 
-def _trinos(settings: Settings) -> list[Service]:
+def _trinos(settings: LocalSettings) -> list[Service]:
     return [each for each in services(settings) if each.name.startswith("trino")]
 
 
-def _ports(settings: Settings) -> dict[str, int]:
+def _ports(settings: LocalSettings) -> dict[str, int]:
     return {port.setting: port.number for each in services(settings) for port in each.ports}

@@ -1,13 +1,13 @@
-"""Announcing that reference data have changed, for applications that change them.
+"""Publishing changes of reference data, for applications that change them.
 
-Belongs here: the message of topic `reference.changed` and its sending. Needs nothing but
-confluent-kafka and orjson, so an application may import it, or copy it. Does not belong here: the
-reference data themselves (`reference.py`), what follows from a message (`pipeline/rewrite.py`).
+Belongs here: the message of topic `reference.changed` and its delivery. Needs only confluent-kafka
+and orjson, so an application may import or copy it. Does not belong here: the reference data
+(`operations/reference_data.py`), the effect of a message (`engine/reference_refresh.py`).
 
-    connection.commit()  # first change the row or the key, then say so
-    announce("127.0.0.1:18092", [ReferenceChange("mysql", "presto")])
+    connection.commit()  # first change the row or the key, then publish
+    publish_changes("127.0.0.1:18092", [ReferenceChange("mysql", "presto")])
 
-A message carries no data, only what to look up again. So it may come twice, late or in any order.
+A message carries only the key to look up, no data. It may arrive twice, late or in any order.
 """
 
 import time
@@ -26,7 +26,7 @@ DELIVERY_SECONDS = 10.0
 
 
 class NotPublished(Exception):
-    """Kafka did not acknowledge a change; announcing it again is safe."""
+    """Kafka did not acknowledge a change; publishing it again is safe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +42,13 @@ class ReferenceChange:
             raise ValueError(f"source {self.source!r} is none of {', '.join(SOURCES)}")
         if not self.key:
             raise ValueError("a change needs a key")
-        self.key.encode()  # a lone surrogate is no text: UnicodeEncodeError, a ValueError
+        self.key.encode()  # UnicodeEncodeError, a ValueError, for a lone surrogate
 
     def body(self) -> bytes:
         return orjson.dumps({"source": self.source, "key": self.key})
 
     def headers(self, now_ms: int) -> list[tuple[str, str | bytes | None]]:
-        """CloudEvents attributes, as the emitter's events have them."""
+        """CloudEvents attributes, like those of the emitter's events."""
         moment = datetime.fromtimestamp(now_ms / 1_000, UTC).isoformat(timespec="milliseconds")
         return [
             ("ce_specversion", b"1.0"),
@@ -66,10 +66,10 @@ def publish_changes(
     timeout_seconds: float = DELIVERY_SECONDS,
     options: Mapping[str, str] | None = None,
 ) -> int:
-    """Write a message for each change and wait until Kafka has them; returns their number.
+    """Produce a message per change and wait until Kafka acknowledges them; returns their number.
 
     Changes of one key go to one partition. `options` are librdkafka's, e.g. for TLS and a user.
-    Raises NotAnnounced.
+    Raises NotPublished.
     """
     outcomes: list[KafkaError | None] = []
     waiting = list(changes)
@@ -80,7 +80,7 @@ def publish_changes(
                 "enable.idempotence": True,
                 "message.timeout.ms": int(timeout_seconds * 1_000),
                 "queue.buffering.max.messages": max(1_000, len(waiting)),
-                "log_level": 0,  # what fails is raised
+                "log_level": 0,  # failures are raised
                 **(options or {}),
             }
         )
@@ -96,13 +96,13 @@ def publish_changes(
             )
         producer.flush(timeout_seconds + 1)
     except (KafkaException, BufferError) as error:
-        raise NotPublished(f"changes are not announced on {TOPIC}: {error}") from error
+        raise NotPublished(f"changes were not published to {TOPIC}: {error}") from error
     failures = [error for error in outcomes if error is not None]
     delivered = len(outcomes) - len(failures)
     if delivered < len(waiting):
         reason = failures[0].str() if failures else "no answer"
         raise NotPublished(
-            f"{len(waiting) - delivered} of {len(waiting)} changes are not announced on {TOPIC}: "
-            f"{reason}; the data are changed: announce again, e.g. by the same command"
+            f"{len(waiting) - delivered} of {len(waiting)} changes were not published to {TOPIC}: "
+            f"{reason}; the data has changed: publish again, e.g. with the same command"
         )
     return delivered

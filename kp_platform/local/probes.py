@@ -29,9 +29,9 @@ def kafka() -> None:
 
 def broker(address: str) -> None:
     """This one answers, and the others count it in."""
-    from kp_platform.adapters.kafka import KafkaAdapter
+    from kp_platform.adapters.kafka_admin import KafkaAdmin
 
-    KafkaAdapter(Settings(kafka_bootstrap_servers=address)).probe_broker()
+    KafkaAdmin(Settings(kafka_bootstrap_servers=address)).probe_broker()
 
 
 def mysql() -> None:

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from kp_platform.adapters.kafka import Grant
+from kp_platform.adapters.kafka_admin import Grant
 from kp_platform.adapters.reference_changes import TOPIC as CHANGES
 from kp_platform.flows.builtin import ACCESS_LOG, FLOWS, FULL_TEXT
 from kp_platform.local.errors import StackError

@@ -96,17 +96,18 @@ def _start_stage(
 def _load(settings: Settings, console: Console) -> None:
     """What the services need to find: the topics, and the reference data of a first start."""
     from kp_platform.adapters.kafka import KafkaAdapter
+    from kp_platform.adapters.kafka_admin import KafkaAdmin
     from kp_platform.adapters.mysql import MySQLAdapter
     from kp_platform.adapters.redis import RedisAdapter
     from kp_platform.flows.builtin import FLOWS
     from kp_platform.operations.reference_data import is_seeded, seed
 
-    kafka = KafkaAdapter(Settings())
+    kafka, admin = KafkaAdapter(Settings()), KafkaAdmin(Settings())
     if "kafka" not in settings.external_services and kafka_certificate(settings):
         from kp_platform.local.secure import grants  # slow to import
 
-        kafka.allow(grants(settings))
-    created = kafka.create_topics({flow.topic: settings.topic_partitions for flow in FLOWS})
+        admin.allow(grants(settings))
+    created = admin.create_topics({flow.topic: settings.topic_partitions for flow in FLOWS})
     topics = ", ".join(created) + " created" if created else "all there"
     console.print(f"  topics: {topics}")
     mysql = MySQLAdapter(Settings())

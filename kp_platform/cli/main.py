@@ -332,11 +332,12 @@ def retention(
     from kp_platform.adapters.kafka import KafkaAdapter
     from kp_platform.flows.builtin import FLOWS
     from kp_platform.local import history
-    from kp_platform.orchestration.retention import expire, sentence
+    from kp_platform.orchestration.retention import Retention, sentence
 
     with history.opened(Settings()) as instance:
         servers = ElasticsearchAdapter(Settings()), KafkaAdapter(Settings())
-        found = expire(*servers, instance, FLOWS, datetime.now(UTC), dry_run)
+        retention = Retention(*servers, instance, FLOWS, Settings())
+        found = retention.apply(datetime.now(UTC), dry_run=dry_run)
     if as_json:
         _print_json([asdict(each) for each in found])
     else:

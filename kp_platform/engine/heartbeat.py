@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 import orjson
 
+from kp_platform.engine.offsets import assignment_text
 from kp_platform.engine.store import DocumentStore, put
 from kp_platform.engine.store import send as send_operations
 
@@ -23,6 +24,11 @@ INTERVAL_SECONDS = 5.0
 OF = ":"
 
 logger = logging.getLogger(__name__)
+
+
+def work_name(flow_name: str, assignment: range) -> str:
+    """The work of a run: its flow, and the assigned partitions unless the run consumes all."""
+    return OF.join(filter(None, (flow_name, assignment_text(assignment))))
 
 
 @contextmanager

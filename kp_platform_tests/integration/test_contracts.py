@@ -770,12 +770,12 @@ class TestTrino:
             for rank, (kind, key) in enumerate(ranked, start=1)
         }
         listing = {key: order for order, key in enumerate(hashes)}
-        board.replace("ranking:places", {"ranking:places": listing}, hashes)
+        board.replace("ranking:entries", {"ranking:entries": listing}, hashes)
         sql, parameters = ranges_query(SQL_PATH, Slice((OffsetRange(3, first, last + 1),)))
         with trino.query(sql, parameters) as answer:
             rows = [row for batch in answer.batches(2) for row in batch]
             found = [dict(zip(answer.columns, row, strict=True)) for row in rows]
-        board.replace("ranking:places", {"ranking:places": {}}, {})
+        board.replace("ranking:entries", {"ranking:entries": {}}, {})
         assert [(row["kind"], row["key"]) for row in found] == ranked
         assert [(row["rank"], row["accesses"]) for row in found] == [(n, 5) for n in (1, 2, 3, 4)]
         assert [row["redis_value"] for row in found] == [

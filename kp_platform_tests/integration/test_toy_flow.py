@@ -33,7 +33,7 @@ def test_a_declared_flow_is_joined_indexed_checked_and_watched(quiet_stack: Stac
     config = {"ops": {"shop_orders": {"config": {"follow_idle_seconds": 0}}}}
     with dg.DagsterInstance.ephemeral() as instance:
         sensor = definitions.resolve_sensor_def("orders_offsets")
-        resources = {"kafka": kafka, "elasticsearch": elasticsearch}
+        resources = {"settings": Settings(), "kafka": kafka, "elasticsearch": elasticsearch}
         with dg.build_sensor_context(instance=instance, resources=resources) as context:
             asked: Any = sensor(context)
         assert [type(each) for each in asked] == [dg.RunRequest]

@@ -1,7 +1,7 @@
 """What Dagster loads: assembly only.
 
 Belongs here: putting flows, assets, jobs, sensors and resources together. Loading needs no server
-and no environment: resources read their settings when a connection is opened.
+and no environment: settings are read when a run or a tick starts.
 """
 
 import warnings
@@ -17,13 +17,13 @@ from kp_platform.orchestration.dead_letters import (
     dead_letters_sensor,
     retry_job,
 )
-from kp_platform.orchestration.flow_assets import flow_asset, reference_assets, topic_asset
+from kp_platform.orchestration.flow_assets import flow_asset, indexing_job, topic_asset
 from kp_platform.orchestration.flow_sensors import offset_sensor
-from kp_platform.orchestration.jobs import indexing_job, reference_job
 from kp_platform.orchestration.kpi import kpi_asset, kpi_job, kpi_sensor
 from kp_platform.orchestration.notifications import failure_sensor
 from kp_platform.orchestration.pages import page_assets
 from kp_platform.orchestration.ranking import ranking_asset, ranking_job, ranking_sensor
+from kp_platform.orchestration.reference_data import reference_assets, reference_job
 from kp_platform.orchestration.replay import can_replay, replay_asset, replay_job
 from kp_platform.orchestration.resources import (
     ElasticsearchResource,
@@ -31,6 +31,7 @@ from kp_platform.orchestration.resources import (
     MySQLResource,
     RedisResource,
     TrinoResource,
+    settings_resource,
 )
 from kp_platform.orchestration.retention import retention_job, retention_schedule
 
@@ -39,9 +40,9 @@ def build_definitions(
     *, flows: Sequence[Flow] = FLOWS, resources: Mapping[str, object] | None = None
 ) -> dg.Definitions:
     """The same graph for production, tests and notebooks; `resources` replace the real ones."""
-    jobs = {flow.name: indexing_job(flow) for flow in flows}
-    ranking, kpi, keeping = ranking_job(), kpi_job(), retention_job(flows)
-    again = [flow for flow in flows if can_replay(flow)]
+    index_jobs = {flow.name: indexing_job(flow) for flow in flows}
+    ranking, kpi, retention = ranking_job(), kpi_job(), retention_job(flows)
+    replayable = [flow for flow in flows if can_replay(flow)]
     return dg.Definitions(
         assets=_with_code_references(
             [
@@ -51,41 +52,45 @@ def build_definitions(
                 ranking_asset(),
                 kpi_asset(),
                 dead_letters_asset(flows),
-                *(replay_asset(flow, flows) for flow in again),
+                *(replay_asset(flow, flows) for flow in replayable),
                 *page_assets(),
             ]
         ),
         jobs=[
-            *jobs.values(),
+            *index_jobs.values(),
             reference_job(),
             ranking,
             kpi,
             retry_job(flows),
-            *map(replay_job, again),
-            keeping,
+            *map(replay_job, replayable),
+            retention,
         ],
-        schedules=[retention_schedule(keeping)],
+        schedules=[retention_schedule(retention)],
         sensors=[
-            *(offset_sensor(flow, jobs[flow.name]) for flow in flows),
+            *(offset_sensor(flow, index_jobs[flow.name]) for flow in flows),
             ranking_sensor(ranking),
             kpi_sensor(kpi),
             dead_letters_sensor(),
             failure_sensor(),
         ],
-        resources={
-            "kafka": KafkaResource(),
-            "trino": TrinoResource(),
-            "elasticsearch": ElasticsearchResource(),
-            "mysql": MySQLResource(),
-            "redis": RedisResource(),
-            **(resources or {}),
-        },
+        resources={**_resources(), **(resources or {})},
         executor=dg.in_process_executor,
     )
 
 
+def _resources() -> dict[str, object]:
+    return {
+        "settings": settings_resource(),
+        "kafka": KafkaResource(),
+        "trino": TrinoResource(),
+        "elasticsearch": ElasticsearchResource(),
+        "mysql": MySQLResource(),
+        "redis": RedisResource(),
+    }
+
+
 def _with_code_references(assets: Sequence[Any]) -> Sequence[Any]:
-    """The same, each with the file and line of its function for the Dagster UI."""
+    """The assets with the file and line of their functions, for the Dagster UI."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
         return dg.with_source_code_references(assets)

@@ -212,7 +212,7 @@ class FakeTrino:
                 for place in (("name", name), ("uri", uri)):
                     latest[place] = max(latest.get(place, ("",)), (at, uri, uuid))
         rows: list[Row] = []
-        for listed in self.redis.sorted_sets["ranking:places"]:
+        for listed in self.redis.sorted_sets["ranking:entries"]:
             kind, rank, key, accesses, computed_at = (
                 self.redis.hashes[listed][field]
                 for field in ("kind", "rank", "key", "accesses", "computed_at")

@@ -1,4 +1,4 @@
-"""Elasticsearch: the document store of the pipeline.
+"""Elasticsearch: the document store of the engine.
 
 Belongs here: every call to Elasticsearch that the platform makes. Works on versions 8 and 9, also
 on a minimal build without security, scripts or lifecycle management; so no `info()`.
@@ -14,22 +14,22 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from kp_platform.adapters.errors import Refusal, ServerDown, shut_out
+from kp_platform.adapters.errors import Refusal, ServerDown, server_error
 from kp_platform.engine.counting import Extent, Group, Where, iso
 from kp_platform.engine.errors import BulkOverloaded, RequestTooLarge, SliceError
 from kp_platform.engine.store import MAPPINGS, Hit, ItemResult, Reach, Stored, Version
 from kp_platform.settings import Settings
 
-if TYPE_CHECKING:  # importing the client takes a second of CPU: only where it is used
+if TYPE_CHECKING:  # importing the client costs a second of CPU: only where it is used
     from elastic_transport import ObjectApiResponse
     from elasticsearch import Elasticsearch
 
 _MOST_HITS = 10_000
-_LONGEST_TERM = 32_766  # bytes, of Lucene
+_LONGEST_TERM = 32_766  # bytes, a limit of Lucene
 # A bucket may hold a uri of 32 kB.
-_GROUPS_AT_ONCE = 5_000
-_CONDITIONS_AT_ONCE = 500
-# A count without the documents of a shard that is away would be a wrong one.
+_GROUPS_PER_PAGE = 5_000
+_CONDITIONS_PER_SEARCH = 500
+# A count without the documents of an unavailable shard would be wrong.
 _EXACT: dict[str, Any] = {"size": 0, "allow_partial_search_results": False}
 _REFUSALS = (
     Refusal(
@@ -37,17 +37,17 @@ _REFUSALS = (
         "KP_ELASTICSEARCH_URL, KP_ELASTICSEARCH_API_KEY",
         "refuses the user",
     ),
-    Refusal("security_exception", "KP_ELASTICSEARCH_URL", "does not allow this to the user"),
+    Refusal("security_exception", "KP_ELASTICSEARCH_URL", "denies this operation to the user"),
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# A snapshot that is not read for so long is given up.
-_SNAPSHOT_KEPT = "5m"
+# How long a snapshot lives after its last read.
+_KEEP_ALIVE = "5m"
 
 
 @functools.lru_cache
 def _client(url: str, timeout_seconds: float, ca_file: str, api_key: str) -> "Elasticsearch":
-    """One connection pool for each address and process. A request that timed out is not sent
-    again: four frozen minutes are not better than one."""
+    """One connection pool for each address and process. A request that timed out is not retried:
+    it would block four times as long."""
     from elasticsearch import Elasticsearch
 
     options: dict[str, Any] = {"api_key": api_key} if api_key else {}
@@ -58,8 +58,8 @@ def _client(url: str, timeout_seconds: float, ca_file: str, api_key: str) -> "El
 
 @dataclass(frozen=True)
 class ElasticsearchAdapter:
-    """Where enriched logs, positions, dead letters and gaps are kept. Waits at most
-    `timeout_seconds` for an answer, and `bulk_timeout_seconds` for that to a bulk request."""
+    """The cluster that stores enriched logs, positions, dead letters and gaps. Waits at most
+    `timeout_seconds` for an answer, and `bulk_timeout_seconds` for a bulk answer."""
 
     settings: Settings
     timeout_seconds: float = 10.0
@@ -70,7 +70,7 @@ class ElasticsearchAdapter:
         return self.settings.elasticsearch_url
 
     def client(self) -> "Elasticsearch":
-        """The official client, for reads that have no verb here."""
+        """The official client, for reads without a method here."""
         api_key = self.settings.elasticsearch_api_key.get_secret_value()
         return _client(self.address, self.timeout_seconds, self.settings.ca_file, api_key)
 
@@ -82,7 +82,7 @@ class ElasticsearchAdapter:
             raise self._down("cluster health is red", "is not ready")
 
     def bulk(self, lines: bytes) -> Sequence[ItemResult]:
-        """See `DocumentStore.bulk`. Only each item's status and error are asked for."""
+        """See `DocumentStore.bulk`. Requests only status and error of each item."""
         answer = self._bulk(lines, "items.*.status,items.*.error")
         return [_item_result(*item.values()) for item in answer["items"]]
 
@@ -90,14 +90,14 @@ class ElasticsearchAdapter:
         """See `DocumentStore.bulk_all`."""
         return not self._bulk(lines, "errors")["errors"]
 
-    def _bulk(self, lines: bytes, told: str) -> "ObjectApiResponse[Any]":
+    def _bulk(self, lines: bytes, filter_path: str) -> "ObjectApiResponse[Any]":
         from elastic_transport import ApiError
 
         with self._answers():
             try:
                 return self._patient().bulk(
-                    operations=cast(Any, lines),  # bytes pass through, ten times cheaper than dicts
-                    filter_path=told,
+                    operations=cast(Any, lines),  # bytes are ten times cheaper than dicts
+                    filter_path=filter_path,
                 )
             except ApiError as error:
                 if error.meta.status in (429, 503):
@@ -115,7 +115,9 @@ class ElasticsearchAdapter:
         with self._answers():
             answer = self.client().mget(docs=docs)
         found: dict[tuple[str, str], Stored] = {}
-        for key, doc in zip(keys, answer["docs"], strict=True):  # which names an index otherwise
+        for key, doc in zip(
+            keys, answer["docs"], strict=True
+        ):  # by position: a document names its concrete index
             error = doc.get("error", {}).get("type")
             if error not in (None, "index_not_found_exception"):
                 raise self._down(f"{error} for {doc['_index']}/{doc['_id']}", "cannot read a shard")
@@ -157,7 +159,7 @@ class ElasticsearchAdapter:
         with self._answers():
             opened = client.open_point_in_time(
                 index=index,
-                keep_alive=_SNAPSHOT_KEPT,
+                keep_alive=_KEEP_ALIVE,
                 preference=preference,
                 ignore_unavailable=True,
             )
@@ -167,20 +169,20 @@ class ElasticsearchAdapter:
                 client.close_point_in_time(id=opened["id"])
 
     def counts(self, index: str, conditions: Sequence[Where]) -> list[int]:
-        """See `DocumentStore.counts`. Lucene counts a span of a sorted field without reading it."""
+        """See `DocumentStore.counts`. Lucene counts a range of a sorted field unread."""
         found: list[int] = []
-        for start in range(0, len(conditions), _CONDITIONS_AT_ONCE):
-            asked = [_query(each) for each in conditions[start : start + _CONDITIONS_AT_ONCE]]
+        for start in range(0, len(conditions), _CONDITIONS_PER_SEARCH):
+            filters = [_query(each) for each in conditions[start : start + _CONDITIONS_PER_SEARCH]]
             with self._answers():
                 answer = self._patient().search(
                     index=index,
                     **_EXACT,
                     track_total_hits=False,
                     ignore_unavailable=True,
-                    aggs={"counts": {"filters": {"filters": asked, "keyed": False}}},
+                    aggs={"counts": {"filters": {"filters": filters, "keyed": False}}},
                 )
             buckets = answer.get("aggregations", {}).get("counts", {}).get("buckets")
-            found += [bucket["doc_count"] for bucket in buckets] if buckets else [0] * len(asked)
+            found += [bucket["doc_count"] for bucket in buckets] if buckets else [0] * len(filters)
         return found
 
     def hours(self, index: str, field: str, where: Where) -> list[datetime]:
@@ -221,8 +223,8 @@ class ElasticsearchAdapter:
         """See `DocumentStore.sizes`."""
         indices = self.client().indices
         with self._answers():
-            held = indices.get(index=index, features="aliases", ignore_unavailable=True)
-            if not held.body:
+            existing = indices.get(index=index, features="aliases", ignore_unavailable=True)
+            if not existing.body:
                 return {}
             found = indices.stats(index=index, metric="docs,store")["indices"]
         return {
@@ -230,7 +232,7 @@ class ElasticsearchAdapter:
                 found[concrete]["primaries"]["docs"]["count"],
                 found[concrete]["total"]["store"]["size_in_bytes"],
             )
-            for concrete, each in held.items()
+            for concrete, each in existing.items()
             if concrete in found
         }
 
@@ -248,7 +250,7 @@ class ElasticsearchAdapter:
 
     def marks(self, index: str) -> dict[int, int]:
         """See `DocumentStore.marks`: the checkpoints of the primary shards. No write up to a
-        checkpoint is under way."""
+        checkpoint is in progress."""
         with self._answers():
             answer = self.client().indices.stats(index=index, metric="docs", level="shards")
         [found] = answer["indices"].values()
@@ -260,8 +262,8 @@ class ElasticsearchAdapter:
         }
 
     def written_since(self, index: str, marks: Mapping[int, int], size: int) -> Iterator[list[Hit]]:
-        """See `DocumentStore.written_since`: a point in time of each shard, as each numbers its
-        writes by itself."""
+        """See `DocumentStore.written_since`: a point in time of each shard, because each numbers
+        its own writes."""
         for shard in self.marks(index):
             query = {"range": {"_seq_no": {"gt": marks.get(shard, -1)}}}
             with self._point_in_time(index, f"_shards:{shard}") as snapshot:
@@ -277,12 +279,12 @@ class ElasticsearchAdapter:
                 indices.put_settings(index=index, settings={"index.blocks.write": None})
 
     def swap_alias(self, name: str, new: str, alias: str, index_id: str | None) -> None:
-        """See `DocumentStore.take_place`. An alias cannot have the name of an index, so all of it
-        fails when one was made meanwhile."""
+        """See `DocumentStore.swap_alias`. An alias cannot have the name of an index, so the request
+        fails as a whole when another writer has created one."""
         indices = self._patient().indices
         with self._answers():
-            held = indices.get(index=name, features="settings", ignore_unavailable=True)
-            ids = {old: each["settings"]["index"]["uuid"] for old, each in held.items()}
+            existing = indices.get(index=name, features="settings", ignore_unavailable=True)
+            ids = {old: each["settings"]["index"]["uuid"] for old, each in existing.items()}
             if [*ids.values()] != ([] if index_id is None else [index_id]):
                 raise SliceError(f"another index than before goes by the name {name}")
             actions: list[dict[str, Any]] = [{"remove_index": {"index": old}} for old in ids]
@@ -291,7 +293,7 @@ class ElasticsearchAdapter:
 
     def ensure_index(self, name: str, declaration: Path | None = None) -> None:
         """See `DocumentStore.ensure_index`. A file with `index_patterns` is a template, which is
-        put anew each time: it concerns the indices of days to come."""
+        put each time: it applies to indices of later days."""
         body: dict[str, Any] = json.loads((declaration or MAPPINGS / f"{name}.json").read_text())
         with self._answers():
             if "index_patterns" in body:
@@ -300,19 +302,19 @@ class ElasticsearchAdapter:
                 self._create_index(name, body)
 
     def _put_template(self, name: str, body: dict[str, Any]) -> None:
-        """Days that exist get the fields that they lack; others cannot be changed, but by a replay
-        into a new index."""
+        """Put a template and add missing fields to the existing daily indices. Existing fields can
+        only be changed by a replay into a new index."""
         indices = self.client().indices
         indices.put_index_template(name=name, **_keywords(body))
         if indices.exists_alias(name=name):
             fields = body["template"]["mappings"]["properties"]
-            for day, held in indices.get_mapping(index=name).items():
-                known = held["mappings"].get("properties", {})
+            for day, existing in indices.get_mapping(index=name).items():
+                known = existing["mappings"].get("properties", {})
                 if added := {each: fields[each] for each in fields.keys() - known.keys()}:
                     indices.put_mapping(index=day, properties=added)
 
     def _patient(self) -> "Elasticsearch":
-        """For requests that read or write much."""
+        """The client with the timeout for requests that read or write much."""
         return self.client().options(request_timeout=self.bulk_timeout_seconds)
 
     def _create_index(self, name: str, body: dict[str, Any]) -> None:
@@ -329,10 +331,10 @@ class ElasticsearchAdapter:
                 raise
 
     def _add_fields(self, name: str, fields: dict[str, Any]) -> None:
-        """Only when one is new: an index whose metadata are blocked refuses even the same again."""
+        """Only when one is new: blocked metadata rejects even an unchanged mapping."""
         indices = self.client().indices
-        [held] = indices.get_mapping(index=name).values()
-        if fields.keys() - held["mappings"].get("properties", {}).keys():
+        [existing] = indices.get_mapping(index=name).values()
+        if fields.keys() - existing["mappings"].get("properties", {}).keys():
             indices.put_mapping(index=name, properties=fields)
 
     @contextmanager
@@ -342,14 +344,14 @@ class ElasticsearchAdapter:
         try:
             yield
         except ApiError as error:
-            raise self._down(error, "refuses a request") from error
-        except TlsError as error:  # says only in its message what is wrong
+            raise self._down(error, "rejects a request") from error
+        except TlsError as error:  # only its message has the cause
             raise self._down(error.message) from error
         except TransportError as error:
             raise self._down(error) from error
 
     def _down(self, cause: object, problem: str = "does not answer") -> ServerDown:
-        return shut_out(
+        return server_error(
             "Elasticsearch", self.address, "KP_ELASTICSEARCH_URL", cause, _REFUSALS, problem
         )
 
@@ -373,9 +375,9 @@ class ElasticsearchSnapshot:
         return self.pages(query=_query(where), size=size, sort=sort, source_excludes=list(without))
 
     def reach(self, where: Where, below: Mapping[int, int]) -> dict[int, Reach]:
-        """A filter for each partition, all in one search."""
+        """See `Snapshot.reach`: one search with a filter for each partition."""
         answer = self.client.search(
-            pit={"id": self.id, "keep_alive": _SNAPSHOT_KEPT},
+            pit={"id": self.id, "keep_alive": _KEEP_ALIVE},
             **_EXACT,
             query=_query(where),
             track_total_hits=False,
@@ -401,11 +403,11 @@ class ElasticsearchSnapshot:
         }
 
     def pages(self, **search: Any) -> Iterator[list[Hit]]:
-        """What a search finds, page by page."""
+        """The hits of a search, page by page."""
         after: dict[str, Any] = {}
         while True:
             answer = self.client.search(
-                pit={"id": self.id, "keep_alive": _SNAPSHOT_KEPT},
+                pit={"id": self.id, "keep_alive": _KEEP_ALIVE},
                 allow_partial_search_results=False,
                 seq_no_primary_term=True,
                 track_total_hits=False,
@@ -420,12 +422,12 @@ class ElasticsearchSnapshot:
 
     def groups(self, fields: Sequence[str], where: Where) -> Iterator[Group]:
         sources = [{"terms": {"field": field, "missing_bucket": True}} for field in fields]
-        options = {"pit": {"id": self.id, "keep_alive": _SNAPSHOT_KEPT}}
+        options = {"pit": {"id": self.id, "keep_alive": _KEEP_ALIVE}}
         return _composite(self.client, options, sources, where)
 
     def extent(self, where: Where) -> Extent:
         answer = self.client.search(
-            pit={"id": self.id, "keep_alive": _SNAPSHOT_KEPT},
+            pit={"id": self.id, "keep_alive": _KEEP_ALIVE},
             **_EXACT,
             query=_query(where),
             track_total_hits=True,
@@ -444,10 +446,10 @@ def _composite(
     sources: Sequence[dict[str, Any]],
     where: Where,
 ) -> Iterator[Group]:
-    """Every bucket of a composite aggregation, page by page, with the exact number of documents."""
+    """Every bucket of a composite aggregation, page by page, with exact counts."""
     names = [str(number) for number in range(len(sources))]
     composite: dict[str, Any] = {
-        "size": _GROUPS_AT_ONCE,
+        "size": _GROUPS_PER_PAGE,
         "sources": [{name: source} for name, source in zip(names, sources, strict=True)],
     }
     while True:
@@ -467,22 +469,22 @@ def _composite(
 
 
 def _query(where: Where) -> dict[str, Any]:
-    span = {"gte": iso(where.window.start), "lt": iso(where.window.end)}
+    window = {"gte": iso(where.window.start), "lt": iso(where.window.end)}
     equal = [{"term": {field: value}} for field, value in where.equal]
     absent = [_equal(field, None) for field in where.absent]
-    return {"bool": {"filter": [{"range": {where.field: span}}, *equal, *absent]}}
+    return {"bool": {"filter": [{"range": {where.field: window}}, *equal, *absent]}}
 
 
-def _equal(field: str, fact: Any) -> dict[str, Any]:
-    if fact is None:
+def _equal(field: str, value: Any) -> dict[str, Any]:
+    if value is None:
         return {"bool": {"must_not": {"exists": {"field": field}}}}
-    if isinstance(fact, str) and len(fact.encode()) > _LONGEST_TERM:
-        return {"match_none": {}}  # no keyword is as long, and asking for it is an error
-    return {"term": {field: fact}}
+    if isinstance(value, str) and len(value.encode()) > _LONGEST_TERM:
+        return {"match_none": {}}  # no keyword is that long, and searching for it is an error
+    return {"term": {field: value}}
 
 
 def _name(concrete: str, index: dict[str, Any], alias: str) -> str:
-    """What an index behind an alias goes by: its own name, or that whose place it has taken."""
+    """The name of an index behind an alias: its own, or that of the index it replaced."""
     return next((name for name in index["aliases"] if name.startswith(f"{alias}-")), concrete)
 
 
@@ -490,7 +492,7 @@ def _stored(hit: dict[str, Any]) -> Stored:
     return Stored(hit["_source"], Version(hit["_seq_no"], hit["_primary_term"]))
 
 
-_plain_result = functools.cache(ItemResult)  # one for all documents, most of which were created
+_plain_result = functools.cache(ItemResult)  # shared: most documents are created
 
 
 def _item_result(item: dict[str, Any]) -> ItemResult:
@@ -501,5 +503,5 @@ def _item_result(item: dict[str, Any]) -> ItemResult:
 
 
 def _keywords(body: dict[str, Any]) -> dict[str, Any]:
-    """A template's JSON as the client's keywords, which name `_meta` without the underscore."""
+    """A template's JSON as keyword arguments: the client omits the underscore of `_meta`."""
     return {name.lstrip("_"): value for name, value in body.items()}

@@ -1,7 +1,7 @@
-"""What a connection raises when its server cannot be used, and how it finds the setting to blame.
+"""The errors of a server that cannot be used, and which setting each of them names.
 
-Belongs here: the errors, and what of TLS and logins is alike on all servers. Does not belong here:
-connections.
+Belongs here: the errors, and the handling of TLS and logins that all servers share. Does not belong
+here: connections.
 """
 
 import socket
@@ -13,14 +13,14 @@ from urllib.parse import urlsplit
 from kp_platform.settings import without_password
 
 NO_ANSWER = "does not answer"
-_LOOK_SECONDS = 0.5
 SECURITY = "see docs/how-to/security.md"
+_HANDSHAKE_SECONDS = 0.5
 
 
 class ServerDown(Exception):
-    """A server cannot be used: it does not answer, or `problem` says what it does instead.
+    """A server cannot be used: it does not answer, or `problem` states what it does instead.
 
-    The text names the server, its address and the setting; it has no password.
+    The text names the server, its address, the setting and a fix; it contains no password.
     """
 
     def __init__(
@@ -30,12 +30,12 @@ class ServerDown(Exception):
         setting: str,
         cause: object,
         problem: str = NO_ANSWER,
-        way_out: str = "see `kp status`, start the local servers with `kp up`",
+        fix: str = "see `kp status`, start the local servers with `kp up`",
     ) -> None:
         reason = " ".join(str(cause).split())[:300]
         super().__init__(
             f"{server} {problem} at {without_password(address)} (setting {setting}): {reason}; "
-            f"{way_out}"
+            f"{fix}"
         )
 
 
@@ -51,20 +51,22 @@ class TopicMissing(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A server that runs and does not let us in: what its client says then, the setting that mends
-    it, and the words for a person."""
+    """A server that runs and rejects the connection: the text of its client's error in lower case,
+    the setting to correct, and the problem as `ServerDown` reports it."""
 
-    said: str
+    error_text: str
     setting: str
     problem: str
 
 
 UNTRUSTED = Refusal(
-    "certificate verify failed", "KP_CA_FILE", "shows a certificate that KP_CA_FILE does not trust"
+    "certificate verify failed",
+    "KP_CA_FILE",
+    "presents a certificate that KP_CA_FILE does not trust",
 )
 
 
-def shut_out(
+def server_error(
     server: str,
     address: str,
     setting: str,
@@ -72,41 +74,41 @@ def shut_out(
     refusals: Sequence[Refusal] = (),
     problem: str = NO_ANSWER,
 ) -> ServerDown:
-    """The error that blames the right setting: of a refusal, or of a URL that has TLS where the
-    server has none, or the other way round; else of a server that is down."""
-    said = str(cause).lower()
+    """The error with the setting to correct: that of a refusal, of TLS that only one side uses, or
+    else the address of a server that is down."""
+    text = str(cause).lower()
     for each in (UNTRUSTED, *refusals):
-        if each.said in said:
+        if each.error_text in text:
             return ServerDown(server, address, each.setting, cause, each.problem, SECURITY)
     parts = urlsplit(address)
     if problem == NO_ANSWER and parts.hostname and parts.port:
         encrypted = parts.scheme in ("https", "rediss")
-        if other := tls_on_one_side(parts.hostname, parts.port, encrypted):
-            return ServerDown(server, address, setting, cause, other, SECURITY)
+        if mismatch := tls_mismatch(parts.hostname, parts.port, encrypted):
+            return ServerDown(server, address, setting, cause, mismatch, SECURITY)
     return ServerDown(server, address, setting, cause, problem)
 
 
-def tls_on_one_side(host: str, port: int, encrypted: bool) -> str:
-    """What the server does instead of what we do, of which a client just says that the connection
-    broke; empty when both agree or the server does not answer."""
-    does = speaks_tls(host, port)
-    if does is None or does is encrypted:
+def tls_mismatch(host: str, port: int, encrypted: bool) -> str:
+    """The problem when only one side uses TLS, which clients report as a broken connection; empty
+    when both sides agree or the server does not answer."""
+    accepted = accepts_tls(host, port)
+    if accepted is None or accepted is encrypted:
         return ""
-    return "speaks no TLS" if encrypted else "speaks TLS only"
+    return "does not accept TLS" if encrypted else "requires TLS"
 
 
-def speaks_tls(host: str, port: int) -> bool | None:
-    """Whether a server answers a TLS handshake, whatever its certificate; None when it does not
-    answer in half a second."""
-    curious = ssl.create_default_context()
-    curious.check_hostname, curious.verify_mode = False, ssl.CERT_NONE
+def accepts_tls(host: str, port: int) -> bool | None:
+    """Whether a server answers a TLS handshake, with any certificate; None when it does not answer
+    within half a second."""
+    unverified = ssl.create_default_context()
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
     try:
-        with socket.create_connection((host, port), timeout=_LOOK_SECONDS) as connection:
+        with socket.create_connection((host, port), timeout=_HANDSHAKE_SECONDS) as connection:
             try:
-                curious.wrap_socket(connection).close()
+                unverified.wrap_socket(connection).close()
             except TimeoutError:
                 return None
-            except OSError:  # ssl.SSLError too: it hangs up, or says what is no handshake
+            except OSError:  # ssl.SSLError too: it hangs up, or its answer is no handshake
                 return False
     except OSError:
         return None

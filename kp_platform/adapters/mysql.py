@@ -1,4 +1,4 @@
-"""MySQL: the facts about who was accessed, database `testing`.
+"""MySQL: the reference rows, database `testing`.
 
 Belongs here: the table `tests` and its rows. Does not belong here: the join, which Trino does.
 """
@@ -11,16 +11,16 @@ from typing import Any
 
 import pymysql
 
-from kp_platform.adapters.errors import Refusal, ServerDown, shut_out
+from kp_platform.adapters.errors import Refusal, ServerDown, server_error
 from kp_platform.settings import Settings
 
 _SETTINGS = ("KP_MYSQL_HOST", "KP_MYSQL_PORT", "KP_MYSQL_USER", "KP_MYSQL_PASSWORD")
 _USER = "KP_MYSQL_USER, KP_MYSQL_PASSWORD"
 _REFUSALS = (
     Refusal("access denied", _USER, "refuses the user"),
-    Refusal("command denied", _USER, "does not allow this to the user"),
-    Refusal("insecure transport are prohibited", "KP_MYSQL_TLS", "speaks TLS only"),
-    Refusal("ssl is required", "KP_MYSQL_TLS", "speaks no TLS"),
+    Refusal("command denied", _USER, "denies this operation to the user"),
+    Refusal("insecure transport are prohibited", "KP_MYSQL_TLS", "requires TLS"),
+    Refusal("ssl is required", "KP_MYSQL_TLS", "does not accept TLS"),
 )
 _CREATE_TABLE = """
 CREATE TABLE IF NOT EXISTS testing.tests (
@@ -52,15 +52,15 @@ class MySQLAdapter:
 
     def create_table(self) -> None:
         """Create `testing.tests` unless it exists."""
-        if not self.has_table():  # IF NOT EXISTS alone warns on a table that is there
+        if not self.has_table():  # IF NOT EXISTS alone warns about an existing table
             with self._cursor() as cursor:
                 cursor.execute(_CREATE_TABLE)
 
     def add_names(self, names: Sequence[str]) -> None:
-        """Insert a row for each name that has none; rows that exist keep id and time."""
+        """Insert a row for each name that has none; existing rows keep id and time."""
         with self._cursor() as cursor:
-            held = _names(cursor)
-            new = [(name,) for name in names if name not in held]
+            existing = _names(cursor)
+            new = [(name,) for name in names if name not in existing]
             cursor.executemany(
                 "INSERT INTO testing.tests (test_name) VALUES (%s) "
                 # The collation is not case-sensitive: another spelling is the same row.
@@ -69,7 +69,7 @@ class MySQLAdapter:
             )
 
     def touch(self, name: str) -> None:
-        """Insert the name's row, or give the one that is there a new time."""
+        """Insert the name's row, or set the time of the existing one to now."""
         with self._cursor() as cursor:
             cursor.execute(
                 "INSERT INTO testing.tests (test_name) VALUES (%s) "
@@ -113,15 +113,15 @@ class MySQLAdapter:
         except pymysql.OperationalError as error:
             raise self._down(error) from error
         except pymysql.MySQLError as error:
-            raise self._down(error, "refuses a statement") from error
+            raise self._down(error, "rejects a statement") from error
 
     def _down(self, cause: object, problem: str = "does not answer") -> ServerDown:
         settings = ", ".join(_SETTINGS)
-        return shut_out("MySQL", self.address, settings, cause, _REFUSALS, problem)
+        return server_error("MySQL", self.address, settings, cause, _REFUSALS, problem)
 
 
 def _tls(settings: Settings) -> dict[str, Any]:
-    """With KP_MYSQL_TLS a server without it is refused before it gets the password."""
+    """With KP_MYSQL_TLS a server without TLS is refused before the password is sent."""
     if not settings.mysql_tls:
         return {}
     return {"ssl": ssl.create_default_context(cafile=settings.ca_file or None)}

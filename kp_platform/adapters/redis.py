@@ -1,8 +1,7 @@
-"""Redis: the values kept under the bare names, and the ranking, in the
-database of the URL.
+"""Redis: the reference values and the ranking, in the database of the URL.
 
 Belongs here: every call to Redis that the platform makes. Does not belong here: the join, which
-Trino does, and what a ranking is (`pipeline/ranking.py`).
+Trino does, and the contents of a ranking (`analytics/ranking.py`).
 """
 
 import contextlib
@@ -12,13 +11,13 @@ from typing import Any
 
 import redis
 
-from kp_platform.adapters.errors import Refusal, shut_out
+from kp_platform.adapters.errors import Refusal, server_error
 from kp_platform.settings import Settings
 
 _REFUSALS = (
     Refusal("invalid username-password pair", "KP_REDIS_URL", "refuses the user"),
-    Refusal("authentication required", "KP_REDIS_URL", "asks for a user"),
-    Refusal("no permissions", "KP_REDIS_URL", "does not allow this to the user"),
+    Refusal("authentication required", "KP_REDIS_URL", "requires a user"),
+    Refusal("no permissions", "KP_REDIS_URL", "denies this operation to the user"),
 )
 
 
@@ -53,11 +52,11 @@ class RedisAdapter:
         sorted_sets: Mapping[str, Mapping[str, int]],
         hashes: Mapping[str, Mapping[str, str]],
     ) -> None:
-        """See `Board.replace`. MULTI and EXEC travel in one write: a caller that is killed has
-        changed everything or nothing, and leaves no half-built keys behind."""
+        """See `RankingStore.replace`. MULTI and EXEC are sent in one write: a caller that is killed
+        has changed everything or nothing."""
 
         def queue(transaction: "redis.client.Pipeline") -> None:
-            before = transaction.zrange(listing, 0, -1)  # at once: the listing is being watched
+            before = transaction.zrange(listing, 0, -1)  # runs at once: the listing is watched
             transaction.multi()
             transaction.delete(*sorted_sets, *before, *hashes)
             for key, scores in sorted_sets.items():
@@ -70,14 +69,14 @@ class RedisAdapter:
             client.transaction(queue, listing)
 
     def set_hash(self, key: str, fields: Mapping[str, str]) -> None:
-        """See `Board.set_hash`."""
+        """See `RankingStore.set_hash`."""
         with self._client() as client, client.pipeline(transaction=True) as transaction:
             transaction.delete(key)
             transaction.hset(key, mapping=_mapping(fields))
             transaction.execute()
 
     def hash(self, key: str) -> dict[str, str]:
-        """See `Board.hash`."""
+        """See `RankingStore.hash`."""
         with self._client() as client:
             return {str(name): str(value) for name, value in client.hgetall(key).items()}
 
@@ -103,9 +102,9 @@ class RedisAdapter:
             with contextlib.closing(client):
                 yield client
         except redis.RedisError as error:
-            raise shut_out("Redis", url, "KP_REDIS_URL", error, _REFUSALS) from error
+            raise server_error("Redis", url, "KP_REDIS_URL", error, _REFUSALS) from error
 
 
 def _mapping(fields: Mapping[str, str]) -> dict[Any, Any]:
-    """As the client's types want it: keys and values of any kind that Redis takes."""
+    """The fields as the client's types require them."""
     return dict(fields)

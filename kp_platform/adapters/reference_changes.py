@@ -46,7 +46,7 @@ class ReferenceChange:
             raise ValueError(f"source {self.source!r} is none of {', '.join(SOURCES)}")
         if not self.key:
             raise ValueError("a change needs a key")
-        self.key.encode()  # a lone surrogate is no text: UnicodeEncodeError, a ValueError
+        self.key.encode()  # UnicodeEncodeError, a ValueError, for a lone surrogate
 
     def body(self) -> bytes:
         return orjson.dumps({"source": self.source, "key": self.key})
@@ -64,7 +64,7 @@ def publish_changes(
     timeout_seconds: float = DELIVERY_SECONDS,
     options: Mapping[str, str] | None = None,
 ) -> int:
-    """Write a message for each change and wait until Kafka has them; returns their number.
+    """Produce a message per change and wait until Kafka acknowledges them; returns their number.
 
     Changes of one key go to one partition. `options` are librdkafka's, e.g. for TLS and a user.
     Raises NotPublished.
@@ -78,7 +78,7 @@ def publish_changes(
                 "enable.idempotence": True,
                 "message.timeout.ms": int(timeout_seconds * 1_000),
                 "queue.buffering.max.messages": max(1_000, len(waiting)),
-                "log_level": 0,  # what fails is raised
+                "log_level": 0,  # failures are raised
                 **(options or {}),
             }
         )
@@ -94,13 +94,13 @@ def publish_changes(
             )
         producer.flush(timeout_seconds + 1)
     except (KafkaException, BufferError) as error:
-        raise NotPublished(f"changes are not published to {TOPIC}: {error}") from error
+        raise NotPublished(f"changes were not published to {TOPIC}: {error}") from error
     failures = [error for error in outcomes if error is not None]
     delivered = len(outcomes) - len(failures)
     if delivered < len(waiting):
         reason = failures[0].str() if failures else "no answer"
         raise NotPublished(
-            f"{len(waiting) - delivered} of {len(waiting)} changes are not published to {TOPIC}: "
-            f"{reason}; the data are changed: publish again, e.g. with the same command"
+            f"{len(waiting) - delivered} of {len(waiting)} changes were not published to {TOPIC}: "
+            f"{reason}; the data has changed: publish again, e.g. with the same command"
         )
     return delivered

@@ -1,7 +1,7 @@
 """Trino: one query at a time, streamed.
 
-Belongs here: the connection, its session, and errors put into words. Does not belong here: SQL,
-which lives in `kp_platform/sql/`.
+Belongs here: the connection, its session, and the classification of errors. Does not belong here:
+SQL (`flows/*/query.sql`, `analytics/`).
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import requests
 import trino
 
-from kp_platform.adapters.errors import Refusal, ServerDown, shut_out
+from kp_platform.adapters.errors import Refusal, ServerDown, server_error
 from kp_platform.engine.errors import (
     QueryFailed,
     QueryTooLarge,
@@ -24,7 +24,7 @@ from kp_platform.engine.errors import (
 from kp_platform.engine.sql import QueryStats, Row
 from kp_platform.settings import LOOPBACK_HOSTS, Settings
 
-# Together they take a quarter off a small warm query [ran].
+# Together they save a quarter of a small warm query (measured on Trino 476).
 _SMALL_QUERY = {
     "join_distribution_type": "BROADCAST",
     "task_concurrency": "1",
@@ -36,13 +36,14 @@ _CONNECTION_ERRORS = (
     trino.exceptions.Error,
     trino.exceptions.HttpError,
 )
-# Messages of a megabyte each must not fill the memory of a run, which holds six batches.
+# Bounds the memory of a run, which holds six batches, when messages have a megabyte each.
 _BATCH_CHARACTERS = 8_000_000
-# A message that cannot be decoded, a Redis that is down and a fault of Trino's own are all the same
-# GENERIC_INTERNAL_ERROR (Trino 476): this text tells the first, a probe the second.
-_UNREADABLE = "Document nesting depth"
-# What is said while nodes start, and when one is killed in the middle of a query: then new queries
-# fail too for some seconds, until the coordinator gives the node up [ran]. No message is to blame.
+# A message that cannot be decoded, a Redis that is down and an internal error of Trino share the
+# name GENERIC_INTERNAL_ERROR (Trino 476): this text identifies the first, a probe the second.
+_UNDECODABLE = "Document nesting depth"
+# Errors while nodes start, and when one is killed during a query: new queries then fail for some
+# seconds too, until the coordinator removes the node (verified with Trino 476). No message is the
+# cause.
 _NODES_AWAY = {
     "ABANDONED_TASK",
     "NO_NODES_AVAILABLE",
@@ -69,7 +70,7 @@ _TOO_LARGE = {
 
 @dataclass(frozen=True, slots=True)
 class _Catalog:
-    """A server behind Trino: its setting, and a query that it has to answer."""
+    """A server behind Trino: its setting, and a query that probes it."""
 
     name: str
     server: str
@@ -92,7 +93,7 @@ _CATALOGS = (
         "SELECT redis_key FROM red_tests.test.string WHERE redis_key IN ('kp-probe')",
     ),
 )
-# One that hangs is cut; MySQL needs 8 s to be known as refusing.
+# Ends the query of a server that hangs; a MySQL that refuses connections is reported after 8 s.
 _PROBE_SECONDS = 15.0
 
 
@@ -105,7 +106,7 @@ class TrinoAnswer:
     stats: QueryStats
 
     def batches(self, rows: int) -> Iterator[Sequence[Row]]:
-        """At most so many rows at once, and fewer when their messages are large."""
+        """Batches of at most `rows` rows; fewer when their messages are large."""
         message = self.columns.index("message") if "message" in self.columns else None
         batch: list[Row] = []
         size = 0
@@ -148,7 +149,7 @@ class TrinoAdapter:
             raise ServerDown(catalog.server, behind, catalog.setting, error.message) from error
 
     def probe_worker(self, url: str) -> None:
-        """Raises ServerDown unless the coordinator gives work to the worker at this URL."""
+        """Raises ServerDown unless the worker at this URL is active in the cluster."""
         sql = "SELECT http_uri, state FROM system.runtime.nodes"
         try:
             with self._run(sql, [], _PROBE_SECONDS) as answer:
@@ -156,14 +157,14 @@ class TrinoAdapter:
         except trino.exceptions.TrinoQueryError as error:
             raise self._down(error.message, "is not ready") from error
         if (url, "active") not in map(tuple, nodes):
-            cause = "the coordinator gives it no work"
+            cause = "it is not an active node of the coordinator"
             raise ServerDown("Trino worker", url, "KP_TRINO_WORKERS", cause, "is not ready")
 
     @contextlib.contextmanager
     def query(self, sql: str, parameters: Sequence[object]) -> Iterator[TrinoAnswer]:
-        """Run a query with its `?` bound; left early, the query is cancelled.
+        """Run a query with its `?` bound; leaving the context early cancels it.
 
-        Timestamps and decimals come as text (the client's legacy types decode 3-5 times faster).
+        Timestamps and decimals are text (the client's legacy types decode 3-5 times faster).
         Raises ServerDown, QueryFailed.
         """
         try:
@@ -173,21 +174,21 @@ class TrinoAdapter:
             raise self._failure(error) from error
 
     def _failure(self, error: Any) -> Exception:
-        """A failed query by whose fault it is; Trino does not name the server behind it."""
-        said = f"Trino query {error.query_id} failed: {error.error_name}: {error.message}"
-        if _UNREADABLE in error.message:
-            return UndecodableMessage(said)
+        """The error by its cause; Trino does not name the server behind a catalog."""
+        text = f"Trino query {error.query_id} failed: {error.error_name}: {error.message}"
+        if _UNDECODABLE in error.message:
+            return UndecodableMessage(text)
         if error.error_name in _TOO_LARGE:
-            return QueryTooLarge(said)
+            return QueryTooLarge(text)
         if error.error_type == "USER_ERROR":
-            return QueryFailed(said)
+            return QueryFailed(text)
         if error.error_name in _NODES_AWAY:
-            return self._down(said, "misses a node")
+            return self._down(text, "has lost a node")
         try:
             self.probe()
         except ServerDown as down:
             return down
-        return (SuspectMessage if error.error_type == "INTERNAL_ERROR" else QueryFailed)(said)
+        return (SuspectMessage if error.error_type == "INTERNAL_ERROR" else QueryFailed)(text)
 
     @contextlib.contextmanager
     def _run(self, sql: str, parameters: Sequence[object], seconds: float) -> Iterator[TrinoAnswer]:
@@ -210,9 +211,9 @@ class TrinoAdapter:
 
     def _connect(self, seconds: float) -> Any:
         session = requests.Session()
-        # No proxy on the way to ourselves.
+        # No proxy for the local machine.
         session.trust_env = self._options["host"] not in LOOPBACK_HOSTS
-        # Compressing its answers costs Trino as much CPU as the query of a slice does.
+        # Compressing the answer costs Trino as much CPU as the query of a slice.
         session.headers["Accept-Encoding"] = "identity"
         session.verify = self.settings.trusted_ca_file or True
         properties = _SMALL_QUERY | {"query_max_run_time": f"{seconds:.0f}s"}
@@ -236,11 +237,11 @@ class TrinoAdapter:
         }
 
     def _down(self, cause: object, problem: str = "does not answer") -> ServerDown:
-        return shut_out("Trino", self.address, "KP_TRINO_URL", cause, _REFUSALS, problem)
+        return server_error("Trino", self.address, "KP_TRINO_URL", cause, _REFUSALS, problem)
 
 
 def _login(settings: Settings, user: str) -> trino.auth.Authentication | None:
-    """The settings give none, a password or a token, and the last two over https only."""
+    """The settings allow none, a password or a token; the last two over https only."""
     if token := settings.trino_token.get_secret_value():
         return trino.auth.JWTAuthentication(token)
     if password := settings.trino_password.get_secret_value():

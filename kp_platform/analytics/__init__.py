@@ -1,1 +1,1 @@
-"""What is computed from the enriched log: the ranking and the hourly KPIs. No Dagster."""
+"""Analytics of the enriched log: the ranking and the hourly KPIs. No Dagster."""

@@ -1,7 +1,7 @@
 -- The ranking in Redis, in popularity order, joined with the MySQL row and the Redis value of each
--- name and with the latest event of each name and uri among the last ones in Kafka.
--- Paste it into the Trino CLI as it is: it looks for these among the first 100 offsets of
--- partition 0. The pipeline repeats that branch for the last offsets of each partition.
+-- name and with the latest event of each name and uri among the recent ones in Kafka.
+-- The file can be pasted into the Trino CLI: it then searches the first 100 offsets of partition 0.
+-- The platform repeats that branch for the last offsets of each partition.
 WITH recent AS (
     SELECT _partition_id, _partition_offset, _timestamp, uuid, uri, name
     FROM kafka_tests.analyze.action
@@ -20,17 +20,17 @@ latest AS (
         ) AS event
     FROM recent
     CROSS JOIN UNNEST(ARRAY['name', 'uri'], ARRAY[recent.name, recent.uri]) AS accessed(kind, key)
-    -- Not of dead letters: a time of another century, or no uuid.
+    -- Excludes dead letters: timestamps of another century, or no uuid.
     WHERE
         recent._timestamp >= TIMESTAMP '2000-01-01' AND recent._timestamp < TIMESTAMP '2100-01-01'
         AND regexp_like(recent.uuid, '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
     GROUP BY accessed.kind, accessed.key
 )
 SELECT
-    places.kind,
-    places.rank,
-    places.key,
-    places.accesses,
+    entries.kind,
+    entries.rank,
+    entries.key,
+    entries.accesses,
     tests.test_id,
     tests.test_name,
     format_datetime(tests.created_at AT TIME ZONE 'UTC', 'yyyy-MM-dd''T''HH:mm:ss''Z''') AS created_at,
@@ -38,18 +38,18 @@ SELECT
     latest.event.uri AS last_uri,
     latest.event.uuid AS last_uuid,
     replace(CAST(latest.event.accessed_at AS varchar), ' ', 'T') || 'Z' AS last_accessed_at,
-    places.computed_at
+    entries.computed_at
 FROM (
-    -- An empty value comes as NULL: the name of an anonymous visitor.
+    -- The connector returns an empty value, the name of an anonymous visitor, as NULL.
     SELECT kind, rank, coalesce(key, '') AS key, accesses, computed_at
     FROM red_tests.access.ranking
-) AS places
-LEFT JOIN my_tests.testing.tests ON places.kind = 'name' AND tests.test_name = places.key
+) AS entries
+LEFT JOIN my_tests.testing.tests ON entries.kind = 'name' AND tests.test_name = entries.key
 LEFT JOIN (
     -- A SCAN of Redis may return a key twice.
     SELECT redis_key, coalesce(arbitrary(redis_value), '') AS redis_value
     FROM red_tests.test.string
     GROUP BY redis_key
-) AS reference_keys ON places.kind = 'name' AND reference_keys.redis_key = places.key
-LEFT JOIN latest ON latest.kind = places.kind AND latest.key = places.key
-ORDER BY places.kind, places.rank
+) AS reference_keys ON entries.kind = 'name' AND reference_keys.redis_key = entries.key
+LEFT JOIN latest ON latest.kind = entries.kind AND latest.key = entries.key
+ORDER BY entries.kind, entries.rank

@@ -1,13 +1,12 @@
 """Key figures of an hour: accesses, distinct names and uris, share complete, dead letters, delay.
 
-Belongs here: counting an hour, its documents in index `access.kpi`, and which hours are to be
-counted again. Does not belong here: partitions, runs and sensors (`orchestration/kpi.py`).
+Belongs here: counting an hour, its documents in index `access.kpi`, and which hours are stale. Does
+not belong here: partitions, runs and sensors (`orchestration/kpi.py`).
 
 Each figure is exact: groups of a snapshot of the access log, never an estimate. An hour has one
-document of scope `all`, and one of scope `name` for each name in it. They are written over, and
-`all` is written last: as long as it tells other numbers than the log, the hour is to be counted
-(again), whoever was killed on the way. Late events and documents that were enriched anew show
-there by themselves.
+document of scope `all`, and one of scope `name` for each name in it. They are overwritten, `all` as
+the last: as long as its numbers differ from those of the log, the hour is stale, also after a run
+was killed. Late events and refreshed documents change these numbers.
 """
 
 import hashlib
@@ -29,7 +28,7 @@ from web_emitter import contract
 
 INDEX = contract.KPI_INDEX
 MAPPING = Path(__file__).with_name("access.kpi.json")
-# Hours are looked at again as long as a document of theirs was indexed within this time.
+# An hour is checked as long as one of its documents was indexed within this time.
 LOOK_BACK = timedelta(days=7)
 COMPLETE = ("enrichment.state", "complete")
 MILLISECONDS = 1000
@@ -37,7 +36,7 @@ MILLISECONDS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """What tells whether an hour was counted as it is now."""
+    """The numbers whose change makes an hour stale."""
 
     accesses: int = 0
     complete: int = 0
@@ -46,7 +45,7 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """The numbers that an hour's document tells, and when they were counted."""
+    """The numbers in an hour's document, and when they were counted."""
 
     numbers: Numbers
     computed_at: datetime
@@ -54,7 +53,7 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class StaleHour:
-    """An hour to count, and what has changed."""
+    """An hour to count, with its current and its stored numbers."""
 
     hour: datetime
     now: Numbers
@@ -63,7 +62,7 @@ class StaleHour:
 
 @dataclass(slots=True)
 class Figures:
-    """The figures of one name, or of all, as they add up."""
+    """The figures of one name, or of all names, while they are added up."""
 
     accesses: int = 0
     complete: int = 0
@@ -73,8 +72,8 @@ class Figures:
 
 @dataclass(slots=True)
 class Percentile:
-    """The nearest-rank percentile of `count` values that are given in ascending order: the least
-    of them that is not below `percent` percent of all."""
+    """The nearest-rank percentile of `count` values given in ascending order: the smallest value
+    with at least `percent` percent of all values at or below it."""
 
     count: int
     percent: int = 95
@@ -89,7 +88,8 @@ class Percentile:
 
 @dataclass(frozen=True, slots=True)
 class HourReport:
-    """What was counted in an hour: the document of scope `all`, and those of each name."""
+    """The documents of an hour, of scope `all` and of each name, and how many documents of names
+    were removed."""
 
     hour: datetime
     total: dict[str, Any]
@@ -98,7 +98,7 @@ class HourReport:
 
 
 def compute_hour(store: DocumentStore, flow: Flow, hour: datetime, now: datetime) -> HourReport:
-    """Count an hour and write its documents. Raises what reads and bulk raise.
+    """Count an hour and write its documents. Raises the errors of reads and bulk.
 
     Memory is O(distinct names), however many events and uris the hour has.
     """
@@ -111,23 +111,23 @@ def compute_hour(store: DocumentStore, flow: Flow, hour: datetime, now: datetime
         measure(snapshot.groups(["delay_ms", "name"], within), total, names)
     [dead] = dead_letters(store, flow, [hour])
     common = {"hour": iso(hour), "computed_at": iso(now)}
-    everything = {
+    all_names = {
         "scope": "all",
         **common,
         "distinct_names": len(names),
         "dead_letters": dead,
-        **_told(total),
+        **_document_fields(total),
     }
     each = [
-        {"scope": "name", "name": name, **common, "distinct_names": 1, **_told(figures)}
+        {"scope": "name", "name": name, **common, "distinct_names": 1, **_document_fields(figures)}
         for name, figures in sorted(names.items())
     ]
-    removed = _write(store, hour, everything, each)
-    return HourReport(hour, everything, each, removed)
+    removed = _write(store, hour, all_names, each)
+    return HourReport(hour, all_names, each, removed)
 
 
 def add_up(groups: Iterable[Group]) -> tuple[Figures, dict[str, Figures]]:
-    """Figures of all and of each name, from groups by (uri, name, state) in order."""
+    """Figures of all names and of each name, from groups by (uri, name, state) in order."""
     total, names = Figures(), defaultdict[str, Figures](Figures)
     last: tuple[Any, Any] = (None, None)
     for (uri, name, state), count in groups:
@@ -142,7 +142,8 @@ def add_up(groups: Iterable[Group]) -> tuple[Figures, dict[str, Figures]]:
 
 
 def measure(groups: Iterable[Group], total: Figures, names: Mapping[str, Figures]) -> None:
-    """Set the delays, from groups by (delay, name) in order; those without a delay come first."""
+    """Set the delays, from groups by (delay, name) in order; documents without a delay come
+    first."""
     without: dict[str, int] = defaultdict(int)
     for (delay, name), count in groups:
         if delay is None:
@@ -158,19 +159,19 @@ def measure(groups: Iterable[Group], total: Figures, names: Mapping[str, Figures
 
 
 def dead_letters(store: DocumentStore, flow: Flow, hours: Sequence[datetime]) -> list[int]:
-    """Dead letters of each hour, by the time of the message; by their own when it is unknown."""
+    """Dead letters of each hour, by the message's timestamp, else by the dead letter's own."""
     conditions = []
     for hour in hours:
-        window, ours = Window(hour, hour + HOUR), ("flow", flow.name)
-        conditions.append(Where("event_timestamp", window, (ours,)))
-        conditions.append(Where("@timestamp", window, (ours, ("event_timestamp", ""))))
+        window, of_flow = Window(hour, hour + HOUR), ("flow", flow.name)
+        conditions.append(Where("event_timestamp", window, (of_flow,)))
+        conditions.append(Where("@timestamp", window, (of_flow, ("event_timestamp", ""))))
     found = store.counts(DEAD_INDEX, conditions)
     return [known + unknown for known, unknown in zip(found[::2], found[1::2], strict=True)]
 
 
-def hours_to_look_at(store: DocumentStore, flow: Flow, now: datetime) -> list[datetime]:
-    """The hours that a document was indexed into lately, ascending."""
-    # A bound that moves once an hour lets Elasticsearch answer from its cache for days at rest.
+def hours_to_check(store: DocumentStore, flow: Flow, now: datetime) -> list[datetime]:
+    """The hours of documents indexed within `LOOK_BACK`, ascending."""
+    # A bound that moves once an hour lets Elasticsearch answer from its cache.
     until = now.replace(minute=0, second=0, microsecond=0) + HOUR
     indexed = Where("indexed_at", Window(until - LOOK_BACK, until))
     return store.hours(flow.index, "@timestamp", indexed)
@@ -183,7 +184,8 @@ def stale_hours(
     now: datetime,
     pause_seconds: float,
 ) -> list[StaleHour]:
-    """The hours whose numbers are others than those stored, unless stored just now; ascending."""
+    """The hours whose numbers differ from the stored ones, unless these were stored within
+    `pause_seconds`; ascending."""
     observed, stored = _observed(store, flow, hours), _stored(store, hours)
     stale = []
     for hour, numbers in zip(hours, observed, strict=True):
@@ -196,15 +198,17 @@ def stale_hours(
     return stale
 
 
-def spans(hours: Iterable[datetime], most_hours: int) -> list[tuple[datetime, datetime]]:
-    """First and last of hours that follow each other, at most so many in one span."""
+def consecutive_hours(
+    hours: Iterable[datetime], most_hours: int
+) -> list[tuple[datetime, datetime]]:
+    """First and last hour of each series without a gap, of at most `most_hours` hours."""
     found: list[list[datetime]] = []
     for hour in sorted(hours):
         if found and found[-1][-1] + HOUR == hour and len(found[-1]) < most_hours:
             found[-1].append(hour)
         else:
             found.append([hour])
-    return [(span[0], span[-1]) for span in found]
+    return [(series[0], series[-1]) for series in found]
 
 
 def _observed(store: DocumentStore, flow: Flow, hours: Sequence[datetime]) -> list[Numbers]:
@@ -237,7 +241,7 @@ def _write(
     total: Mapping[str, Any],
     names: Sequence[Mapping[str, Any]],
 ) -> int:
-    """Put the hour's documents, delete those of names that are no longer in it."""
+    """Put the hour's documents and delete those of names that are no longer in it."""
     here = Where("hour", Window(hour, hour + HOUR), (("scope", "name"),))
     with store.snapshot(INDEX) as snapshot:
         before = {name for (name,), _ in snapshot.groups(["name"], here)}
@@ -247,12 +251,12 @@ def _write(
     operations.append(put(INDEX, _identity(hour), orjson.dumps(total)))
     for result in send(store, operations):
         if result.rejected:
-            raise SliceError(f"{INDEX} refuses a document: {result.error}: {result.reason}")
+            raise SliceError(f"{INDEX} rejects a document: {result.error}: {result.reason}")
     store.refresh(INDEX)
     return len(gone)
 
 
-def _told(figures: Figures) -> dict[str, Any]:
+def _document_fields(figures: Figures) -> dict[str, Any]:
     delay = figures.delays.value if figures.delays else None
     return {
         "accesses": figures.accesses,

@@ -1,23 +1,23 @@
-"""The ranking: which names and uris were accessed most, over a sliding window.
+"""The ranking: the most accessed names and uris of a sliding window.
 
-Belongs here: counting, the order of places, what lies in Redis, the join, and the index
-`access.ranking`. Does not belong here: when it is done (`kp_platform/orchestration/ranking.py`).
+Belongs here: counting, the order, the data in Redis, the join, and the index `access.ranking`. Does
+not belong here: when a ranking is computed (`orchestration/ranking.py`).
 
-The truth is the index of the access log, one document for each event, so an event counts once
-however often runs were killed or retried. The whole ranking is made anew each time and replaces the
-old one in Redis by one transaction and in the index by one bulk request. What the window held is
-noted last (`ranking:state`): a run that was killed before is simply done again.
+The source is the index of the access log, with one document per event, so an event counts once even
+when runs are killed or retried. Each computation replaces the whole ranking: in Redis by one
+transaction, in the index by one bulk request. The state of the window (`ranking:state`) is written
+last, so the ranking of a killed run is computed again.
 
-In Redis (the prefix `ranking:` belongs to us):
+In Redis (the prefix `ranking:` is reserved for the ranking):
 
 - `ranking:names`, `ranking:uris`: sorted sets, member -> accesses; the most accessed are
-  `ZREVRANGE ranking:names 0 9 WITHSCORES`. They hold the first `size` places, as a window may have
-  millions of uris.
-- `ranking:name:<rank>`, `ranking:uri:<rank>`: a hash for each place, `kind key rank accesses
-  computed_at`, named by its rank, as a uri may have kilobytes.
-- `ranking:places`: a sorted set that lists the hashes, so that Trino need not search for them.
+  `ZREVRANGE ranking:names 0 9 WITHSCORES`. They contain the first `size` keys, because a window may
+  have millions of uris.
+- `ranking:name:<rank>`, `ranking:uri:<rank>`: a hash per ranked key, `kind key rank accesses
+  computed_at`. Its name has the rank, because a uri may have kilobytes.
+- `ranking:entries`: a sorted set that lists the hashes, so that Trino need not scan for them.
 
-Places of equal accesses are ordered as ZREVRANGE does it: descending bytes of the key.
+Keys with equal accesses are ordered as by ZREVRANGE: descending bytes of the key.
 """
 
 import heapq
@@ -46,19 +46,19 @@ INDEX = contract.RANKING_INDEX
 SQL_PATH = Path(__file__).with_name("access_ranking.sql")
 MAPPING = Path(__file__).with_name("access.ranking.json")
 STATE = "ranking:state"
-PLACES = "ranking:places"
-# The kind of a place is the field of the access log that is ranked; each has its sorted set.
+ENTRIES = "ranking:entries"
+# The kind of a ranked key is its field in the access log; each kind has its sorted set.
 KINDS = {"name": "ranking:names", "uri": "ranking:uris"}
-# How far back in each partition the latest event of a name or uri is looked for.
+# How many of the latest offsets of each partition are searched for the latest event of a key.
 RECENT_OFFSETS = 2_500
 
 
 class RankingConflict(Exception):
-    """Another run has put its ranking in the place of ours; nothing is lost."""
+    """Another run has replaced this run's ranking in Redis; nothing is lost."""
 
 
 class RankingStore(Protocol):
-    """Redis, as far as the ranking needs it."""
+    """The operations on Redis that the ranking needs."""
 
     def replace(
         self,
@@ -66,8 +66,8 @@ class RankingStore(Protocol):
         sorted_sets: Mapping[str, Mapping[str, int]],
         hashes: Mapping[str, Mapping[str, str]],
     ) -> None:
-        """Set these sorted sets and hashes anew, and delete the hashes that the sorted set
-        `listing` named before and that are not among them; all of it or nothing."""
+        """Replace these sorted sets and hashes, and delete the hashes that the sorted set `listing`
+        named before and that are not among them, in one transaction."""
 
     def set_hash(self, key: str, fields: Mapping[str, str]) -> None:
         """Set a hash to exactly these fields."""
@@ -77,8 +77,8 @@ class RankingStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """One place of the ranking; `rank` counts from 1 within its kind."""
+class RankedKey:
+    """A name or uri with its rank, which counts from 1 within its kind."""
 
     kind: str
     rank: int
@@ -92,11 +92,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankingReport:
-    """What one ranking found and wrote."""
+    """The result of one ranking. `ranked`: number of ranked keys by kind; `removed`: documents
+    deleted because their rank no longer exists."""
 
     window: Window
     events: int
-    places: Mapping[str, int]
+    ranked: Mapping[str, int]
     documents: Sequence[dict[str, Any]]
     removed: int
     query: QueryStats
@@ -107,14 +108,14 @@ class RankingReport:
 class Ranking:
     """The ranking of a flow's events, with the servers that it needs.
 
-    `recent_offsets`: the latest event of a place is looked for among so many of each partition.
+    `recent_offsets`: how many offsets of each partition are searched for the latest event of a key.
     """
 
     flow: Flow
     log: Log
     engine: QueryEngine
     store: DocumentStore
-    board: RankingStore
+    ranking_store: RankingStore
     window_seconds: int
     size: int
     recent_offsets: int = RECENT_OFFSETS
@@ -123,41 +124,43 @@ class Ranking:
         return Window(now - timedelta(seconds=self.window_seconds), now)
 
     def is_due(self, now: datetime, pause_seconds: float) -> tuple[bool, str]:
-        """Whether the window holds other events than when it was ranked last, and that was not
-        within the pause; with numbers, in words.
+        """Whether the events of the window have changed since the latest ranking, and the pause
+        after it is over; with the reason.
 
-        Count and oldest event tell: when an event leaves the window, so does the oldest; when none
-        leaves, another one makes the count grow.
+        Count and oldest event detect each change: the oldest event changes when one leaves the
+        window; the count grows when one is added and none leaves.
         """
-        held = self.board.hash(STATE)
-        if held:
-            age = (now - datetime.fromisoformat(held["computed_at"])).total_seconds()
+        state = self.ranking_store.hash(STATE)
+        if state:
+            age = (now - datetime.fromisoformat(state["computed_at"])).total_seconds()
             if 0 <= age < pause_seconds:
-                return False, f"ranked {held['events']} events {age:.0f} s ago"
+                return False, f"ranked {state['events']} events {age:.0f} s ago"
         with self.store.snapshot(self.flow.index) as snapshot:
             extent = snapshot.extent(self._within(self.window(now)))
-        said = f"{extent.count} events in the last {self.window_seconds} s"
-        if not held:
-            return extent.count > 0, f"{said}, never ranked"
-        return not self._state(extent).items() <= held.items(), f"{said}, ranked {held['events']}"
+        found = f"{extent.count} events in the last {self.window_seconds} s"
+        if not state:
+            return extent.count > 0, f"{found}, never ranked"
+        is_ranked = self._state(extent).items() <= state.items()
+        return not is_ranked, f"{found}, ranked {state['events']}"
 
     def compute(self, now: datetime) -> RankingReport:
-        """Rank the window that ends now. Raises RankingReplaced, and what query and bulk raise."""
+        """Rank the window that ends now. Raises RankingConflict, and the errors of query and
+        bulk."""
         began = time.monotonic()
         window = self.window(now)
         self.store.ensure_index(INDEX, MAPPING)
         self.store.refresh(self.flow.index)
         with self.store.snapshot(self.flow.index) as snapshot:
             extent = snapshot.extent(self._within(window))
-            places = [place for kind in KINDS for place in self._places(snapshot, kind, window)]
-        self.board.replace(PLACES, *_board(places, computed_at=iso(now)))
-        documents, stats = self._joined(places, extent, iso(now))
+            entries = [each for kind in KINDS for each in self._ranked(snapshot, kind, window)]
+        self.ranking_store.replace(ENTRIES, *_redis_keys(entries, computed_at=iso(now)))
+        documents, stats = self._joined(entries, extent, iso(now))
         removed = self._write(documents)
-        self.board.set_hash(STATE, self._state(extent) | {"computed_at": iso(now)})
+        self.ranking_store.set_hash(STATE, self._state(extent) | {"computed_at": iso(now)})
         return RankingReport(
             window=window,
             events=extent.count,
-            places={kind: sum(place.kind == kind for place in places) for kind in KINDS},
+            ranked={kind: sum(each.kind == kind for each in entries) for kind in KINDS},
             documents=documents,
             removed=removed,
             query=stats,
@@ -168,7 +171,7 @@ class Ranking:
         return Where("@timestamp", window)
 
     def _state(self, extent: Extent) -> dict[str, str]:
-        """What tells whether a window was ranked already, by these settings."""
+        """The values that identify a ranked window and the settings of its ranking."""
         return {
             "events": str(extent.count),
             "oldest": iso(extent.oldest) if extent.oldest else "",
@@ -176,17 +179,17 @@ class Ranking:
             "size": str(self.size),
         }
 
-    def _places(self, snapshot: Snapshot, kind: str, window: Window) -> Iterator[Place]:
+    def _ranked(self, snapshot: Snapshot, kind: str, window: Window) -> Iterator[RankedKey]:
         groups = snapshot.groups([kind], self._within(window))
         counted = ((key, accesses) for (key,), accesses in groups if key is not None)
         for rank, (key, accesses) in enumerate(most_accessed(counted, self.size), start=1):
-            yield Place(kind, rank, key, accesses)
+            yield RankedKey(kind, rank, key, accesses)
 
     def _joined(
-        self, places: Sequence[Place], extent: Extent, computed_at: str
+        self, entries: Sequence[RankedKey], extent: Extent, computed_at: str
     ) -> tuple[list[dict[str, Any]], QueryStats]:
-        """The rows of Trino, which reads the places from Redis, as documents."""
-        if not places:
+        """The documents: rows of Trino, which reads the entries from Redis."""
+        if not entries:
             return [], QueryStats()
         sql, parameters = ranges_query(SQL_PATH, self._recent())
         with self.engine.query(sql, parameters) as answer:
@@ -195,30 +198,33 @@ class Ranking:
         common = {"window_seconds": self.window_seconds, "events": extent.count}
         documents = [dict(zip(columns, row, strict=True)) | common for row in rows]
         read = [(each["kind"], each["rank"], each["computed_at"]) for each in documents]
-        if sorted(read) != sorted((each.kind, each.rank, computed_at) for each in places):
+        if sorted(read) != sorted((each.kind, each.rank, computed_at) for each in entries):
             raise RankingConflict(f"Redis holds another ranking than that of {computed_at}")
         return documents, answer.stats
 
     def _recent(self) -> Slice:
-        """The last offsets of each partition that are indexed.
+        """The last indexed offsets of each partition.
 
-        They begin after the last message that Trino cannot decode: it would fail the query.
+        They start after the last message that Trino cannot decode: it would fail the query.
         """
         state, held = positions.look(self.log, self.store, self.flow)
-        spoilt = self._unreadable(state.topic_id)
+        undecodable = self._undecodable(state.topic_id)
         ranges = []
-        for partition, marks in sorted(state.partitions.items()):
-            end = min(held.get(partition, Position(marks.low)).offset, marks.high)
-            start = max(marks.low, end - self.recent_offsets, spoilt.get(partition, -1) + 1)
+        for partition, watermarks in sorted(state.partitions.items()):
+            position = held.get(partition, Position(watermarks.low))
+            end = min(position.offset, watermarks.high)
+            start = max(
+                watermarks.low, end - self.recent_offsets, undecodable.get(partition, -1) + 1
+            )
             if start < end:
                 ranges.append(OffsetRange(partition, start, end))
-        if not ranges:  # a query needs one: behind the end there is no event
+        if not ranges:  # a query needs a range: this one is past the end and empty
             high = state.partitions[0].high
             ranges = [OffsetRange(0, high, high + 1)]
         return Slice(tuple(ranges))
 
-    def _unreadable(self, topic_id: str) -> dict[int, int]:
-        """The last offset of each partition whose message Trino could not decode."""
+    def _undecodable(self, topic_id: str) -> dict[int, int]:
+        """The offset of each partition's last message that Trino could not decode."""
         equal = (("flow", self.flow.name), ("topic_id", topic_id), ("reason", "unreadable"))
         self.store.refresh(DEAD_INDEX)
         with self.store.snapshot(DEAD_INDEX) as snapshot:
@@ -226,25 +232,25 @@ class Ranking:
             return {partition: offset for (partition, offset), _ in groups}
 
     def _write(self, documents: Sequence[Mapping[str, Any]]) -> int:
-        """Put the documents of the ranking, and delete those of ranks that are gone."""
-        ours = {_identity(each["kind"], each["rank"]): each for each in documents}
+        """Put the documents of the ranking and delete those of ranks that no longer exist."""
+        current = {_identity(each["kind"], each["rank"]): each for each in documents}
         self.store.refresh(INDEX)
         with self.store.snapshot(INDEX) as snapshot:
             groups = snapshot.groups(["kind", "rank"], Where("computed_at", EVER))
-            gone = {_identity(kind, rank) for (kind, rank), _ in groups} - ours.keys()
-        operations = [put(INDEX, key, orjson.dumps(document)) for key, document in ours.items()]
+            gone = {_identity(kind, rank) for (kind, rank), _ in groups} - current.keys()
+        operations = [put(INDEX, key, orjson.dumps(document)) for key, document in current.items()]
         operations += [delete(INDEX, key) for key in sorted(gone)]
         for result in send(self.store, operations):
             if result.rejected:
-                raise SliceError(f"{INDEX} refuses a document: {result.error}: {result.reason}")
+                raise SliceError(f"{INDEX} rejects a document: {result.error}: {result.reason}")
         self.store.refresh(INDEX)
         return len(gone)
 
 
 def most_accessed(counted: Iterable[tuple[str, int]], size: int) -> list[tuple[str, int]]:
-    """The `size` keys with the most accesses, of equal ones those with the greater bytes first.
+    """The `size` keys with the most accesses; among equals the greater bytes come first.
 
-    Code points of strings are in the order of their UTF-8 bytes. Memory is O(size).
+    Strings compare by code points, which is the order of their UTF-8 bytes. Memory is O(size).
     """
     highest = heapq.nlargest(size, ((accesses, key) for key, accesses in counted))
     return [(key, accesses) for accesses, key in highest]
@@ -254,20 +260,20 @@ def _identity(kind: str, rank: int) -> str:
     return f"{kind}:{rank}"
 
 
-def _board(
-    places: Sequence[Place], computed_at: str
+def _redis_keys(
+    entries: Sequence[RankedKey], computed_at: str
 ) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, str]]]:
     """The sorted sets and the hashes of a ranking."""
-    sorted_sets: dict[str, dict[str, int]] = {PLACES: {}, **{key: {} for key in KINDS.values()}}
+    sorted_sets: dict[str, dict[str, int]] = {ENTRIES: {}, **{key: {} for key in KINDS.values()}}
     hashes = {}
-    for order, place in enumerate(places):
-        sorted_sets[KINDS[place.kind]][place.key] = place.accesses
-        sorted_sets[PLACES][place.hash_key] = order
-        hashes[place.hash_key] = {
-            "kind": place.kind,
-            "rank": str(place.rank),
-            "key": place.key,
-            "accesses": str(place.accesses),
+    for order, each in enumerate(entries):
+        sorted_sets[KINDS[each.kind]][each.key] = each.accesses
+        sorted_sets[ENTRIES][each.hash_key] = order
+        hashes[each.hash_key] = {
+            "kind": each.kind,
+            "rank": str(each.rank),
+            "key": each.key,
+            "accesses": str(each.accesses),
             "computed_at": computed_at,
         }
     return sorted_sets, hashes

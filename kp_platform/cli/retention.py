@@ -31,11 +31,12 @@ def retention(
     from kp_platform.adapters.kafka import KafkaAdapter
     from kp_platform.flows.builtin import FLOWS
     from kp_platform.orchestration.instance import open_instance
-    from kp_platform.orchestration.retention import expire, sentence
+    from kp_platform.orchestration.retention import Retention, sentence
 
     elasticsearch, kafka = ElasticsearchAdapter(settings), KafkaAdapter(settings)
     with open_instance(folder, settings.dagster_postgres_url.get_secret_value()) as instance:
-        found = expire(elasticsearch, kafka, instance, FLOWS, datetime.now(UTC), dry_run)
+        applied = Retention(elasticsearch, kafka, instance, FLOWS, settings)
+        found = applied.apply(datetime.now(UTC), dry_run=dry_run)
     if as_json:
         print_json([asdict(each) for each in found])
     else:

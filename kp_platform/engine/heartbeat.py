@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 import orjson
 
+from kp_platform.engine.offsets import assignment_text
 from kp_platform.engine.store import DocumentStore, put
 from kp_platform.engine.store import send as send_operations
 from web_emitter import contract
@@ -24,6 +25,11 @@ INTERVAL_SECONDS = 5.0
 OF = contract.ASSIGNMENT_SEPARATOR
 
 logger = logging.getLogger(__name__)
+
+
+def work_name(flow_name: str, assignment: range) -> str:
+    """The work of a run: its flow, and the assigned partitions unless the run consumes all."""
+    return OF.join(filter(None, (flow_name, assignment_text(assignment))))
 
 
 @contextmanager
@@ -61,7 +67,5 @@ def age_seconds(store: DocumentStore, work: str, run_id: str) -> float | None:
 def send(store: DocumentStore, work: str, run_id: str) -> None:
     """Say that `run_id` is at `work` now. Raises what `store.send` raises."""
     store.ensure_index(INDEX)
-    body = contract.HeartbeatDocument(
-        run_id=run_id, sent_at=contract.iso_time(datetime.now(UTC))
-    )
+    body = contract.HeartbeatDocument(run_id=run_id, sent_at=contract.iso_time(datetime.now(UTC)))
     send_operations(store, [put(INDEX, work, orjson.dumps(body))])

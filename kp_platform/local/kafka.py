@@ -21,7 +21,7 @@ from kp_platform.local.service import SERVERS, Port, Service, local_port, quoted
 from kp_platform.local.settings import LocalSettings
 
 if TYPE_CHECKING:
-    from kp_platform.adapters.kafka import Grant
+    from kp_platform.adapters.kafka_admin import Grant
 
 NAME = "kafka"
 BROKER_MEMORY = 500_000_000
@@ -103,10 +103,10 @@ def _ready(settings: LocalSettings) -> None:
 
 def _broker_ready(settings: LocalSettings, address: str) -> None:
     """This broker answers and is part of the cluster."""
-    from kp_platform.adapters.kafka import KafkaAdapter
+    from kp_platform.adapters.kafka_admin import KafkaAdmin
 
     one = settings.model_copy(update={"kafka_bootstrap_servers": address})
-    KafkaAdapter(one).probe_broker()
+    KafkaAdmin(one).probe_broker()
 
 
 def prepare(settings: LocalSettings, broker: Broker) -> None:
@@ -200,7 +200,7 @@ def jaas(mechanism: str, user: str, password: SecretStr, options: Mapping[str, S
 
 def grants(settings: LocalSettings) -> "tuple[Grant, ...]":
     """The rights of each user. READ and WRITE on a topic include DESCRIBE."""
-    from kp_platform.adapters.kafka import Grant
+    from kp_platform.adapters.kafka_admin import Grant
     from kp_platform.adapters.reference_changes import TOPIC as CHANGES
     from kp_platform.flows.builtin import ACCESS_LOG, FLOWS, FULL_TEXT
 
@@ -220,10 +220,10 @@ def grants(settings: LocalSettings) -> "tuple[Grant, ...]":
 def create_topics(settings: LocalSettings) -> list[str]:
     """Create the flows' topics that do not exist, and on local brokers with users grant the rights;
     returns the names of the new topics. Raises ServerDown."""
-    from kp_platform.adapters.kafka import KafkaAdapter
+    from kp_platform.adapters.kafka_admin import KafkaAdmin
     from kp_platform.flows.builtin import FLOWS
 
-    adapter = KafkaAdapter(settings)
+    admin = KafkaAdmin(settings, settings.kafka_admin_user, settings.kafka_admin_password)
     if NAME not in settings.external_services and certificate(settings):
-        adapter.allow(grants(settings))
-    return adapter.create_topics({flow.topic: settings.topic_partitions for flow in FLOWS})
+        admin.allow(grants(settings))
+    return admin.create_topics({flow.topic: settings.topic_partitions for flow in FLOWS})

@@ -1,63 +1,59 @@
-"""The assets: what flows read from, what they write, and the reference data.
+"""The assets and jobs of the flows: topics, and the indices that flows write.
 
-Belongs here: each asset with its description, checks and metadata; bodies read, call the pipeline
-and report. Does not belong here: how a slice is indexed (`pipeline/`), when a run starts
-(`sensors.py`).
+Belongs here: the assets with their descriptions, the configuration of a run, the indexing jobs.
+Does not belong here: how a slice is indexed (`engine/`) or shown (`reporting.py`), when a run
+starts (`flow_sensors.py`).
 """
 
 import gc
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
+from kp_platform import wiring
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.kafka import KafkaAdapter
-from kp_platform.adapters.mysql import MySQLAdapter
-from kp_platform.adapters.redis import RedisAdapter
 from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine import heartbeat
 from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.loader import SliceReport
-from kp_platform.engine.offsets import assignment_text, parse_assignment
-from kp_platform.engine.writer import Outcome
-from kp_platform.flows.builtin import ACCESS_LOG, FULL_TEXT
+from kp_platform.engine.offsets import parse_assignment
 from kp_platform.flows.model import Flow
-from kp_platform.operations import reference_data
+from kp_platform.orchestration.asset_keys import GROUP, REFERENCE_KEYS, flow_key, topic_key
+from kp_platform.orchestration.jobs import RUN_TAGS, AssetJob, asset_job
 from kp_platform.orchestration.lineage import column_metadata
+from kp_platform.orchestration.reporting import (
+    check_results,
+    check_specs,
+    grouped,
+    report_metadata,
+    sentence,
+)
 from kp_platform.settings import Settings
 
-REFERENCE_ROWS = dg.AssetKey(["mysql", "testing.tests"])
-REFERENCE_VALUES = dg.AssetKey(["redis", "test.string"])
-REFERENCE_KEYS = {"mysql": REFERENCE_ROWS, "redis": REFERENCE_VALUES}
-# One group: the asset graph of Dagster folds several, and hides the lineage behind a click.
-GROUP = "enriched_logs"
-# A report costs 11 kB of Dagster's database: small slices that follow each other are reported
-# together, the first ones of a run soon, later ones every few minutes.
-FIRST_REPORT_SECONDS = 5.0
-REPORT_SECONDS = 240.0
-REPORT_ROWS = 100_000
-# A run makes a dozen objects for each event and no cycles of them: at Python's 700, its garbage
-# collector takes half as much CPU as all else.
-OBJECTS_UNTIL_COLLECTED = 50_000
+FLOW_TAG = "kp/flow"
+# On runs that consume only some partitions of a flow, e.g. `0-5`.
+ASSIGNMENT_TAG = "kp/assignment"
+# A run creates a dozen objects per event and no reference cycles: at Python's default of 700, the
+# garbage collector takes half as much CPU as everything else.
+GC_THRESHOLD = 50_000
 
 
 class IndexConfig(dg.Config):
-    """What one run takes; limits that are left out come from the KP_* settings."""
+    """What a run consumes; limits that are left out come from the KP_* settings."""
 
     partitions: str = Field(
-        default="", description="Partitions that the run takes, e.g. `0-5`. Empty: all."
+        default="", description="Partitions that the run consumes, e.g. `0-5`. Empty: all."
     )
 
     slice_rows: int | None = Field(
-        default=None, ge=1, description="Most events that one Trino query reads (KP_SLICE_ROWS)."
+        default=None, ge=1, description="Maximum events per Trino query (KP_SLICE_ROWS)."
     )
     bulk_rows: int | None = Field(
-        default=None, ge=1, description="Most documents in one bulk request (KP_BULK_ROWS)."
+        default=None, ge=1, description="Maximum documents per bulk request (KP_BULK_ROWS)."
     )
     follow_idle_seconds: float | None = Field(
         default=None,
@@ -68,20 +64,15 @@ class IndexConfig(dg.Config):
         default=None, gt=0, description="Seconds after which the run ends (KP_MAX_RUN_SECONDS)."
     )
 
-    def limits(self) -> Limits:
-        settings = Settings()
-        return Limits(
-            **{
-                name: getattr(settings, name) if given is None else given
-                for name, given in self.model_dump(exclude={"partitions"}).items()
-            }
-        )
+    def limits(self, settings: Settings) -> Limits:
+        values = self.model_dump(exclude={"partitions"}, exclude_none=True)
+        return replace(wiring.limits(settings), **values)
 
 
 def topic_asset(flow: Flow) -> dg.AssetSpec:
-    """The topic that a flow reads; made by the emitter, so Dagster only shows it."""
+    """The topic that a flow reads; it is written by the emitter, so Dagster only shows it."""
     return dg.AssetSpec(
-        key=dg.AssetKey(["kafka", flow.topic]),
+        key=topic_key(flow),
         kinds={"kafka"},
         group_name=GROUP,
         description=f"Topic {flow.topic}: JSON objects {', '.join(flow.fields)}, one per event.",
@@ -89,13 +80,9 @@ def topic_asset(flow: Flow) -> dg.AssetSpec:
     )
 
 
-def flow_asset_key(flow: Flow) -> dg.AssetKey:
-    return dg.AssetKey(flow.asset)
-
-
 def flow_asset(flow: Flow) -> dg.AssetsDefinition:
-    """What a flow writes."""
-    key = flow_asset_key(flow)
+    """The documents that a flow writes."""
+    key = flow_key(flow)
 
     @dg.asset(
         key=key,
@@ -105,48 +92,42 @@ def flow_asset(flow: Flow) -> dg.AssetsDefinition:
         output_required=False,
         freshness_policy=_freshness(flow),
         description=(
-            f"{flow.description}. Index `{flow.index}`{_documents(flow)}. A run takes slices until "
-            "it is caught up, then follows the topic. Each materialization reports one slice, or "
-            "several small ones in a row."
+            f"{flow.description}. Index `{flow.index}`{_documents(flow)}. A run processes slices "
+            "until it is caught up, then follows the topic. Each materialization reports one "
+            "slice, or several small consecutive ones."
         ),
         metadata={
             "index": flow.index,
             "topic": flow.topic,
             "sql": dg.MetadataValue.md(f"```sql\n{flow.query.read_text()}\n```"),
-            **column_metadata(flow, _tables(flow)),
+            **column_metadata(flow),
         },
-        check_specs=[
-            dg.AssetCheckSpec(
-                "slice_complete",
-                asset=key,
-                description="Each offset that was asked for came once, and is accounted for.",
-            ),
-            dg.AssetCheckSpec(
-                "no_dead_letters",
-                asset=key,
-                description="No message of this run went to the dead letters (index kp.dead).",
-            ),
-            dg.AssetCheckSpec(
-                "no_gaps",
-                asset=key,
-                description="Kafka still had every event that was not indexed yet; else: kp.gaps.",
-            ),
-        ],
+        check_specs=check_specs(key),
     )
     def index_slices(
         context: dg.AssetExecutionContext,
         config: IndexConfig,
+        settings: dg.ResourceParam[Settings],
         kafka: dg.ResourceParam[KafkaAdapter],
         trino: dg.ResourceParam[TrinoAdapter],
         elasticsearch: dg.ResourceParam[ElasticsearchAdapter],
     ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
-        run_id, limits = context.run.run_id, config.limits()
+        run_id, limits = context.run.run_id, config.limits(settings)
         assignment = parse_assignment(config.partitions)
-        yield from _index(
-            context, key, Indexer(flow, kafka, trino, elasticsearch, limits, run_id, assignment)
-        )
+        indexer = Indexer(flow, kafka, trino, elasticsearch, limits, run_id, assignment)
+        yield from _index(context, key, indexer, settings.emitter_url)
 
     return index_slices
+
+
+def indexing_job(flow: Flow) -> AssetJob:
+    """Index a flow's topic until idle."""
+    return asset_job(
+        f"index_{flow.name}",
+        [flow_key(flow)],
+        f"Index topic {flow.topic} in slices until caught up, then follow it until idle.",
+        tags={FLOW_TAG: flow.name, **RUN_TAGS},
+    )
 
 
 def _freshness(flow: Flow) -> dg.FreshnessPolicy | None:
@@ -157,226 +138,32 @@ def _freshness(flow: Flow) -> dg.FreshnessPolicy | None:
 
 def _upstream(flow: Flow) -> list[dg.AssetKey]:
     references = [REFERENCE_KEYS[source] for source in flow.references]
-    refreshed = [flow_asset_key(flow.rewrites.target)] if flow.rewrites else []
-    return [topic_asset(flow).key, *references, *refreshed]
-
-
-def _tables(flow: Flow) -> dict[str, dg.AssetKey]:
-    """The assets behind the catalogs of Trino that a flow's query reads."""
-    return {
-        "kafka_tests": topic_asset(flow).key,
-        "my_tests": REFERENCE_ROWS,
-        "red_tests": REFERENCE_VALUES,
-    }
+    refreshed = [flow_key(flow.rewrites.target)] if flow.rewrites else []
+    return [topic_key(flow), *references, *refreshed]
 
 
 def _documents(flow: Flow) -> str:
     if flow.rewrites:
         return f": its documents whose {flow.rewrites.document_field} is a message's key"
-    return f", one document for each event, its id the event's {flow.id_field}"
-
-
-def work_of(flow: Flow, assignment: range) -> str:
-    """The name of a run's lease: the flow, and the partitions of it unless it takes all."""
-    return heartbeat.OF.join(filter(None, (flow.name, assignment_text(assignment))))
+    return f", one document for each event; its id is the event's {flow.id_field}"
 
 
 def _index(
-    context: dg.AssetExecutionContext, key: dg.AssetKey, indexer: Indexer
+    context: dg.AssetExecutionContext, key: dg.AssetKey, indexer: Indexer, emitter_url: str
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
     total = SliceReport()
-    gc.set_threshold(OBJECTS_UNTIL_COLLECTED)
+    gc.set_threshold(GC_THRESHOLD)
     try:
-        work = work_of(indexer.flow, indexer.assignment)
+        work = heartbeat.work_name(indexer.flow.name, indexer.assignment)
         with heartbeat.running(indexer.store, work, indexer.run_id):
-            for report in gathered(indexer.run()):
+            for report in grouped(indexer.run()):
                 context.log.info("%s", sentence(report))
-                metadata = report_metadata(indexer.flow, report, indexer.run_id)
+                metadata = report_metadata(indexer.flow, report, indexer.run_id, emitter_url)
                 yield dg.AssetMaterialization(key, metadata=metadata)
                 total = total.followed_by(report)
     except Exception as error:
         yield from check_results(key, total, failure=error)
         raise
     if not total.slices:
-        context.log.info("nothing to index: the flow is caught up, or another run holds it")
+        context.log.info("nothing to index: the flow is caught up, or another run indexes it")
     yield from check_results(key, total)
-
-
-def gathered(
-    reports: Iterator[SliceReport | None], seconds: float = FIRST_REPORT_SECONDS
-) -> Iterator[SliceReport]:
-    """Reports joined until they count `REPORT_ROWS` rows, or for a while: `seconds` after the
-    first, which goes out at once, then always twice as long, at most `REPORT_SECONDS`."""
-    waiting: SliceReport | None = None
-    due = time.monotonic()
-    try:
-        for report in reports:
-            if report is not None:
-                waiting = waiting.followed_by(report) if waiting else report
-            if waiting is None:
-                continue
-            if waiting.rows >= REPORT_ROWS or time.monotonic() >= due:
-                yield waiting
-                waiting, due = None, time.monotonic() + seconds
-                seconds = min(2 * seconds, REPORT_SECONDS)
-    except Exception:
-        if waiting is not None:  # what was done before the failure stays told
-            yield waiting
-        raise
-    if waiting is not None:
-        yield waiting
-
-
-def sentence(report: SliceReport) -> str:
-    """A report for the log of a run."""
-    outcome = report.outcome
-    done = ", ".join(f"{count} {what}" for what, count in _counts(outcome).items() if count)
-    empty = f" ({report.empty} offsets hold no message)" if report.empty else ""
-    return (
-        f"{_offsets(report)}: {report.rows} rows{empty}, {done or 'nothing'}, "
-        f"{report.total_seconds:.2f} s, lag {report.lag_after}"
-    )
-
-
-def _counts(outcome: Outcome) -> dict[str, int]:
-    return {
-        "indexed": outcome.indexed,
-        "already there": outcome.already_there,
-        "duplicates": outcome.duplicates,
-        "changes applied": outcome.applied,
-        "documents rewritten": outcome.refreshed,
-        "dead letters": outcome.dead_lettered.total(),
-    }
-
-
-def report_metadata(
-    flow: Flow, report: SliceReport, run_id: str
-) -> dict[str, dg.MetadataValue[Any]]:
-    """A report for the Dagster UI; numbers are plotted over time."""
-    value, outcome = dg.MetadataValue, report.outcome
-    return {
-        "dagster/row_count": value.int(outcome.indexed + outcome.refreshed),
-        "slices": value.int(report.slices),
-        "offsets": value.text(_offsets(report)),
-        "rows": value.int(report.rows),
-        "offsets without a message": value.int(report.empty),
-        **{name: value.int(count) for name, count in _counts(outcome).items()},
-        "losses": value.json(list(report.losses)),
-        "missing enrichment": value.json({s: report.missing[s] for s in flow.references}),
-        "seconds": value.float(round(report.total_seconds, 3)),
-        "seconds in Trino": value.float(round(report.trino_seconds, 3)),
-        "seconds in Elasticsearch": value.float(round(report.elasticsearch_seconds, 3)),
-        "lag after": value.int(report.lag_after),
-        "processed rows": value.int(report.query.processed_rows),
-        "query id": value.text(report.query.query_id),
-        "query": value.url(report.query.info_url),
-        **{name: value.url(url) for name, url in _pages(flow, report, run_id).items()},
-        "preview": preview(report.preview, ("@timestamp", *flow.fields, *flow.references.values())),
-    }
-
-
-def _pages(flow: Flow, report: SliceReport, run_id: str) -> dict[str, str]:
-    """Where people read what was written, on the pages of the emitter."""
-    address = Settings().emitter_url
-    if flow is FULL_TEXT:
-        return {"page": f"{address}/fulltext"}
-    if flow is not ACCESS_LOG:
-        return {}
-    pages = {"page": f"{address}/analysis?run={run_id}"}
-    if report.preview:
-        pages["document"] = f"{address}/analysis/{report.preview[0]['uuid']}"
-    return pages
-
-
-def partitioned_asset(**options: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """`dg.asset`, of which a backfill is one run for all partitions that it is asked for."""
-    with warnings.catch_warnings():
-        # The parameter is beta. Without it a run for each partition would cost four CPU-seconds.
-        warnings.simplefilter("ignore", dg.BetaWarning)
-        policy = dg.BackfillPolicy.single_run()
-        made: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
-            backfill_policy=policy, **options
-        )
-    return made
-
-
-def preview(documents: Sequence[dict[str, Any]], columns: Sequence[str]) -> dg.TableMetadataValue:
-    """Some columns of a few documents as a table, so that a person sees what was handled; each
-    column costs 200 bytes of Dagster's database."""
-    schema = dg.TableSchema(columns=[dg.TableColumn(name, "string") for name in columns])
-    rows = [{name: _shown(document.get(name)) for name in columns} for document in documents]
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=schema)
-
-
-def check_results(
-    key: dg.AssetKey, total: SliceReport, failure: Exception | None = None
-) -> Iterator[dg.AssetCheckResult]:
-    """The checks of a run, from the sum of its reports and the error that ended it, if any."""
-    outcome = total.outcome
-    asked, settled = sum(len(part) for part in total.asked), outcome.settled
-    yield dg.AssetCheckResult(
-        asset_key=key,
-        check_name="slice_complete",
-        passed=failure is None and asked - total.empty == total.rows == settled,
-        description=str(failure) if failure else None,
-        metadata={
-            "offsets asked for": asked,
-            "offsets without a message": total.empty,
-            "rows": total.rows,
-            "accounted for": settled,
-        },
-    )
-    yield dg.AssetCheckResult(
-        asset_key=key,
-        check_name="no_dead_letters",
-        passed=not outcome.dead_lettered,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={
-            "dead letters": outcome.dead_lettered.total(),
-            "reasons": dict(outcome.dead_lettered),
-        },
-    )
-    yield dg.AssetCheckResult(
-        asset_key=key,
-        check_name="no_gaps",
-        passed=not total.losses,
-        metadata={"losses": list(total.losses)},
-    )
-
-
-def reference_assets() -> list[dg.AssetsDefinition]:
-    """The example's rows and values, loaded when materialized."""
-
-    @dg.asset(
-        key=REFERENCE_ROWS,
-        kinds={"mysql"},
-        group_name=GROUP,
-        description="Table testing.tests in MySQL: who can be accessed. Loading keeps ids.",
-    )
-    def reference_rows(
-        mysql: dg.ResourceParam[MySQLAdapter], kafka: dg.ResourceParam[KafkaAdapter]
-    ) -> dg.MaterializeResult[None]:
-        count = reference_data.seed_rows(mysql, kafka.publish_changes)
-        return dg.MaterializeResult(metadata={"dagster/row_count": count})
-
-    @dg.asset(
-        key=REFERENCE_VALUES,
-        kinds={"redis"},
-        group_name=GROUP,
-        description="Plain string keys in Redis: the URL of each name. Loading sets them anew.",
-    )
-    def reference_values(
-        redis: dg.ResourceParam[RedisAdapter], kafka: dg.ResourceParam[KafkaAdapter]
-    ) -> dg.MaterializeResult[None]:
-        count = reference_data.seed_values(redis, kafka.publish_changes)
-        return dg.MaterializeResult(metadata={"dagster/row_count": count})
-
-    return [reference_rows, reference_values]
-
-
-def _offsets(report: SliceReport) -> str:
-    return " ".join(str(part) for part in report.asked) or "none"
-
-
-def _shown(value: object) -> str:
-    return "" if value is None else str(value)[:200]

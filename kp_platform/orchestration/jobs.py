@@ -1,43 +1,31 @@
-"""The jobs: one for each flow, and one that loads the reference data.
+"""What the jobs of all features share: one process, and the tags of their runs.
 
-Belongs here: which assets run together, on which executor. Does not belong here: what they do.
+Belongs here: constants, and the declaration of a job on assets. Does not belong here: the jobs,
+which are declared beside their assets.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
-from kp_platform.flows.model import Flow
-from kp_platform.orchestration.flow_assets import REFERENCE_ROWS, REFERENCE_VALUES, flow_asset_key
-
-AssetJob = Any  # what define_asset_job returns has no public name
-FLOW_TAG = "kp/flow"
-# On runs that take some partitions of a flow only, e.g. `0-5`.
-ASSIGNMENT_TAG = "kp/assignment"
-# After this Dagster's run monitoring ends a run whose machine is gone; runs end long before.
+AssetJob = Any  # the return type of define_asset_job has no public name
+# Run monitoring ends a run whose machine is gone after this time; other runs end long before.
 MAX_RUNTIME_SECONDS = 3600
-SENSOR_RUN_TAGS = {
+RUN_TAGS = {
     "dagster/max_runtime": str(MAX_RUNTIME_SECONDS),
-    "dagster/max_retries": "0",  # the sensor starts the next run, with a pause
+    "dagster/max_retries": "0",  # the next run is started by a sensor after a pause, or by a user
 }
 
 
-def indexing_job(flow: Flow) -> AssetJob:
-    """Take a flow's topic until idle. In one process: a step of its own would cost 2.5 s."""
+def asset_job(
+    name: str, assets: Sequence[dg.AssetKey], description: str, tags: Mapping[str, str] = RUN_TAGS
+) -> AssetJob:
+    """A job on assets that runs in one process: a process for each step would cost 2.5 s."""
     return dg.define_asset_job(
-        name=f"index_{flow.name}",
-        selection=dg.AssetSelection.assets(flow_asset_key(flow)),
-        description=f"Take topic {flow.topic} in slices until caught up, then follow until idle.",
+        name=name,
+        selection=dg.AssetSelection.assets(*assets),
+        description=description,
         executor_def=dg.in_process_executor,
-        tags={FLOW_TAG: flow.name, **SENSOR_RUN_TAGS},
-    )
-
-
-def reference_job() -> AssetJob:
-    """Load the reference data, as `kp seed` does."""
-    return dg.define_asset_job(
-        name="seed_reference_data",
-        selection=dg.AssetSelection.assets(REFERENCE_ROWS, REFERENCE_VALUES),
-        description="Load the example's rows into MySQL and its values into Redis; repeatable.",
-        executor_def=dg.in_process_executor,
+        tags=dict(tags),
     )

@@ -1,20 +1,19 @@
 """The KPIs in Dagster: the hourly asset `access_kpi`, its job and its sensor.
 
-Belongs here: partitions, which hours a run or a backfill computes, when they are asked for, and how
-a run reports them. Does not belong here: how an hour is counted (`pipeline/kpi.py`). The three
-stand in one module because they share the partitions.
+Belongs here: partitions, which hours a run or a backfill computes, when runs start, and how they
+report. Does not belong here: how an hour is counted (`analytics/kpi.py`), and how a run repeats its
+work (`periodic.py`).
 
-The sensor keeps no state: it compares the log with what `access.kpi` tells. Hours that follow each
-other are computed by one run (a run costs four CPU-seconds, an hour in it some milliseconds).
+The sensor keeps no state: it compares the log with index `access.kpi`. Consecutive hours are
+computed by one run: a run costs four CPU-seconds, an hour in it some milliseconds.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
 
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.errors import ServerDown
@@ -23,38 +22,33 @@ from kp_platform.analytics.kpi import (
     HourReport,
     StaleHour,
     compute_hour,
-    hours_to_look_at,
-    spans,
+    consecutive_hours,
+    hours_to_check,
     stale_hours,
 )
-from kp_platform.engine import heartbeat
 from kp_platform.engine.counting import HOUR
 from kp_platform.engine.store import DocumentStore
 from kp_platform.flows.builtin import ACCESS_LOG
-from kp_platform.orchestration import periodic
-from kp_platform.orchestration.flow_assets import GROUP, flow_asset_key, partitioned_asset, preview
-from kp_platform.orchestration.jobs import MAX_RUNTIME_SECONDS, SENSOR_RUN_TAGS, AssetJob
-from kp_platform.orchestration.run_state import (
-    FOLLOWS_TAG,
-    JobRun,
-    latest_runs,
-    live_runs,
-    seconds_to_wait,
-)
+from kp_platform.orchestration.asset_keys import GROUP, flow_key
+from kp_platform.orchestration.jobs import AssetJob
+from kp_platform.orchestration.partitions import partitioned_asset
+from kp_platform.orchestration.periodic import PeriodicJob, RepeatConfig
+from kp_platform.orchestration.reporting import preview
+from kp_platform.orchestration.run_state import JobRun
 from kp_platform.settings import Settings
 
 KEY = dg.AssetKey("access_kpi")
-JOB_NAME = "compute_access_kpi"
+JOB = PeriodicJob("compute_access_kpi", KEY)
 FIRST_HOUR = datetime(2026, 1, 1, tzinfo=UTC)
 HOURS = dg.HourlyPartitionsDefinition(start_date=FIRST_HOUR, end_offset=1)
-LOOK_SECONDS = 60
-MOST_RUNS = 3
-MOST_HOURS_PER_RUN = 48
+INTERVAL_SECONDS = 60
+MAX_RUNS = 3
+MAX_HOURS_PER_RUN = 48
 PREVIEW_NAMES = 10
 _DESCRIPTION = (
     "Accesses, distinct names and uris, share fully enriched, dead letters and p95 delay from "
     f"access to searchable, of each hour (UTC) and each name in it. Index `{INDEX}`: counted "
-    "exactly from the log. An hour with late events is computed again by itself."
+    "exactly from the log. An hour with late events is recomputed automatically."
 )
 _PARTITION = "dagster/partition"
 _RANGE_START = "dagster/asset_partition_range_start"
@@ -62,22 +56,16 @@ _RANGE_END = "dagster/asset_partition_range_end"
 _KEY_FORMAT = "%Y-%m-%d-%H:%M"
 
 
-class KpiConfig(dg.Config):
-    """Whether a run stays."""
-
-    follow_seconds: float = Field(
-        default=0.0,
-        ge=0,
-        description="Seconds for which the run stays and counts its hours anew when they changed.",
-    )
+class KpiConfig(RepeatConfig):
+    """Whether a run repeats its hours."""
 
 
 def kpi_asset() -> dg.AssetsDefinition:
-    """The asset, a partition for each hour up to the one that is running."""
+    """The asset, a partition for each hour up to the current one."""
 
     @partitioned_asset(
         key=KEY,
-        deps=[flow_asset_key(ACCESS_LOG)],
+        deps=[flow_key(ACCESS_LOG)],
         kinds={"elasticsearch"},
         group_name=GROUP,
         partitions_def=HOURS,
@@ -88,16 +76,20 @@ def kpi_asset() -> dg.AssetsDefinition:
     def access_kpi(
         context: dg.AssetExecutionContext,
         config: KpiConfig,
+        settings: dg.ResourceParam[Settings],
         elasticsearch: dg.ResourceParam[ElasticsearchAdapter],
     ) -> Iterator[dg.AssetMaterialization]:
         hours = [hour_of(partition_key) for partition_key in context.partition_keys]
-        stays = config.follow_seconds > 0  # a run beside it must not take its lease away
-        with (
-            heartbeat.running(elasticsearch, JOB_NAME, context.run.run_id)
-            if stays
-            else nullcontext()
-        ):
-            for report in _reports(elasticsearch, hours, config.follow_seconds):
+        run = _HoursOfRun(elasticsearch, hours, settings.kpi_seconds)
+        with JOB.repetitions(
+            elasticsearch,
+            context.run.run_id,
+            config,
+            run.is_due,
+            pause_seconds=settings.kpi_seconds,
+            limit_seconds=(hours[-1] + HOUR - datetime.now(UTC)).total_seconds(),
+        ) as repetitions:
+            for report in (report for _ in repetitions for report in run.compute()):
                 context.log.info("%s", sentence(report))
                 yield dg.AssetMaterialization(
                     KEY, partition=key_of(report.hour), metadata=report_metadata(report)
@@ -106,114 +98,100 @@ def kpi_asset() -> dg.AssetsDefinition:
     return access_kpi
 
 
-def _reports(
-    store: DocumentStore, hours: Sequence[datetime], follow_seconds: float
-) -> Iterator[HourReport]:
-    """Each hour once, and those that changed again, as long as the last one is not over."""
-    pause, due = Settings().kpi_seconds, list(hours)
+@dataclass(slots=True)
+class _HoursOfRun:
+    """The hours of a run: all are computed once, then those that have become stale."""
 
-    def is_due() -> bool:
-        stale = stale_hours(store, ACCESS_LOG, hours, datetime.now(UTC), pause)
-        due[:] = [each.hour for each in stale]
-        return bool(due)
+    store: DocumentStore
+    hours: Sequence[datetime]
+    pause_seconds: float
+    due: Sequence[datetime] = field(init=False)
 
-    left = (hours[-1] + HOUR - datetime.now(UTC)).total_seconds()
-    for _ in periodic.turns(
-        is_due, seconds=min(follow_seconds, left), idle_seconds=2 * pause + periodic.LOOK_SECONDS
-    ):
-        for hour in due:
-            yield compute_hour(store, ACCESS_LOG, hour, datetime.now(UTC))
+    def __post_init__(self) -> None:
+        self.due = self.hours
+
+    def is_due(self) -> bool:
+        now = datetime.now(UTC)
+        stale = stale_hours(self.store, ACCESS_LOG, self.hours, now, self.pause_seconds)
+        self.due = [each.hour for each in stale]
+        return bool(self.due)
+
+    def compute(self) -> Iterator[HourReport]:
+        for hour in self.due:
+            yield compute_hour(self.store, ACCESS_LOG, hour, datetime.now(UTC))
 
 
 def kpi_job() -> AssetJob:
-    """Compute the KPIs of one hour, or of hours that follow each other, in one process."""
-    return dg.define_asset_job(
-        name=JOB_NAME,
-        selection=dg.AssetSelection.assets(KEY),
-        description="Count the KPIs of the hours asked for.",
-        executor_def=dg.in_process_executor,
-        tags={**SENSOR_RUN_TAGS},
-    )
+    return JOB.define("Count the KPIs of one hour or of consecutive hours.")
 
 
 def kpi_sensor(job: AssetJob) -> dg.SensorDefinition:
-    """The sensor: it finds the hours whose documents no longer tell what the log holds."""
+    """The sensor: it starts runs for the hours whose documents differ from the log."""
 
     @dg.sensor(
         name="access_kpi_hours",
         job=job,
-        minimum_interval_seconds=LOOK_SECONDS,
+        minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Compares the hours of events indexed in the last seven days with their KPIs; starts "
             "runs for those that differ, oldest first, each hour at most every KP_KPI_SECONDS. The "
-            "run of the hour that is not over stays and counts it anew itself."
+            "run of the current hour repeats its count until the hour is over."
         ),
     )
-    def watch_hours(
-        context: dg.SensorEvaluationContext, elasticsearch: dg.ResourceParam[ElasticsearchAdapter]
+    def check_hours(
+        context: dg.SensorEvaluationContext,
+        settings: dg.ResourceParam[Settings],
+        elasticsearch: dg.ResourceParam[ElasticsearchAdapter],
     ) -> list[dg.RunRequest] | dg.SkipReason:
-        latest = latest_runs(context.instance, dg.RunsFilter(job_name=JOB_NAME))
-        if (left := seconds_to_wait(latest)) > 0:
-            return dg.SkipReason(f"{latest[0]} failed, the next starts in {left:.0f} s")
+        if pause := JOB.pause(context.instance):
+            return dg.SkipReason(pause)
         now = datetime.now(UTC)
         try:
-            live = live_runs(
-                context.instance,
-                JOB_NAME,
-                KEY,
-                MAX_RUNTIME_SECONDS,
-                lambda run: heartbeat.age_seconds(elasticsearch, JOB_NAME, run.run_id),
-            )
+            live = JOB.live_runs(context.instance, elasticsearch)
             hours = [
                 hour
-                for hour in hours_to_look_at(elasticsearch, ACCESS_LOG, now)
+                for hour in hours_to_check(elasticsearch, ACCESS_LOG, now)
                 if FIRST_HOUR <= hour <= now
             ]
-            stale = stale_hours(elasticsearch, ACCESS_LOG, hours, now, Settings().kpi_seconds)
+            stale = stale_hours(elasticsearch, ACCESS_LOG, hours, now, settings.kpi_seconds)
         except ServerDown as error:
             return dg.SkipReason(str(error))
-        requests = run_requests(stale, live, now)
+        requests = run_requests(stale, live, now, settings.max_run_seconds)
         return requests or dg.SkipReason(
-            f"{len(hours)} hours looked at, {len(stale)} to compute, {len(live)} runs live"
+            f"{len(hours)} hours checked, {len(stale)} to compute, {len(live)} runs live"
         )
 
-    return watch_hours
+    return check_hours
 
 
 def run_requests(
-    stale: Sequence[StaleHour], live: Sequence[JobRun], now: datetime
+    stale: Sequence[StaleHour], live: Sequence[JobRun], now: datetime, max_run_seconds: float
 ) -> list[dg.RunRequest]:
-    """Runs for the oldest hours that no live run holds, one for hours that follow each other. The
-    one with the hour that is not over yet stays."""
-    reasons = {each.hour: reason(each) for each in stale if not is_held(each.hour, live)}
-    found = spans(reasons, MOST_HOURS_PER_RUN)[:MOST_RUNS]
-    return [_request(first, last, reasons[first], stays=now < last + HOUR) for first, last in found]
-
-
-def _request(first: datetime, last: datetime, reason: str, *, stays: bool) -> dg.RunRequest:
-    tags = {_RANGE_START: key_of(first), _RANGE_END: key_of(last), "kp/reason": reason}
-    if not stays:
-        return dg.RunRequest(tags=tags)
-    config = KpiConfig(follow_seconds=Settings().max_run_seconds)
-    return dg.RunRequest(
-        tags=tags | {FOLLOWS_TAG: "yes"},
-        run_config=dg.RunConfig({KEY.to_python_identifier(): config}),
-    )
+    """Runs for the oldest hours that no live run computes, one for consecutive hours. The run with
+    the current hour repeats its work for at most `max_run_seconds`."""
+    reasons = {each.hour: reason(each) for each in stale if not is_computed(each.hour, live)}
+    requests = []
+    for first, last in consecutive_hours(reasons, MAX_HOURS_PER_RUN)[:MAX_RUNS]:
+        tags = {_RANGE_START: key_of(first), _RANGE_END: key_of(last)}
+        config = KpiConfig(repeat_seconds=max_run_seconds) if now < last + HOUR else None
+        requests.append(JOB.run_request(reasons[first], config, tags))
+    return requests
 
 
 def reason(stale: StaleHour) -> str:
-    """Why an hour is computed (again), with numbers."""
-    found = f"{stale.now.accesses} accesses, {stale.now.complete} complete"
-    found += f", {stale.now.dead_letters} dead letters"
+    """Why an hour is computed, with numbers."""
+    now = f"{stale.now.accesses} accesses, {stale.now.complete} complete"
+    now += f", {stale.now.dead_letters} dead letters"
     if stale.before is None:
-        return f"{found}, not computed yet"
+        return f"{now}, not computed yet"
     before = stale.before
-    return f"{found}; computed {before.accesses}, {before.complete}, {before.dead_letters}"
+    return f"{now}; computed {before.accesses}, {before.complete}, {before.dead_letters}"
 
 
-def is_held(hour: datetime, live: Sequence[JobRun]) -> bool:
-    """Whether one of the live runs computes the hour; one without a partition holds every hour."""
+def is_computed(hour: datetime, live: Sequence[JobRun]) -> bool:
+    """Whether one of the live runs computes the hour; a run without a partition blocks every
+    hour."""
     for run in live:
         only = run.tags.get(_PARTITION)
         first = run.tags.get(_RANGE_START, only)

@@ -1,7 +1,7 @@
-"""Where each column of an index comes from, told to Dagster.
+"""Column lineage of the indices, as metadata of Dagster.
 
 Belongs here: the columns of a flow's documents, their types by the mapping, their sources by the
-SQL that runs. Does not belong here: what is done with a column (`pipeline/documents.py`).
+SQL that runs. Does not belong here: how a column becomes a field (`engine/documents.py`).
 """
 
 import json
@@ -15,23 +15,24 @@ from sqlglot.lineage import lineage
 from kp_platform.engine.offsets import OffsetRange, Slice
 from kp_platform.engine.sql import slice_query
 from kp_platform.flows.model import Flow
+from kp_platform.orchestration.asset_keys import REFERENCE_ROWS, REFERENCE_VALUES, topic_key
 
-# What the pipeline adds to the columns of the SQL.
+# The fields that the engine adds to the columns of the SQL.
 ADDED = {
-    "topic": "the topic that the event was read from",
+    "topic": "the topic of the event",
     "run_id": "the Dagster run that indexed the event",
     "indexed_at": "when the document was sent to Elasticsearch",
-    "delay_ms": "milliseconds from the event to that",
-    "enrichment.state": "complete, partial or none, by how many sources know the event",
-    "enrichment.missing": "the sources that do not know the event",
+    "delay_ms": "milliseconds from the event to `indexed_at`",
+    "enrichment.state": "complete, partial or none, by how many sources have a row for the event",
+    "enrichment.missing": "the sources without a row for the event",
 }
 _ONE = Slice((OffsetRange(0, 0, 1),))
 
-Source = tuple[str, str]  # a table by its full name in Trino, and a column of it
+Source = tuple[str, str]  # the full name of a table in Trino, and one of its columns
 
 
 def sources(flow: Flow) -> dict[str, tuple[Source, ...]]:
-    """The columns of the flow's query, each with the columns of tables that it is made of."""
+    """The columns of the flow's query, each with the table columns that it is derived from."""
     query = parse_one(slice_query(flow, _ONE)[0], dialect="trino")
     for select in query.find_all(expressions.Select):
         _qualify(select)
@@ -42,8 +43,8 @@ def sources(flow: Flow) -> dict[str, tuple[Source, ...]]:
 
 
 def _qualify(select: expressions.Select) -> None:
-    """Columns of a SELECT from one table are the table's. Without a schema sqlglot does not take
-    that for granted in a join, where they might be those of a table outside."""
+    """Qualify the columns of a SELECT from one table. Without a schema sqlglot does not assume that
+    they belong to it: in a subquery of a join they may be columns of an outer table."""
     table = select.args["from_"].this
     if isinstance(table, expressions.Table) and not select.args.get("joins"):
         for column in select.find_all(expressions.Column):
@@ -58,14 +59,19 @@ def _tables(node: Any) -> Iterator[Source]:
             yield f"{table.catalog}.{table.db}.{table.name}", each.name.rpartition(".")[2]
 
 
-def column_metadata(flow: Flow, tables: Mapping[str, dg.AssetKey]) -> dict[str, Any]:
-    """The schema and the lineage of the columns that the flow writes; `tables` are the assets that
-    its query reads, by catalog. The open-source UI shows no column lineage, so the descriptions
-    tell it too."""
+def column_metadata(flow: Flow) -> dict[str, Any]:
+    """The schema and the lineage of the columns that the flow writes. The open-source UI shows no
+    column lineage, so the descriptions contain it too."""
+    # By Trino catalog.
+    tables = {
+        "kafka_tests": topic_key(flow),
+        "my_tests": REFERENCE_ROWS,
+        "red_tests": REFERENCE_VALUES,
+    }
     found = sources(flow)
     types = _types(flow)
     written = [column for column in types if column in found or column in ADDED]
-    if flow.rewrites:  # its messages' own columns reach no document
+    if flow.rewrites:  # columns of its messages are in no document
         own = {"@timestamp", "partition", "offset", *flow.fields}
         written = [column for column in written if column in found and column not in own]
     schema = dg.TableSchema(
@@ -91,11 +97,11 @@ def column_metadata(flow: Flow, tables: Mapping[str, dg.AssetKey]) -> dict[str, 
 def _origin(column: str, found: Mapping[str, tuple[Source, ...]]) -> str:
     if column in found:
         return "from " + ", ".join(f"{table}.{name}" for table, name in found[column])
-    return f"by the pipeline: {ADDED[column]}"
+    return f"added: {ADDED[column]}"
 
 
 def _types(flow: Flow) -> dict[str, str]:
-    """The fields of the mapping with their types; members of objects by their full names."""
+    """The fields of the mapping with their types; members of objects with their full names."""
     text = flow.mapping.read_text()
     return dict(_flat(json.loads(text)["template"]["mappings"]["properties"]))
 

@@ -1,14 +1,14 @@
-"""The pages of the web emitter in Dagster: where the lineage ends, at what people read.
+"""The pages of the web emitter as assets, where the lineage ends.
 
-Belongs here: which assets a page shows. Does not belong here: the pages, which know nothing of
-Dagster (`web_emitter/`).
+Belongs here: which assets a page shows. Does not belong here: the pages (`web_emitter/`), which
+do not depend on Dagster.
 """
 
 import dagster as dg
 
 from kp_platform.flows.builtin import ACCESS_LOG, FULL_TEXT
 from kp_platform.orchestration import kpi, ranking
-from kp_platform.orchestration.flow_assets import GROUP, flow_asset_key
+from kp_platform.orchestration.asset_keys import GROUP, flow_key
 
 
 def page_assets() -> list[dg.AssetSpec]:
@@ -16,10 +16,10 @@ def page_assets() -> list[dg.AssetSpec]:
     return [
         _page(
             "analysis",
-            "search the enriched logs, see what is popular and the figures of each hour",
-            [flow_asset_key(ACCESS_LOG), ranking.KEY, kpi.KEY],
+            "search the enriched logs, see the ranking and the figures of each hour",
+            [flow_key(ACCESS_LOG), ranking.KEY, kpi.KEY],
         ),
-        _page("fulltext", "write notes, and search them", [flow_asset_key(FULL_TEXT)]),
+        _page("fulltext", "write notes, and search them", [flow_key(FULL_TEXT)]),
     ]
 
 

@@ -1,7 +1,7 @@
-"""The replay in Dagster: for each flow an asset of days, of which a backfill makes any again.
+"""Replay in Dagster: for each flow an asset with daily partitions; a backfill reprocesses any days.
 
 Belongs here: the days, and how a run reports them. Does not belong here: what a replay does
-(`pipeline/replay.py`).
+(`operations/replay.py`).
 """
 
 import gc
@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from kp_platform import wiring
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.trino import TrinoAdapter
@@ -24,108 +25,108 @@ from kp_platform.operations.replay import (
     replay_into_new_indices,
 )
 from kp_platform.operations.replay_range import ReplayRange, range_of_time
-from kp_platform.orchestration.flow_assets import (
-    GROUP,
-    OBJECTS_UNTIL_COLLECTED,
-    flow_asset_key,
-    partitioned_asset,
-)
-from kp_platform.orchestration.jobs import AssetJob
+from kp_platform.orchestration.asset_keys import GROUP, flow_key
+from kp_platform.orchestration.flow_assets import GC_THRESHOLD
+from kp_platform.orchestration.jobs import RUN_TAGS, AssetJob, asset_job
+from kp_platform.orchestration.partitions import partitioned_asset
 from kp_platform.settings import Settings
-from kp_platform.wiring import indexers_of, limits
 
-# Older than any topic: what is not held is told.
+# Older than any topic; messages that the topic no longer holds are reported.
 FIRST_DAY = "2026-01-01"
 DAYS = dg.DailyPartitionsDefinition(start_date=FIRST_DAY, end_offset=1)
 MAX_RUNTIME_SECONDS = 24 * 3600
 
 
 class ReplayConfig(dg.Config):
-    """How days are made again."""
+    """How days are reprocessed."""
 
     new_indices: bool = Field(
         default=False,
-        description="Make new indices that then take the place of the old; else write over them.",
+        description="Create new indices that then replace the old ones; otherwise overwrite.",
     )
 
 
 def can_replay(flow: Flow) -> bool:
-    """A flow of changes has no documents of its own."""
+    """A reference refresh has no documents of its own."""
     return flow.rewrites is None
 
 
+def replay_key(flow: Flow) -> dg.AssetKey:
+    return dg.AssetKey(f"replayed_{flow.name}")
+
+
 def replay_asset(flow: Flow, flows: Sequence[Flow]) -> dg.AssetsDefinition:
-    """The days of a flow that were made again."""
-    key = dg.AssetKey(f"replayed_{flow.name}")
+    """The reprocessed days of a flow."""
+    key = replay_key(flow)
 
     @partitioned_asset(
         key=key,
-        deps=[flow_asset_key(flow)],
+        deps=[flow_key(flow)],
         partitions_def=DAYS,
         kinds={"trino", "elasticsearch"},
         group_name=GROUP,
         output_required=False,
         description=(
-            f"Days whose documents were made again from topic {flow.topic}, with the SQL and the "
-            f"reference data of now. Index `{flow.index}`. A backfill makes a range of days in one "
-            "run. What the topic does not hold any more stays as it is. As `kp replay`."
+            f"Days of index `{flow.index}` reprocessed from topic {flow.topic}, with the current "
+            "SQL and reference data. A backfill reprocesses a range of days in one run. Documents "
+            "whose message the topic no longer holds stay as they are. Like `kp replay`."
         ),
         metadata={"index": flow.index, "topic": flow.topic},
     )
-    def make_days_again(
+    def reprocess_days(
         context: dg.AssetExecutionContext,
         config: ReplayConfig,
+        settings: dg.ResourceParam[Settings],
         kafka: dg.ResourceParam[KafkaAdapter],
         trino: dg.ResourceParam[TrinoAdapter],
         elasticsearch: dg.ResourceParam[ElasticsearchAdapter],
     ) -> Iterator[dg.AssetMaterialization]:
-        gc.set_threshold(OBJECTS_UNTIL_COLLECTED)
-        indexers = indexers_of(
-            flows, kafka, trino, elasticsearch, limits(Settings()), context.run.run_id
-        )
-        changes = followers(indexers.values(), flow)
-        write = replay_into_new_indices if config.new_indices else replay_in_place
+        gc.set_threshold(GC_THRESHOLD)
+        limits, run_id = wiring.limits(settings), context.run.run_id
+        indexers = wiring.indexers_of(flows, kafka, trino, elasticsearch, limits, run_id)
+        indexer, refreshes = indexers[flow.name], followers(indexers.values(), flow)
+        replay = replay_into_new_indices if config.new_indices else replay_in_place
         for day in context.partition_keys:
-            span = range_of_time(indexers[flow.name], _window(day))
-            context.log.info("%s", span)
-            if lost := span.describe_lost():
+            replay_range = range_of_time(indexer, _window(day))
+            context.log.info("%s", replay_range)
+            if lost := replay_range.describe_lost():
                 context.log.warning("%s", lost)
             report = ReplayReport()
-            for report in write(indexers[flow.name], span, changes):
+            for report in replay(indexer, replay_range, refreshes):
                 context.log.info("%s", report)
-            yield dg.AssetMaterialization(
-                key, partition=day, metadata=replay_metadata(span, report)
-            )
+            metadata = replay_metadata(replay_range, report)
+            yield dg.AssetMaterialization(key, partition=day, metadata=metadata)
 
-    return make_days_again
+    return reprocess_days
 
 
 def replay_job(flow: Flow) -> AssetJob:
-    """Make days of a flow again, in one process."""
-    return dg.define_asset_job(
-        name=f"replay_{flow.name}",
-        selection=dg.AssetSelection.assets(dg.AssetKey(f"replayed_{flow.name}")),
-        description=f"Make days of index {flow.index} again from what topic {flow.topic} holds.",
-        executor_def=dg.in_process_executor,
-        tags={"dagster/max_runtime": str(MAX_RUNTIME_SECONDS), "dagster/max_retries": "0"},
+    """Reprocess days of a flow."""
+    return asset_job(
+        f"replay_{flow.name}",
+        [replay_key(flow)],
+        f"Reprocess days of index {flow.index} from the retained messages of topic {flow.topic}.",
+        tags={**RUN_TAGS, "dagster/max_runtime": str(MAX_RUNTIME_SECONDS)},
     )
 
 
-def replay_metadata(span: ReplayRange, report: ReplayReport) -> dict[str, dg.MetadataValue[Any]]:
+def replay_metadata(
+    replay_range: ReplayRange, report: ReplayReport
+) -> dict[str, dg.MetadataValue[Any]]:
     """A replay for the Dagster UI; numbers are plotted over the days."""
     value = dg.MetadataValue
     return {
         "dagster/row_count": value.int(report.remade + report.brought_back),
         "messages read": value.int(report.rows),
-        "made again": value.int(report.remade),
+        "reprocessed": value.int(report.remade),
         "unchanged": value.int(report.unchanged),
-        "brought back": value.int(report.brought_back),
+        "restored": value.int(report.brought_back),
         "duplicates": value.int(report.duplicates),
         "dead letters": value.int(report.dead),
-        "of another time": value.int(report.outside),
-        "kept, messages are gone": value.int(report.kept),
+        "outside range": value.int(report.outside),
+        "kept without a message": value.int(report.kept),
         "new indices": value.json(report.exchanged),
-        "offsets": value.text(" ".join(str(part) for part in span.ranges) or "none"),
+        "offsets": value.text(" ".join(str(each) for each in replay_range.ranges) or "none"),
         "seconds": value.float(round(report.seconds, 3)),
     }
 

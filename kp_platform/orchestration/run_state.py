@@ -1,11 +1,11 @@
-"""What the latest runs of a job say to a sensor: one is live, or the last ones failed.
+"""The latest runs of a job: whether one is live, stalled, or failed recently.
 
-Belongs here: reading runs, and the rules that every sensor shares. Does not belong here: what a
-sensor watches (`sensors.py`, `ranking.py`, `kpi.py`).
+Belongs here: reading runs, and the rules that all sensors share. Does not belong here: what a
+sensor checks (`flow_sensors.py`, `ranking.py`, `kpi.py`).
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -13,21 +13,19 @@ import dagster as dg
 
 from web_emitter import contract
 
-# A run that did not start within this time never will; one that runs longer than its limit and
-# this grace has lost its process. Neither may hold anything.
+# A run that has not started within this time never does; one that exceeds its limit by this time
+# has lost its process. Neither blocks the next run.
 START_GRACE_SECONDS = 180.0
-# A run is made and launched in one go; one that is only made was left by a daemon that died.
+# A run is created and launched in one step; one that is only created was left by a killed daemon.
 LAUNCH_GRACE_SECONDS = 30.0
 FAILURE_PAUSE_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 60.0
 LATEST_RUNS = 10
-# A run imports for some seconds before its first beat; then it beats every five. A second run
-# beside one that was only slow does no harm.
+# A run imports for some seconds before its first heartbeat, then sends one every five seconds. A
+# second run beside one that was only slow does no harm.
 FIRST_HEARTBEAT_SECONDS = 60.0
 STALLED_SECONDS = contract.STALLED_SECONDS
-# On runs that stay to do their work again whenever it is due, and beat meanwhile.
-FOLLOWS_TAG = "kp/follows"
-_MOST_LIVE_RUNS = 100
+MAX_UNFINISHED_RUNS = 100
 _STARTING = (
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.QUEUED,
@@ -38,7 +36,7 @@ _RUNNING = (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING)
 
 @dataclass(frozen=True, slots=True)
 class JobRun:
-    """A run: its id, its status, the seconds since it was made, and its tags."""
+    """A run: its id, its status, the seconds since its creation, and its tags."""
 
     run_id: str
     status: dg.DagsterRunStatus
@@ -46,7 +44,7 @@ class JobRun:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def is_live(self, max_run_seconds: float) -> bool:
-        """Whether its process can be alive, or can still be started."""
+        """Whether its process can be running, or can still be started."""
         if self.status == dg.DagsterRunStatus.NOT_STARTED:
             return self.age_seconds < LAUNCH_GRACE_SECONDS
         if self.status in _STARTING:
@@ -54,73 +52,49 @@ class JobRun:
         return self.status in _RUNNING and self.age_seconds < max_run_seconds + START_GRACE_SECONDS
 
     def is_stalled(self, heartbeat_age: float | None) -> bool:
-        """Whether it started long enough ago to beat, and does not."""
+        """Whether it should have sent a heartbeat by now and has not."""
         if self.status != dg.DagsterRunStatus.STARTED or self.age_seconds < FIRST_HEARTBEAT_SECONDS:
             return False
         return heartbeat_age is None or heartbeat_age >= STALLED_SECONDS
+
+    @property
+    def status_sentence(self) -> str:
+        return f"{self} is {self.status.value.lower()}"
 
     def __str__(self) -> str:
         return f"run {self.run_id[:8]}"
 
 
-def seconds_to_wait(runs: Sequence[JobRun]) -> float:
-    """A server that is down fails every run: each failure in a row doubles the pause. `runs` are
-    the latest, newest first."""
+def pause_after_failures(runs: Sequence[JobRun]) -> str:
+    """The reason to wait when the latest runs failed; empty when the pause is over. `runs` are the
+    latest, newest first. Each further failure doubles the pause: a server that is down fails every
+    run."""
     failures = list(takewhile(lambda run: run.status == dg.DagsterRunStatus.FAILURE, runs))
     if not failures:
-        return 0.0
+        return ""
     pause = min(FAILURE_PAUSE_SECONDS * 2.0 ** (len(failures) - 1), LONGEST_PAUSE_SECONDS)
-    return pause - failures[0].age_seconds
-
-
-def obstacle_to_run(
-    instance: dg.DagsterInstance,
-    job_name: str,
-    key: dg.AssetKey,
-    max_run_seconds: float,
-    heartbeat_age: Callable[[JobRun], float | None],
-) -> str:
-    """What keeps a sensor from starting the job of an asset now, in words; empty: nothing."""
-    if live := live_runs(instance, job_name, key, max_run_seconds, heartbeat_age):
-        return f"{live[0]} is {live[0].status.value.lower()}"
-    latest = latest_runs(instance, dg.RunsFilter(job_name=job_name))
-    if (left := seconds_to_wait(latest)) > 0:
-        return f"{latest[0]} failed, the next starts in {left:.0f} s"
-    return ""
+    left = pause - failures[0].age_seconds
+    return f"{failures[0]} failed, the next starts in {left:.0f} s" if left > 0 else ""
 
 
 def latest_runs(instance: dg.DagsterInstance, chosen: dg.RunsFilter) -> list[JobRun]:
-    """The latest runs that the filter lets through, newest first."""
-    now = time.time()
-    return [_job_run(record, now) for record in instance.get_run_records(chosen, LATEST_RUNS)]
+    """The latest runs that match the filter, newest first."""
+    return [_job_run(record) for record in instance.get_run_records(chosen, LATEST_RUNS)]
 
 
-def live_runs(
-    instance: dg.DagsterInstance,
-    job_name: str,
-    key: dg.AssetKey,
-    max_run_seconds: float,
-    heartbeat_age: Callable[[JobRun], float | None],
-) -> list[JobRun]:
-    """The runs that may write the asset now: those of its job, and those that people start on the
-    asset itself, backfills too. One that follows is live only as long as it beats."""
+def unfinished_runs(instance: dg.DagsterInstance, job_name: str, key: dg.AssetKey) -> list[JobRun]:
+    """The unfinished runs that write an asset: those of its job, and those started on the asset
+    itself, such as backfills."""
     unfinished = dg.RunsFilter(statuses=[*_STARTING, *_RUNNING])
-    now = time.time()
-    runs = [
-        _job_run(record, now)
-        for record in instance.get_run_records(unfinished, _MOST_LIVE_RUNS)
+    return [
+        _job_run(record)
+        for record in instance.get_run_records(unfinished, MAX_UNFINISHED_RUNS)
         if record.dagster_run.job_name == job_name
         or key in (record.dagster_run.asset_selection or ())
     ]
-    return [
-        run
-        for run in runs
-        if run.is_live(max_run_seconds)
-        and not (FOLLOWS_TAG in run.tags and run.is_stalled(heartbeat_age(run)))
-    ]
 
 
-def _job_run(record: dg.RunRecord, now: float) -> JobRun:
+def _job_run(record: dg.RunRecord) -> JobRun:
     run = record.dagster_run
-    age = now - record.create_timestamp.timestamp()
+    age = time.time() - record.create_timestamp.timestamp()
     return JobRun(run.run_id, run.status, age, run.tags)

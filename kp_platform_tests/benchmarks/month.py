@@ -32,7 +32,7 @@ from kp_platform.flows.builtin import ACCESS_LOG, FLOWS
 from kp_platform.local.dagster import history_folder
 from kp_platform.orchestration.dead_letters import KEY as DEAD_LETTERS
 from kp_platform.orchestration.instance import open_instance
-from kp_platform.orchestration.retention import expire
+from kp_platform.orchestration.retention import Retention
 from kp_platform.settings import Settings
 from kp_platform_tests.benchmarks import dagster_run
 from kp_platform_tests.benchmarks.throughput import stand_still
@@ -122,7 +122,9 @@ class Month:
                     compute_hour(self._store, ACCESS_LOG, midnight + hour * HOUR, now)
                 self._retention(midnight + HOUSEKEEPING_AT - timedelta(days=RETENTION_DAYS))
                 now = midnight + HOUSEKEEPING_AT
-                expire(self._store, self._kafka, instance, FLOWS, now, dry_run=False)
+                Retention(self._store, self._kafka, instance, FLOWS, Settings()).apply(
+                    now, dry_run=False
+                )
                 yield self._state(instance)
 
     def _traffic(self, midnight: datetime) -> None:

@@ -18,6 +18,7 @@ import psutil
 
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.kafka_admin import KafkaAdmin
 from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.offsets import OffsetRange, Slice
@@ -81,7 +82,7 @@ class Topics:
         self._store = ElasticsearchAdapter(Settings())
         servers = Servers.of(stack.settings)
         flows = [flow_of(name, folder) for name in sizes]
-        KafkaAdapter(Settings()).create_topics(
+        KafkaAdmin(Settings()).create_topics(
             {flow.topic: stack.settings.topic_partitions for flow in flows}
         )
         for flow, count in zip(flows, sizes.values(), strict=True):

@@ -3,7 +3,7 @@
 import json
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.errors import TopicMissing
 from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.kafka_admin import KafkaAdmin
 from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.adapters.redis import RedisAdapter
 from kp_platform.adapters.reference_changes import ReferenceChange
@@ -59,6 +60,13 @@ def unheard(changes: Sequence[ReferenceChange]) -> None:
     """Announces to nobody."""
 
 
+class RealKafka(KafkaAdapter):
+    """Both adapters of Kafka as one, like the fake."""
+
+    def create_topics(self, topics: Mapping[str, int]) -> list[str]:
+        return KafkaAdmin(self.settings).create_topics(topics)
+
+
 class TestKafka:
     """`Log` and the making of topics."""
 
@@ -67,7 +75,7 @@ class TestKafka:
         if request.param == "fake":
             return FakeKafka()
         real()
-        return KafkaAdapter(Settings())
+        return RealKafka(Settings())
 
     def test_a_topic_is_made_once(self, kafka: Any) -> None:
         name = f"contract-{new_id()}"
@@ -762,12 +770,12 @@ class TestTrino:
             for rank, (kind, key) in enumerate(ranked, start=1)
         }
         listing = {key: order for order, key in enumerate(hashes)}
-        board.replace("ranking:places", {"ranking:places": listing}, hashes)
+        board.replace("ranking:entries", {"ranking:entries": listing}, hashes)
         sql, parameters = ranges_query(SQL_PATH, Slice((OffsetRange(3, first, last + 1),)))
         with trino.query(sql, parameters) as answer:
             rows = [row for batch in answer.batches(2) for row in batch]
             found = [dict(zip(answer.columns, row, strict=True)) for row in rows]
-        board.replace("ranking:places", {"ranking:places": {}}, {})
+        board.replace("ranking:entries", {"ranking:entries": {}}, {})
         assert [(row["kind"], row["key"]) for row in found] == ranked
         assert [(row["rank"], row["accesses"]) for row in found] == [(n, 5) for n in (1, 2, 3, 4)]
         assert [row["redis_value"] for row in found] == [

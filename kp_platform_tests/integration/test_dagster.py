@@ -16,7 +16,7 @@ from kp_platform.definitions import build_definitions
 from kp_platform.engine.lag import partition_lags
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.operations.reference_data import REFERENCE_VALUES
-from kp_platform.orchestration.jobs import FLOW_TAG
+from kp_platform.orchestration.flow_assets import FLOW_TAG
 from kp_platform.settings import Settings
 from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import Event, documents, publish, search
@@ -45,6 +45,7 @@ def tick(instance: dg.DagsterInstance) -> list[dg.RunRequest] | dg.SkipReason:
     """What the sensor of the access log answers right now."""
     sensor = build_definitions().resolve_sensor_def("access_log_offsets")
     resources = {
+        "settings": Settings(),
         "kafka": KafkaAdapter(Settings()),
         "elasticsearch": ElasticsearchAdapter(Settings()),
     }

@@ -111,7 +111,7 @@ def test_the_job_replays_what_its_config_names_and_tells_nothing_of_the_message(
     config = {"ids": [identity(place), still_id]}
     job = build_definitions().resolve_job_def("retry_dead_letters")
     done = job.execute_in_process(
-        run_config={"ops": {"replay": {"config": config}}}, instance=instance
+        run_config={"ops": {"retry": {"config": config}}}, instance=instance
     )
     assert done.success
     [output] = [e for e in done.all_node_events if e.event_type_value == "STEP_OUTPUT"]

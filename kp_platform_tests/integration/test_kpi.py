@@ -77,7 +77,7 @@ def backfill(instance: dg.DagsterInstance, first: datetime, last: datetime) -> d
 def tick(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
     """The runs that the sensor asks for right now."""
     sensor = build_definitions().resolve_sensor_def("access_kpi_hours")
-    resources = {"elasticsearch": ElasticsearchAdapter(Settings())}
+    resources = {"settings": Settings(), "elasticsearch": ElasticsearchAdapter(Settings())}
     with dg.build_sensor_context(instance=instance, resources=resources) as context:
         return list(sensor.evaluate_tick(context).run_requests or [])
 

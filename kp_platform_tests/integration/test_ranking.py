@@ -48,7 +48,7 @@ def ranking(size: int = 100) -> Ranking:
         log=KafkaAdapter(Settings()),
         engine=TrinoAdapter(Settings()),
         store=ElasticsearchAdapter(Settings()),
-        board=RedisAdapter(Settings()),
+        ranking_store=RedisAdapter(Settings()),
         window_seconds=3600,
         size=size,
     )
@@ -221,7 +221,7 @@ def test_a_run_that_is_killed_leaves_the_old_ranking_or_the_new_and_the_next_is_
         plain_redis.ping()  # what the run has sent was taken before the next command
         left = popular(plain_redis, "ranking:names"), popular(plain_redis, "ranking:uris")
         assert left in expected.values()
-        listed = popular(plain_redis, "ranking:places")
+        listed = popular(plain_redis, "ranking:entries")
         hashes: list[Any] = [plain_redis.hgetall(key) for key, _ in reversed(listed)]
         assert len({each["computed_at"] for each in hashes}) == 1
         for kind, scores in zip(("name", "uri"), left, strict=True):

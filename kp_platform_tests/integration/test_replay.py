@@ -131,7 +131,7 @@ def test_days_are_made_again_by_a_backfill_in_one_run(
         [told] = result.asset_materializations_for_node("replayed_access_log")
     metadata: dict[str, Any] = {name: each.value for name, each in told.metadata.items()}
     assert told.partition == key
-    assert metadata["made again"] >= 40
+    assert metadata["reprocessed"] >= 40
     assert metadata["new indices"] == [f"log.index-{hour:%Y.%m.%d}"]
     assert {each["redis_value"] for each in logs(marker)} == {another_value}
 

@@ -58,10 +58,10 @@ def test_the_job_deletes_old_kpis_and_keeps_the_rest(
         client.index(
             index="access.kpi", id=name, document={"hour": hour, "scope": "all"}, refresh=True
         )
-    job = build_definitions().resolve_job_def("housekeeping")
+    job = build_definitions().resolve_job_def("retention")
     with dg.DagsterInstance.ephemeral() as instance:
         for dry_run, left in ((True, {"old", "young"}), (False, {"young"})):
-            config = {"ops": {"retention": {"config": {"dry_run": dry_run}}}}
+            config = {"ops": {"delete_expired": {"config": {"dry_run": dry_run}}}}
             assert job.execute_in_process(instance=instance, run_config=config).success
             store.refresh("access.kpi")
             found = {each["hour"] for each in search("access.kpi", {"ids": {"values": [*hours]}})}

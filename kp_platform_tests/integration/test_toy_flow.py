@@ -7,6 +7,7 @@ import dagster as dg
 
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.kafka import KafkaAdapter
+from kp_platform.adapters.kafka_admin import KafkaAdmin
 from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.definitions import build_definitions
 from kp_platform.flows.builtin import FLOWS
@@ -19,7 +20,7 @@ from kp_platform_tests.toy_flow.flow import ORDERS
 def test_a_declared_flow_is_joined_indexed_checked_and_watched(quiet_stack: Stack) -> None:
     """Nothing but a value, a table file, an SQL file and a mapping in toy_flow/."""
     kafka, elasticsearch = KafkaAdapter(Settings()), ElasticsearchAdapter(Settings())
-    kafka.create_topics({ORDERS.topic: 4})
+    KafkaAdmin(Settings()).create_topics({ORDERS.topic: 4})
     known, unknown = str(uuid.uuid4()), str(uuid.uuid4())
     [_, _, (partition, offset)] = publish(
         json_value(uuid=known, customer="kafka", euros="12.50"),
@@ -32,7 +33,7 @@ def test_a_declared_flow_is_joined_indexed_checked_and_watched(quiet_stack: Stac
     config = {"ops": {"shop_orders": {"config": {"follow_idle_seconds": 0}}}}
     with dg.DagsterInstance.ephemeral() as instance:
         sensor = definitions.resolve_sensor_def("orders_offsets")
-        resources = {"kafka": kafka, "elasticsearch": elasticsearch}
+        resources = {"settings": Settings(), "kafka": kafka, "elasticsearch": elasticsearch}
         with dg.build_sensor_context(instance=instance, resources=resources) as context:
             asked: Any = sensor(context)
         assert [type(each) for each in asked] == [dg.RunRequest]

@@ -25,7 +25,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from pydantic import SecretStr
 
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
-from kp_platform.adapters.errors import ServerDown, speaks_tls
+from kp_platform.adapters.errors import ServerDown, accepts_tls
 from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.adapters.redis import RedisAdapter
@@ -116,10 +116,10 @@ def wrong_redis(settings: Settings) -> str:
     ("make", "setting", "value", "sentence"),
     [
         # an authority that did not sign the server's certificate
-        (KafkaAdapter, "KP_CA_FILE", None, "Kafka shows a certificate that KP_CA_FILE does not"),
-        (MySQLAdapter, "KP_CA_FILE", None, "MySQL shows a certificate that KP_CA_FILE does not"),
-        (RedisAdapter, "KP_CA_FILE", None, "Redis shows a certificate that KP_CA_FILE does not"),
-        (TrinoAdapter, "KP_CA_FILE", None, "Trino shows a certificate that KP_CA_FILE does not"),
+        (KafkaAdapter, "KP_CA_FILE", None, "Kafka presents a certificate that KP_CA_FILE does not"),
+        (MySQLAdapter, "KP_CA_FILE", None, "MySQL presents a certificate that KP_CA_FILE does not"),
+        (RedisAdapter, "KP_CA_FILE", None, "Redis presents a certificate that KP_CA_FILE does not"),
+        (TrinoAdapter, "KP_CA_FILE", None, "Trino presents a certificate that KP_CA_FILE does not"),
         # a wrong password
         (KafkaAdapter, "KP_KAFKA_PASSWORD", "x", "Kafka refuses the user .*KP_KAFKA_PASSWORD"),
         (MySQLAdapter, "KP_MYSQL_PASSWORD", "x", "MySQL refuses the user .*KP_MYSQL_PASSWORD"),
@@ -130,15 +130,15 @@ def wrong_redis(settings: Settings) -> str:
             KafkaAdapter,
             "KP_KAFKA_SECURITY_PROTOCOL",
             "PLAINTEXT",
-            "Kafka speaks TLS only .*KP_KAFKA_SECURITY_PROTOCOL",
+            "Kafka requires TLS .*KP_KAFKA_SECURITY_PROTOCOL",
         ),
-        (RedisAdapter, "KP_REDIS_URL", plain_redis, "Redis speaks TLS only .*KP_REDIS_URL"),
+        (RedisAdapter, "KP_REDIS_URL", plain_redis, "Redis requires TLS .*KP_REDIS_URL"),
         # TLS where the server has none: Elasticsearch here
         (
             ElasticsearchAdapter,
             "KP_ELASTICSEARCH_URL",
             lambda settings: settings.elasticsearch_url.replace("http:", "https:"),
-            "Elasticsearch speaks no TLS .*KP_ELASTICSEARCH_URL",
+            "Elasticsearch does not accept TLS .*KP_ELASTICSEARCH_URL",
         ),
     ],
 )
@@ -195,7 +195,7 @@ def test_every_port_is_on_loopback_and_those_with_users_speak_tls(secure: Settin
         urlsplit(secure.trino_url).port,
     }
     assert encrypted | {secure.mysql_port, secure.redis_tunnel_port} <= ports
-    assert {port for port in encrypted if speaks_tls("127.0.0.1", port or 0)} == encrypted
+    assert {port for port in encrypted if accepts_tls("127.0.0.1", port or 0)} == encrypted
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""What clients do with TLS and logins, on a small server of one's own that speaks both.
+"""TLS and logins of the clients, against a small server that supports both.
 
-The local Elasticsearch is a build without security, so this is where its client is tried. The other
-servers are tried for real in `integration/test_secure.py`.
+The local Elasticsearch is a build without security, so its client is tested here. The other servers
+are tested for real in `stacks/test_secure.py`.
 """
 
 import socket
@@ -17,8 +17,8 @@ import pytest
 from confluent_kafka.admin import ResourcePatternType, ResourceType
 
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
-from kp_platform.adapters.errors import ServerDown, shut_out, speaks_tls
-from kp_platform.adapters.kafka import Grant
+from kp_platform.adapters.errors import ServerDown, accepts_tls, server_error
+from kp_platform.adapters.kafka_admin import Grant
 from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.local.secure import write_certificate
 from kp_platform.settings import Settings
@@ -28,7 +28,7 @@ API_KEY = "ApiKey c2VjcmV0OmtleQ=="
 
 
 class Elasticsearch(BaseHTTPRequestHandler):
-    """Answers who has the key, and any search with nothing found."""
+    """Answers requests with the key, and any search with no hits."""
 
     def do_GET(self) -> None:
         allowed = self.headers["Authorization"] == API_KEY
@@ -45,22 +45,22 @@ class Elasticsearch(BaseHTTPRequestHandler):
         self.do_GET()
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 class Server(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """A client that hangs up is what is tried here."""
+        """Ignore clients that hang up: the tests provoke them."""
 
 
 @contextmanager
 def serving(certificate: Path | None, host: str = "127.0.0.1") -> Iterator[str]:
-    """The address of a server, with TLS if there is a certificate."""
+    """The address of a server, with TLS if a certificate is given."""
     server = Server((host, 0), Elasticsearch)
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
-        # Not on accept: one client that breaks its handshake would end the server.
+        # Not on accept: a client that breaks its handshake would end the server.
         server.socket = context.wrap_socket(
             server.socket, server_side=True, do_handshake_on_connect=False
         )
@@ -82,7 +82,7 @@ def certificate(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def encrypted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of a server with TLS, which our settings name and trust."""
+    """The URL of a server with TLS, which the settings name and trust."""
     with serving(certificate) as address:
         monkeypatch.setenv("KP_ELASTICSEARCH_URL", f"https://{address}")
         monkeypatch.setenv("KP_CA_FILE", str(certificate.with_name("ca.pem")))
@@ -90,7 +90,7 @@ def encrypted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
         yield f"https://{address}"
 
 
-def test_elasticsearch_is_asked_over_https_with_an_api_key(encrypted: str) -> None:
+def test_elasticsearch_is_queried_over_https_with_an_api_key(encrypted: str) -> None:
     ElasticsearchAdapter(Settings()).probe()
 
 
@@ -102,7 +102,7 @@ def test_a_wrong_api_key_is_refused(encrypted: str, monkeypatch: pytest.MonkeyPa
     assert "hunter2" not in str(refused.value)
 
 
-def test_elasticsearch_with_a_certificate_of_strangers_is_refused(
+def test_elasticsearch_with_an_untrusted_certificate_is_refused(
     encrypted: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
@@ -113,33 +113,33 @@ def test_elasticsearch_with_a_certificate_of_strangers_is_refused(
         ElasticsearchAdapter(Settings()).probe()
 
 
-def test_the_name_in_the_certificate_is_looked_at(
+def test_the_name_in_the_certificate_is_verified(
     certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """127.0.0.2 is the same machine, and stands in no certificate of ours."""
+    """127.0.0.2 is the same machine but is in no test certificate."""
     monkeypatch.setenv("KP_CA_FILE", str(certificate.with_name("ca.pem")))
     with serving(certificate, "127.0.0.2") as address:
         with pytest.raises(ServerDown, match="KP_CA_FILE.*IP address mismatch"):
             ElasticsearchAdapter(Settings(elasticsearch_url=f"https://{address}")).probe()
 
 
-def test_http_to_a_server_that_speaks_tls_only_is_named(encrypted: str) -> None:
+def test_http_to_a_server_that_requires_tls_is_reported(encrypted: str) -> None:
     plain = encrypted.replace("https:", "http:")
-    with pytest.raises(ServerDown, match="Elasticsearch speaks TLS only .*KP_ELASTICSEARCH_URL"):
+    with pytest.raises(ServerDown, match="Elasticsearch requires TLS .*KP_ELASTICSEARCH_URL"):
         ElasticsearchAdapter(Settings(elasticsearch_url=plain)).probe()
-    with pytest.raises(ServerDown, match="Trino speaks TLS only .*KP_TRINO_URL"):
+    with pytest.raises(ServerDown, match="Trino requires TLS .*KP_TRINO_URL"):
         TrinoAdapter(Settings(trino_url=plain)).probe()
 
 
-def test_https_to_a_server_without_tls_is_named() -> None:
+def test_https_to_a_server_without_tls_is_reported() -> None:
     with serving(None) as address:
-        with pytest.raises(ServerDown, match="Elasticsearch speaks no TLS"):
+        with pytest.raises(ServerDown, match="Elasticsearch does not accept TLS"):
             ElasticsearchAdapter(Settings(elasticsearch_url=f"https://{address}")).probe()
-        with pytest.raises(ServerDown, match="Trino speaks no TLS"):
+        with pytest.raises(ServerDown, match="Trino does not accept TLS"):
             TrinoAdapter(Settings(trino_url=f"https://{address}")).probe()
 
 
-def test_the_pages_of_the_emitter_ask_over_https_with_the_api_key(
+def test_the_pages_of_the_emitter_query_over_https_with_the_api_key(
     encrypted: str, certificate: Path
 ) -> None:
     async def hits(ca_file: str, api_key: str) -> object:
@@ -154,24 +154,24 @@ def test_the_pages_of_the_emitter_ask_over_https_with_the_api_key(
         anyio.run(hits, trusted, "hunter2")
 
 
-def test_who_speaks_tls_is_seen_without_trusting_him(certificate: Path) -> None:
+def test_tls_is_detected_without_trusting_the_server(certificate: Path) -> None:
     with serving(certificate) as encrypted, serving(None) as plain, socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # and does not listen
+        closed.bind(("127.0.0.1", 0))  # without listening
         for address, expected in ((encrypted, True), (plain, False)):
             host, _, port = address.partition(":")
-            assert speaks_tls(host, int(port)) is expected
-        assert speaks_tls(*closed.getsockname()) is None
+            assert accepts_tls(host, int(port)) is expected
+        assert accepts_tls(*closed.getsockname()) is None
 
 
-def test_a_server_that_is_silent_is_just_down() -> None:
+def test_a_server_that_never_answers_is_reported_as_down() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}"
-        error = shut_out("Trino", url, "KP_TRINO_URL", "timed out")
+        error = server_error("Trino", url, "KP_TRINO_URL", "timed out")
     assert "Trino does not answer" in str(error)
     assert "`kp up`" in str(error)
 
 
-def test_a_grant_is_of_one_topic_or_of_groups_with_one_beginning() -> None:
+def test_a_grant_applies_to_one_topic_or_to_groups_with_a_prefix() -> None:
     read = Grant("kp", "READ", "analyze.action").binding()
     assert (read.principal, read.name) == ("User:kp", "analyze.action")
     assert (read.restype, read.resource_pattern_type) == (

@@ -1,4 +1,4 @@
-"""An hour's figures over a store in memory, and which hours are to be counted again."""
+"""An hour's figures over a store in memory, and which hours are stale."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -11,8 +11,8 @@ from kp_platform.analytics.kpi import (
     Percentile,
     StaleHour,
     compute_hour,
-    hours_to_look_at,
-    spans,
+    consecutive_hours,
+    hours_to_check,
     stale_hours,
 )
 from kp_platform.engine.counting import HOUR, Window, iso
@@ -25,7 +25,7 @@ NOW = NOON + 2 * HOUR
 
 
 class Log(FakeElasticsearch):
-    """A store with the means to fill it."""
+    """A store with methods that fill it."""
 
     def accessed(
         self, name: str, uri: str, delay_ms: int | None = 5, state: str = "none", hour: int = 0
@@ -44,7 +44,9 @@ class Log(FakeElasticsearch):
         self.bulk(create("log.index-2026.03.01", identity, json.dumps(body).encode()))
         return identity
 
-    def died(self, event_timestamp: str, at: datetime = NOW, flow: str = "access_log") -> None:
+    def dead_letter(
+        self, event_timestamp: str, at: datetime = NOW, flow: str = "access_log"
+    ) -> None:
         body = {"flow": flow, "event_timestamp": event_timestamp, "@timestamp": iso(at)}
         self.bulk(create("kp.dead", f"dead-{self.requests}", json.dumps(body).encode()))
 
@@ -65,13 +67,13 @@ def stale(log: Log, now: datetime = NOW, pause_seconds: float = 0) -> list[Stale
     return stale_hours(log, ACCESS_LOG, [NOON, NOON + HOUR], now, pause_seconds)
 
 
-def test_an_hour_is_told_for_all_and_for_each_name(log: Log) -> None:
+def test_an_hour_has_figures_of_all_names_and_of_each_name(log: Log) -> None:
     log.accessed("presto", "/a", 10, "complete")
     log.accessed("presto", "/a", 30, "complete")
     log.accessed("presto", "/b", 20, "none")
     log.accessed("", "/a", -1_500, "none")
     log.accessed("presto", "/c", 99, "complete", hour=1)
-    log.died(iso(NOON))
+    log.dead_letter(iso(NOON))
     report = compute_hour(log, ACCESS_LOG, NOON, NOW)
     total, anonymous, presto = log.kpi()
     assert total == {
@@ -93,7 +95,7 @@ def test_an_hour_is_told_for_all_and_for_each_name(log: Log) -> None:
     assert report.total == total
 
 
-def test_an_hour_without_events_is_told_with_zeros(log: Log) -> None:
+def test_an_hour_without_events_has_zeros(log: Log) -> None:
     compute_hour(log, ACCESS_LOG, NOON, NOW)
     [total] = log.kpi()
     numbers = ("accesses", "distinct_names", "distinct_uris", "complete", "dead_letters")
@@ -101,7 +103,7 @@ def test_an_hour_without_events_is_told_with_zeros(log: Log) -> None:
     assert (total["share_complete"], total["p95_delay_seconds"]) == (0.0, None)
 
 
-def test_a_document_of_before_delays_were_kept_counts_without_one(log: Log) -> None:
+def test_a_document_without_a_delay_counts_for_the_other_figures(log: Log) -> None:
     log.accessed("presto", "/a", None)
     log.accessed("presto", "/a", 7)
     log.accessed("kafka", "/a", None)
@@ -122,9 +124,7 @@ def test_a_document_of_before_delays_were_kept_counts_without_one(log: Log) -> N
         ([(-7, 1), (0, 1)], 0),
     ],
 )
-def test_a_percentile_is_a_value_that_was_measured(
-    groups: list[tuple[int, int]], expected: int
-) -> None:
+def test_a_percentile_is_one_of_the_values(groups: list[tuple[int, int]], expected: int) -> None:
     percentile = Percentile(sum(times for _, times in groups))
     for value, times in groups:
         percentile.add(value, times)
@@ -136,33 +136,33 @@ def test_a_percentile_is_a_value_that_was_measured(
     [
         ("2026-03-01T12:00:00.000Z", NOW, "access_log", 1),  # first moment of the hour
         ("2026-03-01T12:59:59.999Z", NOW, "access_log", 1),  # last
-        ("2026-03-01T13:00:00.000Z", NOON, "access_log", 0),  # its own time does not count
-        ("", NOON, "access_log", 1),  # unless the message's is unknown
+        ("2026-03-01T13:00:00.000Z", NOON, "access_log", 0),  # its own timestamp is ignored
+        ("", NOON, "access_log", 1),  # unless the message has none
         ("", NOW, "access_log", 0),
         ("2026-03-01T12:00:00.000Z", NOW, "full_text", 0),  # another flow
-        ("+292278994-08-17T07:12:55.807Z", NOW, "access_log", 0),  # a wild clock
+        ("+292278994-08-17T07:12:55.807Z", NOW, "access_log", 0),  # an invalid clock
     ],
 )
 def test_dead_letters_belong_to_the_hour_of_their_message(
     log: Log, event_timestamp: str, at: datetime, flow: str, counted: int
 ) -> None:
-    log.died(event_timestamp, at, flow)
+    log.dead_letter(event_timestamp, at, flow)
     assert compute_hour(log, ACCESS_LOG, NOON, NOW).total["dead_letters"] == counted
 
 
-def test_a_name_that_left_the_hour_leaves_its_kpi(log: Log) -> None:
-    goes = log.accessed("goes", "/")
+def test_a_name_without_events_in_the_hour_loses_its_document(log: Log) -> None:
+    deleted = log.accessed("goes", "/")
     log.accessed("stays", "/")
     log.accessed("goes", "/", hour=1)
     compute_hour(log, ACCESS_LOG, NOON + HOUR, NOW)
     compute_hour(log, ACCESS_LOG, NOON, NOW)
-    log.bulk(delete("log.index-2026.03.01", goes))
+    log.bulk(delete("log.index-2026.03.01", deleted))
     assert compute_hour(log, ACCESS_LOG, NOON, NOW).removed == 1
-    told = [(each["hour"][11:13], each.get("name")) for each in log.kpi()]
-    assert sorted(told, key=str) == [("12", "stays"), ("12", None), ("13", "goes"), ("13", None)]
+    found = [(each["hour"][11:13], each.get("name")) for each in log.kpi()]
+    assert sorted(found, key=str) == [("12", "stays"), ("12", None), ("13", "goes"), ("13", None)]
 
 
-def test_an_hour_is_stale_until_it_is_counted_and_again_when_its_numbers_change(log: Log) -> None:
+def test_an_hour_is_stale_until_it_is_counted_and_when_its_numbers_change(log: Log) -> None:
     log.accessed("presto", "/")
     assert stale(log)[0] == StaleHour(NOON, Numbers(1, 0, 0), None)
     compute_hour(log, ACCESS_LOG, NOON, NOW)
@@ -171,7 +171,7 @@ def test_an_hour_is_stale_until_it_is_counted_and_again_when_its_numbers_change(
     log.accessed("presto", "/", state="complete")
     assert stale(log) == [StaleHour(NOON, Numbers(2, 1, 0), Numbers(1, 0, 0))]
     compute_hour(log, ACCESS_LOG, NOON, NOW)
-    log.died(iso(NOON + HOUR))
+    log.dead_letter(iso(NOON + HOUR))
     assert stale(log) == [StaleHour(NOON + HOUR, Numbers(0, 0, 1), Numbers(0, 0, 0))]
 
 
@@ -183,7 +183,7 @@ def test_an_hour_is_not_stale_within_its_pause(log: Log) -> None:
     assert len(stale(log, NOW + timedelta(seconds=300), pause_seconds=300)) == 1
 
 
-def test_a_run_that_died_before_its_last_document_leaves_the_hour_stale(
+def test_a_run_killed_before_its_last_document_leaves_the_hour_stale(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log.accessed("presto", "/")
@@ -191,11 +191,11 @@ def test_a_run_that_died_before_its_last_document_leaves_the_hour_stale(
     compute_hour(log, ACCESS_LOG, NOON + HOUR, NOW)
     log.accessed("kafka", "/")
 
-    def cut(lines: bytes) -> Any:
+    def interrupted(lines: bytes) -> Any:
         FakeElasticsearch.bulk(log, b"\n".join(lines.splitlines()[:2]))
         raise InterruptedError
 
-    monkeypatch.setattr(log, "bulk", cut)
+    monkeypatch.setattr(log, "bulk", interrupted)
     with pytest.raises(InterruptedError):
         compute_hour(log, ACCESS_LOG, NOON, NOW)
     monkeypatch.undo()
@@ -204,28 +204,28 @@ def test_a_run_that_died_before_its_last_document_leaves_the_hour_stale(
     assert [each.hour for each in stale(log)] == [NOON]
 
 
-def test_hours_are_looked_at_for_a_week_after_their_last_document(log: Log) -> None:
+def test_hours_are_checked_for_a_week_after_their_last_document(log: Log) -> None:
     log.accessed("late", "/", hour=-2_000)
     log.accessed("presto", "/")
     log.refresh("log.index")
     both = [NOON - 2_000 * HOUR, NOON]
-    assert hours_to_look_at(log, ACCESS_LOG, NOW) == both
-    assert hours_to_look_at(log, ACCESS_LOG, NOW + timedelta(days=6)) == both
-    assert hours_to_look_at(log, ACCESS_LOG, NOW + timedelta(days=7)) == []
+    assert hours_to_check(log, ACCESS_LOG, NOW) == both
+    assert hours_to_check(log, ACCESS_LOG, NOW + timedelta(days=6)) == both
+    assert hours_to_check(log, ACCESS_LOG, NOW + timedelta(days=7)) == []
 
 
-def test_hours_in_a_row_are_one_span() -> None:
+def test_consecutive_hours_are_one_series() -> None:
     hours = [NOON + number * HOUR for number in (0, 1, 2, 3, 5, 9, 10)]
-    assert spans(reversed(hours), most_hours=3) == [
+    assert consecutive_hours(reversed(hours), most_hours=3) == [
         (hours[0], hours[2]),
         (hours[3], hours[3]),
         (hours[4], hours[4]),
         (hours[5], hours[6]),
     ]
-    assert spans([], most_hours=3) == []
+    assert consecutive_hours([], most_hours=3) == []
 
 
-def test_a_window_checks_itself() -> None:
+def test_a_window_validates_itself() -> None:
     with pytest.raises(ValueError, match="not a window"):
         Window(NOON, NOON)
     with pytest.raises(ValueError, match="not in UTC"):

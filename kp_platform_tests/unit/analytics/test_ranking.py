@@ -1,4 +1,4 @@
-"""The ranking over servers in memory: order, what is replaced, and when it is due."""
+"""The ranking over servers in memory: order, replacement, and when it is due."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ MINUTE = timedelta(minutes=1)
 
 
 class Harness:
-    """A ranking on fakes, and the means to fill the log and the topic."""
+    """A ranking on fakes, with methods that fill the log and the topic."""
 
     def __init__(self) -> None:
         self.kafka, self.mysql, self.redis = FakeKafka(), FakeMySQL(), FakeRedis()
@@ -35,22 +35,22 @@ class Harness:
             log=self.kafka,
             engine=self.trino,
             store=self.store,
-            board=self.redis,
+            ranking_store=self.redis,
             window_seconds=3600,
             size=3,
         )
-        self._made = 0
+        self._count = 0
 
     def accessed(self, *names: str, at: datetime = NOON - MINUTE) -> list[str]:
         """Documents of the access log, one for each name; their ids."""
-        made = []
+        ids = []
         for name in names:
-            self._made += 1
-            made.append(f"id-{self._made}")
+            self._count += 1
+            ids.append(f"id-{self._count}")
             body = {"@timestamp": iso(at), "name": name, "uri": f"/{name}"}
-            self.store.bulk(create("log.index-2026.03.01", made[-1], json.dumps(body).encode()))
+            self.store.bulk(create("log.index-2026.03.01", ids[-1], json.dumps(body).encode()))
         self.store.refresh(ACCESS_LOG.index)
-        return made
+        return ids
 
     def documents(self, kind: str) -> list[dict[str, Any]]:
         found = self.store.find("access.ranking", "kind", kind)
@@ -67,24 +67,24 @@ def harness() -> Harness:
     [
         ([("a", 1), ("b", 3), ("c", 2)], [("b", 3), ("c", 2), ("a", 1)]),  # by accesses
         ([("b", 1), ("c", 1), ("a", 1)], [("c", 1), ("b", 1), ("a", 1)]),  # then as ZREVRANGE
-        ([("Z", 1), ("é", 1), ("😀", 1)], [("😀", 1), ("é", 1), ("Z", 1)]),  # of the bytes
+        ([("Z", 1), ("é", 1), ("😀", 1)], [("😀", 1), ("é", 1), ("Z", 1)]),  # by bytes
         ([("", 5)], [("", 5)]),  # an anonymous visitor
-        ([("a", 1), ("b", 1), ("c", 1), ("d", 1)], [("d", 1), ("c", 1), ("b", 1)]),  # no more
+        ([("a", 1), ("b", 1), ("c", 1), ("d", 1)], [("d", 1), ("c", 1), ("b", 1)]),  # at most three
         ([], []),
     ],
 )
-def test_the_order_of_places(
+def test_the_order_of_ranked_keys(
     counted: Sequence[tuple[str, int]], expected: list[tuple[str, int]]
 ) -> None:
     assert most_accessed(counted, 3) == expected
 
 
-def test_the_ranking_lies_in_redis_and_in_the_index(harness: Harness) -> None:
+def test_the_ranking_is_stored_in_redis_and_in_the_index(harness: Harness) -> None:
     harness.mysql.rows["presto"] = 7
     harness.redis.held["presto"] = "https://prestodb.io/"
     harness.accessed("presto", "kafka", "presto", "a", "b")
     report = harness.ranking.compute(NOON)
-    assert (report.events, report.places) == (5, {"name": 3, "uri": 3})
+    assert (report.events, report.ranked) == (5, {"name": 3, "uri": 3})
     assert harness.redis.highest("ranking:names", 10) == [("presto", 2), ("kafka", 1), ("b", 1)]
     assert harness.redis.highest("ranking:uris", 1) == [("/presto", 2)]
     first, second, third = harness.documents("name")
@@ -108,7 +108,7 @@ def test_the_ranking_lies_in_redis_and_in_the_index(harness: Harness) -> None:
     assert harness.documents("uri")[0]["redis_value"] is None
 
 
-def test_what_the_window_has_left_is_no_longer_ranked(harness: Harness) -> None:
+def test_events_outside_the_window_are_not_ranked(harness: Harness) -> None:
     harness.accessed("a", at=NOON - 61 * MINUTE)
     harness.accessed("b", at=NOON - 60 * MINUTE)  # the first moment of the window
     harness.accessed("c", at=NOON)  # its end is not part of it
@@ -120,7 +120,7 @@ def test_what_the_window_has_left_is_no_longer_ranked(harness: Harness) -> None:
     assert list(harness.redis.hashes) == ["ranking:state"]
 
 
-def test_the_latest_events_are_looked_for_where_trino_can_read_and_events_are_indexed(
+def test_the_latest_events_are_searched_among_indexed_and_decodable_offsets(
     harness: Harness,
 ) -> None:
     limits = Limits(slice_rows=50, bulk_rows=50, follow_idle_seconds=0, max_run_seconds=60)
@@ -139,13 +139,13 @@ def test_the_latest_events_are_looked_for_where_trino_can_read_and_events_are_in
     assert found["last_uuid"] == "00000000-0000-4000-8000-000000000008"
 
 
-def test_a_topic_without_events_is_asked_for_none(harness: Harness) -> None:
+def test_an_empty_topic_is_queried_past_its_end(harness: Harness) -> None:
     harness.accessed("presto")
     harness.ranking.compute(NOON)
     assert harness.trino.queries == [[0, 0, 1]]
 
 
-def test_another_run_that_replaces_the_ranking_meanwhile_is_told(harness: Harness) -> None:
+def test_a_ranking_replaced_by_another_run_is_a_conflict(harness: Harness) -> None:
     harness.accessed("presto")
     harness.trino.before_answer = lambda: replace(harness.ranking, size=1).compute(NOON + MINUTE)
     with pytest.raises(RankingConflict, match="another ranking than that of 2026-03-01T12:00:00"):
@@ -153,13 +153,13 @@ def test_another_run_that_replaces_the_ranking_meanwhile_is_told(harness: Harnes
     assert harness.documents("name")[0]["computed_at"] == iso(NOON + MINUTE)
 
 
-def test_a_ranking_is_due_when_it_was_never_made_and_there_are_accesses(harness: Harness) -> None:
+def test_a_first_ranking_is_due_when_there_are_accesses(harness: Harness) -> None:
     assert harness.ranking.is_due(NOON, 60) == (False, "0 events in the last 3600 s, never ranked")
     harness.accessed("presto")
     assert harness.ranking.is_due(NOON, 60) == (True, "1 events in the last 3600 s, never ranked")
 
 
-def test_a_ranking_is_due_when_an_access_came_or_left_and_not_else(harness: Harness) -> None:
+def test_a_ranking_is_due_only_when_an_access_entered_or_left_the_window(harness: Harness) -> None:
     [first] = harness.accessed("a", at=NOON - 59 * MINUTE)
     harness.accessed("b")
     harness.ranking.compute(NOON)
@@ -167,9 +167,9 @@ def test_a_ranking_is_due_when_an_access_came_or_left_and_not_else(harness: Harn
     late = harness.accessed("c", at=NOON - 30 * MINUTE)
     assert harness.ranking.is_due(NOON, 0) == (True, "3 events in the last 3600 s, ranked 2")
     harness.ranking.compute(NOON)
-    one_left_one_came = NOON + 2 * MINUTE
+    one_left_one_entered = NOON + 2 * MINUTE
     harness.accessed("d")
-    assert harness.ranking.is_due(one_left_one_came, 0) == (
+    assert harness.ranking.is_due(one_left_one_entered, 0) == (
         True,
         "3 events in the last 3600 s, ranked 3",
     )
@@ -187,14 +187,14 @@ def test_a_ranking_is_not_due_within_its_pause(harness: Harness) -> None:
     assert harness.ranking.is_due(NOON + MINUTE, 60)[0]
 
 
-def test_other_settings_make_a_ranking_due(harness: Harness) -> None:
+def test_changed_settings_make_a_ranking_due(harness: Harness) -> None:
     harness.accessed("a")
     harness.ranking.compute(NOON)
     assert replace(harness.ranking, size=2).is_due(NOON, 0)[0]
     assert replace(harness.ranking, window_seconds=60 * 60 + 1).is_due(NOON, 0)[0]
 
 
-def test_a_run_that_died_before_its_end_is_done_again(harness: Harness) -> None:
+def test_the_ranking_of_a_killed_run_is_due_again(harness: Harness) -> None:
     harness.accessed("a")
     harness.trino.failure = "the run is killed here"
     with pytest.raises(Exception, match="killed"):
@@ -203,11 +203,11 @@ def test_a_run_that_died_before_its_end_is_done_again(harness: Harness) -> None:
     assert harness.ranking.is_due(NOON, 60) == (True, "1 events in the last 3600 s, never ranked")
 
 
-def test_the_file_can_be_pasted_as_it_is() -> None:
+def test_the_file_can_be_pasted_into_the_trino_cli() -> None:
     text = SQL_PATH.read_text()
     assert "_partition_id = 0 AND _partition_offset >= 0 AND _partition_offset < 100" in text
     assert "?" not in text
-    assert "ORDER BY places.kind, places.rank" in text
+    assert "ORDER BY entries.kind, entries.rank" in text
 
 
 def test_the_columns_of_the_sql_are_the_fields_of_the_mapping() -> None:
@@ -219,11 +219,11 @@ def test_the_columns_of_the_sql_are_the_fields_of_the_mapping() -> None:
     assert mappings["_meta"]["version"] >= 1
 
 
-def test_the_table_file_reads_the_hashes_that_are_written(harness: Harness) -> None:
+def test_the_table_file_matches_the_hashes(harness: Harness) -> None:
     harness.accessed("presto")
     harness.ranking.compute(NOON)
     table = json.loads((ROOT / "presto_etc" / "redis" / "ranking.json").read_text())
-    assert table["key"]["name"] == "ranking:places"
+    assert table["key"]["name"] == "ranking:entries"
     fields = {field["name"]: field["mapping"] for field in table["value"]["fields"]}
     assert fields == {name: name for name in harness.redis.hash("ranking:name:1")}
     catalog = (ROOT / "presto_etc" / "catalog" / "red_tests.properties").read_text()

@@ -7,7 +7,7 @@ import pytest
 from cryptography import x509
 from pydantic import SecretStr
 
-from kp_platform.adapters.kafka import Grant
+from kp_platform.adapters.kafka_admin import Grant
 from kp_platform.local import kafka, redis, secure, state, supervisor, trino
 from kp_platform.local.errors import StackError
 from kp_platform.local.servers import services, stack_environment

@@ -1,4 +1,4 @@
-"""Dead letters in Dagster: numbers told once, nothing of a message, and a replay as a job."""
+"""Dead letters in Dagster: changed numbers only, nothing of a message, and a retry as a job."""
 
 import json
 from collections import Counter
@@ -14,7 +14,7 @@ from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.orchestration.dead_letters import (
     CHECK,
     KEY,
-    ReplayConfig,
+    RetryConfig,
     check,
     dead_letters_sensor,
     numbers,
@@ -42,7 +42,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def tick(instance: dg.DagsterInstance, harness: Harness) -> list[Any]:
-    """The events of one tick, reported as the daemon reports them."""
+    """The events of one tick, reported like the daemon does."""
     resources = {"elasticsearch": harness.store}
     with dg.build_sensor_context(instance=instance, resources=resources) as context:
         answer = dead_letters_sensor().evaluate_tick(context)
@@ -52,7 +52,7 @@ def tick(instance: dg.DagsterInstance, harness: Harness) -> list[Any]:
     return list(answer.asset_events)
 
 
-def letter() -> StoredDeadLetter:
+def dead_letter() -> StoredDeadLetter:
     source = {
         "@timestamp": "2026-03-01T00:00:00.000Z",
         "flow": "access_log",
@@ -61,7 +61,7 @@ def letter() -> StoredDeadLetter:
         "partition": 1,
         "offset": 7,
         "reason": "not_json",
-        "detail": "a-secret-that-the-text-of-a-server-quotes",
+        "detail": "a-secret-that-a-server-quotes",
         "value": "YS1zZWNyZXQ=",
     }
     return StoredDeadLetter("access_log:id-1:1:7", source, Version(1, 1))
@@ -71,17 +71,17 @@ def test_numbers_are_by_flow_and_by_reason_and_fall_to_zero() -> None:
     now = numbers(SOME, {})
     assert now == {
         "open": 7,
-        "dropped": 5,
+        "discarded": 5,
         "flow access_log": 2,
         "flow full_text": 5,
         "reason not_json": 3,
         "reason empty": 4,
     }
-    assert numbers(Tally(Counter(), 5), now) == dict.fromkeys(now, 0) | {"dropped": 5}
+    assert numbers(Tally(Counter(), 5), now) == dict.fromkeys(now, 0) | {"discarded": 5}
 
 
-def test_the_numbers_are_plotted_and_nothing_of_a_message_is_told() -> None:
-    metadata = tally_metadata(numbers(SOME, {}), [letter()])
+def test_the_numbers_are_plotted_and_nothing_of_a_message_is_reported() -> None:
+    metadata = tally_metadata(numbers(SOME, {}), [dead_letter()])
     plotted = {name: each.value for name, each in metadata.items() if isinstance(each.value, int)}
     assert plotted == {"dagster/row_count": 12, **numbers(SOME, {})}
     latest = metadata["latest"]
@@ -90,19 +90,19 @@ def test_the_numbers_are_plotted_and_nothing_of_a_message_is_told() -> None:
     assert row.data == {
         "id": "access_log:id-1:1:7",
         "flow": "access_log",
-        "place": "analyze.action 1:7",
+        "offset": "analyze.action 1:7",
         "reason": "not_json",
         "since": "2026-03-01T00:00:00.000Z",
     }
 
 
-def test_open_letters_are_a_warning_and_dropped_ones_are_none() -> None:
+def test_only_open_dead_letters_are_a_warning() -> None:
     assert (check(SOME)["passed"], check(Tally(Counter(), 5))["passed"]) == (False, True)
     assert check(SOME)["severity"] == dg.AssetCheckSeverity.WARN
     assert check(SOME)["description"] == "7 open dead letters (4 empty, 3 not_json), 5 dropped"
 
 
-def test_the_sensor_tells_the_numbers_when_they_changed_and_only_then(
+def test_the_sensor_reports_the_numbers_only_when_they_have_changed(
     harness: Harness, instance: dg.DagsterInstance
 ) -> None:
     [first, check_of_first] = tick(instance, harness)
@@ -117,27 +117,27 @@ def test_the_sensor_tells_the_numbers_when_they_changed_and_only_then(
     assert (check_of_second.check_name, check_of_second.passed) == (CHECK, False)
     assert "a-secret" not in repr(second.metadata)
     assert tick(instance, harness) == []
-    told = instance.get_latest_materialization_event(KEY)
-    assert told is not None
-    assert told.asset_materialization is not None
-    assert told.asset_materialization.metadata["numbers"].value == {
+    reported = instance.get_latest_materialization_event(KEY)
+    assert reported is not None
+    assert reported.asset_materialization is not None
+    assert reported.asset_materialization.metadata["numbers"].value == {
         "open": 1,
-        "dropped": 0,
+        "discarded": 0,
         "flow access_log": 1,
         "reason not_json": 1,
     }
 
 
-def test_a_replay_has_to_name_letters() -> None:
-    with pytest.raises(dg.Failure, match="name dead letters: ids, a flow or a reason"):
-        ReplayConfig().selection()
-    assert ReplayConfig(ids=["a"]).selection().ids == ("a",)
-    assert ReplayConfig(flow="access_log", reason="conflict").selection().where.equal == (
+def test_a_retry_must_select_dead_letters() -> None:
+    with pytest.raises(dg.Failure, match="select dead letters: ids, a flow or a reason"):
+        RetryConfig().selection()
+    assert RetryConfig(ids=["a"]).selection().ids == ("a",)
+    assert RetryConfig(flow="access_log", reason="conflict").selection().where.equal == (
         ("flow", "access_log"),
         ("reason", "conflict"),
     )
 
 
-def test_every_field_of_the_replays_config_is_described() -> None:
-    schema = json.loads(json.dumps(ReplayConfig.model_json_schema()))
+def test_every_field_of_the_retry_config_is_described() -> None:
+    schema = json.loads(json.dumps(RetryConfig.model_json_schema()))
     assert all(each["description"] for each in schema["properties"].values())

@@ -1,4 +1,4 @@
-"""The definitions load anywhere, and show what the issue of a newcomer would look for."""
+"""The definitions load without servers and show lineage, descriptions and code."""
 
 import os
 import subprocess
@@ -29,8 +29,8 @@ JOBS = (
     "retention",
 )
 ENRICHED = dg.AssetKey("enriched_access_log")
-# A run imports the definitions before it works: what only a command line or a test needs, and the
-# client of Elasticsearch, which is needed later and takes a quarter of the CPU, are not among them.
+# A run imports the definitions before it works. They must not import what only the command line or
+# a test needs, nor the Elasticsearch client, which takes a quarter of the CPU and is needed later.
 UNUSED = {"elasticsearch", "httpx", "rich", "typer", "supervisor", "web_emitter"}
 
 
@@ -57,7 +57,7 @@ def test_the_lineage_leads_from_topic_table_and_keys_to_the_enriched_log() -> No
     assert graph.get(dg.AssetKey(["mysql", "testing.tests"])).is_executable
 
 
-def test_ranking_and_kpis_come_from_the_enriched_log() -> None:
+def test_ranking_and_kpis_depend_on_the_enriched_log() -> None:
     graph = build_definitions().resolve_asset_graph()
     assert graph.get(dg.AssetKey("access_ranking")).parent_keys == {
         ENRICHED,
@@ -87,7 +87,7 @@ def test_every_asset_that_runs_shows_its_code() -> None:
             assert line.strip() in ("@dg.asset(", "@partitioned_asset(")
 
 
-def test_dead_letters_come_from_every_flow() -> None:
+def test_dead_letters_depend_on_every_flow() -> None:
     graph = build_definitions().resolve_asset_graph()
     keys = {dg.AssetKey(flow.asset) for flow in FLOWS}
     assert graph.get(dg.AssetKey("dead_letters")).parent_keys == keys
@@ -98,7 +98,9 @@ def test_every_asset_job_sensor_and_resource_field_has_a_description() -> None:
     assert all(spec.description for spec in definitions.resolve_all_asset_specs())
     assert all(definitions.resolve_job_def(name).description for name in JOBS)
     assert all(definitions.resolve_sensor_def(name).description for name in SENSORS)
-    for resource in (definitions.resources or {}).values():
+    resources = dict(definitions.resources or {})
+    assert resources.pop("settings").description
+    for resource in resources.values():
         assert isinstance(resource, dg.ConfigurableResource)
         assert all(field.description for field in type(resource).model_fields.values())
 
@@ -118,7 +120,7 @@ def test_the_root_of_the_repository_is_a_workspace_for_dagster_dev() -> None:
 
 
 def test_no_secret_is_a_field_of_a_resource_or_of_a_run() -> None:
-    """Fields of both are shown in the Dagster UI."""
+    """The Dagster UI shows the fields of both."""
     environment = {**os.environ, "KP_MYSQL_PASSWORD": "a-secret-of-this-test"}
     code = (
         "from dagster import DagsterInstance\n"

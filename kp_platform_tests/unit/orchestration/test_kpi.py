@@ -1,4 +1,4 @@
-"""The KPIs in Dagster: partitions, the runs that the sensor asks for, and servers that are down."""
+"""The KPIs in Dagster: partitions, the runs that the sensor requests, and servers that are down."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -14,14 +14,15 @@ from kp_platform.analytics.kpi import Numbers, StaleHour
 from kp_platform.definitions import build_definitions
 from kp_platform.orchestration.kpi import (
     HOURS,
-    MOST_RUNS,
+    MAX_RUNS,
     hour_of,
-    is_held,
+    is_computed,
     key_of,
     reason,
     run_requests,
 )
-from kp_platform.orchestration.run_state import FOLLOWS_TAG, JobRun
+from kp_platform.orchestration.periodic import REPEATS_TAG
+from kp_platform.orchestration.run_state import JobRun
 from kp_platform.settings import Settings
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -39,12 +40,12 @@ def live(tags: Mapping[str, str]) -> JobRun:
     return JobRun("0123456789", STARTED, 1.0, tags)
 
 
-def asked(requests: list[dg.RunRequest]) -> list[tuple[str, str]]:
+def requested(requests: list[dg.RunRequest]) -> list[tuple[str, str]]:
     """The hours of day that each run computes, first and last."""
     return [(each.tags[RANGE[0]][11:], each.tags[RANGE[1]][11:]) for each in requests]
 
 
-def test_a_partition_is_an_hour_and_the_running_hour_is_one() -> None:
+def test_a_partition_is_an_hour_and_includes_the_current_one() -> None:
     now = datetime(2026, 3, 1, 12, 34, tzinfo=UTC)
     keys = HOURS.get_partition_keys(current_time=now)
     assert (keys[0], keys[-1]) == ("2026-01-01-00:00", "2026-03-01-12:00")
@@ -52,47 +53,47 @@ def test_a_partition_is_an_hour_and_the_running_hour_is_one() -> None:
     assert key_of(NOON) == keys[-1]
 
 
-def test_hours_in_a_row_are_computed_by_one_run() -> None:
-    assert asked(run_requests(stale(0, 1, 2, 5), [], LATER)) == [
+def test_consecutive_hours_are_computed_by_one_run() -> None:
+    assert requested(run_requests(stale(0, 1, 2, 5), [], LATER, 600)) == [
         ("12:00", "14:00"),
         ("17:00", "17:00"),
     ]
 
 
-def test_a_tick_asks_for_a_few_runs_of_the_oldest_hours() -> None:
-    requests = run_requests(stale(0, 2, 4, 6, 8), [], LATER)
-    assert asked(requests) == [("12:00", "12:00"), ("14:00", "14:00"), ("16:00", "16:00")]
-    assert len(requests) == MOST_RUNS
+def test_a_tick_requests_a_few_runs_of_the_oldest_hours() -> None:
+    requests = run_requests(stale(0, 2, 4, 6, 8), [], LATER, 600)
+    assert requested(requests) == [("12:00", "12:00"), ("14:00", "14:00"), ("16:00", "16:00")]
+    assert len(requests) == MAX_RUNS
 
 
 @pytest.mark.parametrize(
-    ("tags", "held"),
+    ("tags", "computed"),
     [
-        ({"dagster/partition": "2026-03-01-12:00"}, True),  # a person computes this hour
+        ({"dagster/partition": "2026-03-01-12:00"}, True),  # a user started this hour
         ({"dagster/partition": "2026-03-01-13:00"}, False),
         (dict(zip(RANGE, ("2026-03-01-10:00", "2026-03-01-12:00"), strict=True)), True),
         (dict(zip(RANGE, ("2026-03-01-13:00", "2026-03-01-14:00"), strict=True)), False),
-        ({}, True),  # unknown hours: rather wait
+        ({}, True),  # unknown hours block every hour
     ],
 )
-def test_an_hour_that_a_live_run_computes_is_not_asked_for(
-    tags: dict[str, str], held: bool
+def test_an_hour_that_a_live_run_computes_is_not_requested(
+    tags: dict[str, str], computed: bool
 ) -> None:
-    assert is_held(NOON, [live(tags)]) is held
-    assert asked(run_requests(stale(0), [live(tags)], LATER)) == (
-        [] if held else [("12:00", "12:00")]
+    assert is_computed(NOON, [live(tags)]) is computed
+    assert requested(run_requests(stale(0), [live(tags)], LATER, 600)) == (
+        [] if computed else [("12:00", "12:00")]
     )
 
 
-def test_only_the_run_of_the_hour_that_is_not_over_stays() -> None:
-    over, running = run_requests(stale(0, 5), [], now=NOON + 5.5 * HOUR)
-    assert (FOLLOWS_TAG in over.tags, over.run_config) == (False, {})
-    assert FOLLOWS_TAG in running.tags
-    [config] = running.run_config["ops"].values()
-    assert config == {"config": {"follow_seconds": Settings().max_run_seconds}}
+def test_only_the_run_of_the_current_hour_repeats() -> None:
+    past, current = run_requests(stale(0, 5), [], NOON + 5.5 * HOUR, 600)
+    assert (REPEATS_TAG in past.tags, past.run_config) == (False, {})
+    assert REPEATS_TAG in current.tags
+    [config] = current.run_config["ops"].values()
+    assert config == {"config": {"repeat_seconds": 600.0}}
 
 
-def test_the_reason_has_the_numbers() -> None:
+def test_the_reason_contains_the_numbers() -> None:
     assert reason(StaleHour(NOON, Numbers(5, 3, 1), None)) == (
         "5 accesses, 3 complete, 1 dead letters, not computed yet"
     )
@@ -110,6 +111,7 @@ def test_a_server_that_is_down_is_a_skip_that_names_it(
     monkeypatch.setenv("KP_REDIS_URL", "redis://127.0.0.1:1/10")
     sensor = build_definitions().resolve_sensor_def(name)
     resources = {
+        "settings": Settings(),
         "kafka": KafkaAdapter(Settings()),
         "trino": TrinoAdapter(Settings()),
         "elasticsearch": ElasticsearchAdapter(Settings(elasticsearch_url="http://127.0.0.1:1")),

@@ -1,4 +1,4 @@
-"""Columns and where they come from, as Dagster shows them, are those of the SQL that runs."""
+"""The column lineage in Dagster is that of the SQL that runs."""
 
 import dagster as dg
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from kp_platform.definitions import build_definitions
 from kp_platform.flows.builtin import ACCESS_LOG, FLOWS, FULL_TEXT, REFERENCE_CHANGES
 from kp_platform.flows.model import Flow
-from kp_platform.orchestration.flow_assets import REFERENCE_ROWS, REFERENCE_VALUES
+from kp_platform.orchestration.asset_keys import REFERENCE_ROWS, REFERENCE_VALUES
 from kp_platform.orchestration.lineage import ADDED, sources
 
 TOPIC = dg.AssetKey(["kafka", "analyze.action"])
@@ -27,14 +27,14 @@ def schema(flow: Flow) -> dict[str, tuple[str, str | None]]:
         ("test_id", "long", "from my_tests.testing.tests.test_id"),  # through a subquery
         ("redis_value", "keyword", "from red_tests.test.string.redis_value"),  # aggregated
         ("offset", "long", "from kafka_tests.analyze.action._partition_offset"),  # another name
-        ("run_id", "keyword", "by the pipeline: the Dagster run that indexed the event"),
+        ("run_id", "keyword", "added: the Dagster run that indexed the event"),
     ],
 )
-def test_a_column_says_where_it_comes_from(column: str, type_: str, description: str) -> None:
+def test_a_column_has_its_type_and_source(column: str, type_: str, description: str) -> None:
     assert schema(ACCESS_LOG)[column] == (type_, description)
 
 
-def test_the_message_itself_is_no_column_of_the_index() -> None:
+def test_the_message_is_no_column_of_the_index() -> None:
     assert "message" in sources(ACCESS_LOG)
     assert "message" not in schema(ACCESS_LOG)
 
@@ -44,7 +44,7 @@ def test_every_column_of_the_sql_has_a_source(flow: Flow) -> None:
     assert [column for column, found in sources(flow).items() if not found] == []
 
 
-def test_a_change_writes_what_it_was_joined_with_and_nothing_of_its_message() -> None:
+def test_a_reference_refresh_writes_the_joined_columns_and_nothing_of_its_message() -> None:
     joined = {"redis_key", "redis_value", "test_id", "test_name", "created_at"}
     assert set(schema(REFERENCE_CHANGES)) == joined
 

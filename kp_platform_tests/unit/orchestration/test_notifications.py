@@ -1,4 +1,4 @@
-"""A failed run is told to people, where they ask for it, and nothing else of it leaks."""
+"""A failed run is posted to the configured webhook, and nothing secret leaks."""
 
 import json
 from collections.abc import Iterator
@@ -11,10 +11,11 @@ import dagster as dg
 import pytest
 
 from kp_platform.orchestration.notifications import NotPosted, failure_sensor, post
+from kp_platform.settings import Settings
 
 
-class Chat(HTTPServer):
-    """A webhook that answers with the statuses it is given, the last one for ever."""
+class Webhook(HTTPServer):
+    """A webhook that answers with the given statuses, then always with the last one."""
 
     def __init__(self, *statuses: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -27,7 +28,7 @@ class Chat(HTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Chat
+    server: Webhook
 
     def do_POST(self) -> None:
         length = int(self.headers["Content-Length"])
@@ -39,12 +40,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 @contextmanager
-def chat(*statuses: int) -> Iterator[Chat]:
-    server = Chat(*statuses)
+def webhook(*statuses: int) -> Iterator[Webhook]:
+    server = Webhook(*statuses)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -65,7 +66,7 @@ def failing() -> None:
 
 
 def tick_after_a_failure() -> tuple[str, Any]:
-    """The id of a run that failed, and what the sensor says of it."""
+    """The id of a failed run, and the answer of the sensor."""
     with dg.DagsterInstance.ephemeral() as instance:
         result = failing.execute_in_process(instance=instance, raise_on_error=False)
         events = {each.event_type_value: each for each in result.all_events}
@@ -74,12 +75,13 @@ def tick_after_a_failure() -> tuple[str, Any]:
             dagster_event=events["PIPELINE_FAILURE"],
             dagster_instance=instance,
             dagster_run=result.dagster_run,
+            resources={"settings": Settings()},
         ).for_run_failure()
         return result.run_id, failure_sensor()(context)
 
 
 def test_a_failed_run_is_posted_with_a_link_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    with chat(200) as server:
+    with webhook(200) as server:
         monkeypatch.setenv("KP_ALERT_WEBHOOK", server.url)
         run_id, _ = tick_after_a_failure()
     [body] = server.bodies
@@ -95,20 +97,20 @@ def test_nothing_is_posted_by_default() -> None:
     assert answer == dg.SkipReason("KP_ALERT_WEBHOOK is not set")
 
 
-def test_a_webhook_that_fails_once_is_asked_again() -> None:
-    with chat(503, 200) as server:
+def test_a_webhook_that_fails_once_is_retried() -> None:
+    with webhook(503, 200) as server:
         post(server.url, {"text": "hello"})
     assert len(server.bodies) == 2
 
 
 @pytest.mark.parametrize("status", [500, 302])  # a redirect could lead anywhere
 def test_a_webhook_that_refuses_is_an_error_without_its_url(status: int) -> None:
-    with chat(status) as server, pytest.raises(NotPosted, match=f"answers {status}") as error:
+    with webhook(status) as server, pytest.raises(NotPosted, match=f"answers {status}") as error:
         post(server.url, {"text": "hello"})
     assert "a-secret" not in str(error.value)
     assert error.value.__suppress_context__ or error.value.__context__ is None
 
 
-def test_a_webhook_that_is_not_there_is_an_error_without_its_url() -> None:
+def test_an_unreachable_webhook_is_an_error_without_its_url() -> None:
     with pytest.raises(NotPosted, match="does not answer: ConnectionError"):
         post("http://127.0.0.1:1/services/a-secret", {"text": "hello"})

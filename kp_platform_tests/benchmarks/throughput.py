@@ -109,7 +109,7 @@ class Comparison:
         self._clear()
         turns: dict[str, Callable[[], float]] = {
             OURS: partial(run_ours, self._stack),
-            TWO_RUNS: partial(run_ours, self._stack, *_halves(self._stack)),
+            TWO_RUNS: partial(run_ours, self._stack, *_two_assignments(self._stack)),
             RAW: self._run_raw,
             STRAIGHT: self._run_straight,
         }
@@ -173,7 +173,7 @@ def run_ours(stack: Stack, *assignments: str) -> float:
     return dagster_run.step_seconds(stack, "index_access_log", *configs)
 
 
-def _halves(stack: Stack) -> tuple[str, str]:
+def _two_assignments(stack: Stack) -> tuple[str, str]:
     count = stack.settings.topic_partitions
     return assignment_text(range(count // 2)), assignment_text(range(count // 2, count))
 

@@ -4,7 +4,7 @@ import pytest
 
 from kp_platform_tests.benchmarks.dagster_run import bytes_a_day
 
-OLD, ENDED, NEW = (f"history/runs/{letter * 8}-0000-4000-8000-{letter * 12}.db" for letter in "abc")
+OLD, ENDED, NEW = (f"history/runs/{digit * 8}-0000-4000-8000-{digit * 12}.db" for digit in "abc")
 BEFORE = {"history/runs/index.db": 1_000, OLD: 150, ENDED: 100}
 
 

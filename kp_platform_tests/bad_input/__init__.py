@@ -1,1 +1,1 @@
-"""What may be on a topic besides good events, as data: cases, why each is there, the answer."""
+"""Unusual and invalid messages as data: each with its reason and the expected result."""

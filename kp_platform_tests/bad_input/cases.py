@@ -1,12 +1,12 @@
-"""The cases of the .toml files beside this module, as messages with the answers they must get.
+"""The cases of the .toml files in this folder, as messages with expected results.
 
-Belongs here: reading the files. Does not belong here: the cases, and what sends them.
+Belongs here: reading the files. Does not belong here: the cases, publishing them.
 
-A case has a `name` and says `why` it is there. Its message is `value` in UTF-8 or in `encoding`, or
-`hex`, or a `tombstone`. In `value`, $UUID is another uuid in each case and each run (`same_uuid_as`
-names the case whose uuid it is), $TAIL its last twelve digits, and $FILL what `fill` lists as
-(text, times). `timestamp` is in milliseconds since 1970. The answer is `dead` with a reason, or
-`duplicate`, or else `indexed`.
+A case has a `name` and a reason, `why`. Its message is `value` in UTF-8 or in `encoding`, or `hex`,
+or a `tombstone`. In `value`, $UUID is a new uuid for each case and run (or that of the case in
+`same_uuid_as`), $TAIL its last twelve digits, and $FILL the texts of `fill`, a list of (text,
+times). `timestamp` is in milliseconds since 1970. The expected result is `rejected` with a reason,
+or `duplicate`, or else `indexed`.
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 FOLDER = Path(__file__).parent
-NOWHERE = ("mysql", "redis")
+NO_REFERENCES = ("mysql", "redis")
 
 
 @dataclass(frozen=True)
@@ -32,28 +32,28 @@ class Indexed:
 
 
 @dataclass(frozen=True)
-class Dead:
-    """A dead letter with the reason, and with the message's bytes."""
+class Rejected:
+    """A dead letter with this reason and the message's bytes."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Counted:
-    """Neither: the event is a document already."""
+class Duplicate:
+    """Neither a new document nor a dead letter: the event is indexed already."""
 
 
-Answer = Indexed | Dead | Counted
+Expected = Indexed | Rejected | Duplicate
 
 
 @dataclass(frozen=True)
 class Case:
-    """A message, and what must become of it."""
+    """A message and its expected result."""
 
     name: str
     value: bytes | None
-    answer: Answer
-    why: str = "a good neighbour"
+    expected: Expected
+    why: str = "a valid neighbour"
     timestamp: int = 0
     compression: str = "none"
     key: bytes | None = None
@@ -61,33 +61,33 @@ class Case:
 
 
 def malformed() -> list[Case]:
-    """Messages that break the contract."""
+    """Messages that violate the contract."""
     return _cases("malformed")
 
 
 def odd() -> list[Case]:
-    """Messages that are odd and valid."""
+    """Unusual but valid messages."""
     return _cases("odd")
 
 
 def nasty_strings() -> list[Case]:
-    """Two events of each string: one has it as its uri, the other as its name. The first is written
-    with escapes, the second in UTF-8."""
+    """Two events per string: one with the string as uri, encoded with escapes, and one with the
+    string as name, in UTF-8."""
     cases: list[Case] = []
     for each in _read("nasty_strings")["string"]:
         times = each.get("times", 1)
         text, short = each["text"] * times, f"{each['text']!a} x {times}"
         of_uri = json.dumps({"uuid": str(uuid.uuid4()), "uri": text, "name": "presto"}).encode()
         of_name = orjson.dumps({"uuid": str(uuid.uuid4()), "uri": "/", "name": text})
-        dead = Dead(each["dead"]) if "dead" in each else None
-        uri, name = Indexed(uri=text), Indexed(name=text, missing=NOWHERE)
-        cases.append(Case(f"uri {short}", of_uri, dead or uri, each["why"]))
-        cases.append(Case(f"name {short}", of_name, dead or name, each["why"]))
+        rejected = Rejected(each["rejected"]) if "rejected" in each else None
+        uri, name = Indexed(uri=text), Indexed(name=text, missing=NO_REFERENCES)
+        cases.append(Case(f"uri {short}", of_uri, rejected or uri, each["why"]))
+        cases.append(Case(f"name {short}", of_name, rejected or name, each["why"]))
     return cases
 
 
 def markup() -> list[str]:
-    """The nasty strings that would be markup on a careless page."""
+    """The nasty strings that are markup on a page without escaping."""
     texts = [each["text"] for each in _read("nasty_strings")["string"]]
     return [text for text in texts if ("<" in text or "alert(" in text) and text.isprintable()]
 
@@ -108,7 +108,7 @@ def _case(each: dict[str, Any], uuids: dict[str, str]) -> Case:
     return Case(
         name=each["name"],
         value=_value(each, identity, filled),
-        answer=_answer(each, filled),
+        expected=_expected(each, filled),
         why=each["why"],
         timestamp=each.get("timestamp", 0),
         compression=each.get("compression", "none"),
@@ -126,11 +126,11 @@ def _value(each: dict[str, Any], identity: str, filled: str) -> bytes | None:
     return str(text.replace("$FILL", filled)).encode(each.get("encoding", "utf-8"))
 
 
-def _answer(each: dict[str, Any], filled: str) -> Answer:
-    if "dead" in each:
-        return Dead(each["dead"])
+def _expected(each: dict[str, Any], filled: str) -> Expected:
+    if "rejected" in each:
+        return Rejected(each["rejected"])
     if each.get("duplicate"):
-        return Counted()
+        return Duplicate()
     fields = dict(each.get("indexed", {}))
     missing = tuple(fields.pop("missing", ()))
     return Indexed(

@@ -1,1 +1,1 @@
-"""Measurements that are run by hand: what they print depends on the machine."""
+"""Benchmarks, which are run manually: their figures depend on the machine."""

@@ -1,6 +1,7 @@
-"""What Dagster's own interface is asked: to run a job, and what its runs have done.
+"""Dagster's GraphQL interface and storage: launch a job, wait for its runs, measure the database.
 
-Belongs here: launching as the UI does it, waiting, the size of its database.
+Belongs here: requests as the UI sends them, and the size of the storage. Does not belong here: what
+the jobs do.
 """
 
 import re
@@ -11,7 +12,7 @@ from typing import Any
 from kp_platform_tests.stack import Stack
 
 RUN_SECONDS = 3_600.0
-LOOK_SECONDS = 2.0  # a look costs the machine that is measured
+POLL_SECONDS = 2.0  # each poll takes CPU from what is measured
 _LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 _RUN = """query($id: ID!) { runOrError(runId: $id) { ... on Run {
@@ -20,8 +21,8 @@ _RUN_FILE = re.compile(r"history/runs/[0-9a-f-]{36}\.db")
 
 
 def step_seconds(stack: Stack, job: str, *configs: Mapping[str, Any]) -> float:
-    """Runs a job of one step, with several configs at the same time, and returns the seconds from
-    the first step's start to the last one's end. Raises RuntimeError when one fails."""
+    """Run a job of one step, once per config and concurrently. Returns the seconds from the start
+    of the first step to the end of the last. Raises RuntimeError when a run fails."""
     steps = [_wait(stack, run) for run in [_launch(stack, job, each) for each in configs]]
     return max(end for _, end in steps) - min(start for start, _ in steps)
 
@@ -40,7 +41,7 @@ def _launch(stack: Stack, job: str, config: Mapping[str, Any]) -> str:
 
 
 def _wait(stack: Stack, run_id: str) -> tuple[float, float]:
-    """When its step started and ended, in seconds since the epoch."""
+    """Start and end of its step, in seconds since the epoch. Raises RuntimeError."""
     deadline = time.monotonic() + RUN_SECONDS
     while time.monotonic() < deadline:
         found = stack.graphql(_RUN, id=run_id)["runOrError"]
@@ -49,12 +50,12 @@ def _wait(stack: Stack, run_id: str) -> tuple[float, float]:
             return float(step["startTime"]), float(step["endTime"])
         if found["status"] in ("FAILURE", "CANCELED"):
             raise RuntimeError(f"run {run_id}: {found['status']}")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     raise RuntimeError(f"run {run_id} did not end within {RUN_SECONDS:.0f} s")
 
 
 def database(stack: Stack) -> dict[str, int]:
-    """Bytes of each file that Dagster keeps."""
+    """The size in bytes of each file in Dagster's storage, by relative path."""
     folder = stack.settings.home / "dagster"
     return {
         str(each.relative_to(folder)): each.stat().st_size
@@ -66,11 +67,11 @@ def database(stack: Stack) -> dict[str, int]:
 def bytes_a_day(
     before: Mapping[str, int], after: Mapping[str, int], seconds: float, run_seconds: float
 ) -> float:
-    """What the database grows by in a day of what went on between two looks at it: by what was
-    written to files that there were, and by the file of a new run, each time that one of those
-    which were at work ends after `run_seconds`."""
-    grown = {name: size - before.get(name, 0) for name, size in after.items()}
-    written = sum(size for name, size in grown.items() if name in before)
+    """The growth of the database in a day, extrapolated from two states `seconds` apart: the bytes
+    appended to existing files, plus the file of a new run for each active run that ends after
+    `run_seconds`."""
+    growth = {name: size - before.get(name, 0) for name, size in after.items()}
+    appended = sum(size for name, size in growth.items() if name in before)
     runs = {name: size for name, size in after.items() if _RUN_FILE.fullmatch(name)}
-    at_work = sum(grown[name] > 0 for name in runs)
-    return (written / seconds + at_work * min(runs.values(), default=0) / run_seconds) * 86_400
+    active_runs = sum(growth[name] > 0 for name in runs)
+    return (appended / seconds + active_runs * min(runs.values(), default=0) / run_seconds) * 86_400

@@ -1,17 +1,17 @@
-"""What the emitter costs a request.
+"""B6: the cost of the emitter per request.
 
-Belongs here: the time that `announce` adds while the broker is up, slow, down or silent, and
-requests per CPU-second with and without the middleware. Does not belong here: what must hold on any
-machine, which tests assert, and how a figure is shown (`report.py`). Needs no stack: the broker is
-librdkafka's own, in a process of its own, so that its work is not ours. Variants take turns, so
-that a busy machine is equally busy for all.
+Belongs here: the latency that `AccessPublisher.publish` adds while the broker is up, slow, down or
+unresponsive, requests per CPU-second with and without the middleware, and the figures. Does not
+belong here: bounds that hold on any machine, which tests assert, and how a figure is shown
+(`report.py`). It needs no stack: librdkafka's mock broker runs in a separate process, so that its
+CPU time is not counted. Variants run in turns, so that other load affects all of them equally.
 """
 
 import logging
 import multiprocessing
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from http.client import HTTPConnection
 from multiprocessing.connection import Connection
@@ -27,6 +27,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
+from kp_platform_tests.benchmarks.measure import Spread, percentile
+from kp_platform_tests.benchmarks.report import Figure, Result, Table
+from kp_platform_tests.benchmarks.session import Session
 from kp_platform_tests.unit.web_emitter.server import NO_BROKER, MockBroker
 from web_emitter.emitter.identity import Identity, random_demo_name
 from web_emitter.emitter.middleware import AccessEventMiddleware, AccessPublisher
@@ -37,8 +40,8 @@ from web_emitter.site.settings import SiteSettings
 REQUESTS = 2_000
 REQUESTS_PER_SECOND = 500
 SLOW_MILLISECONDS = 1_000
-WITHOUT = "without"
-DEAD = ("down", "silent")
+UP, SLOW, DOWN, UNRESPONSIVE = "up", "slow", "down", "unresponsive"
+NO_MIDDLEWARE = "no middleware"
 LOGGER = logging.getLogger("benchmark")
 LOGGER.setLevel(logging.CRITICAL)
 
@@ -46,14 +49,14 @@ LOGGER.setLevel(logging.CRITICAL)
 @contextmanager
 def brokers() -> Iterator[Mapping[str, str]]:
     """The address of a broker in each state."""
-    with _broker() as up, _broker(SLOW_MILLISECONDS) as slow, _silent_server() as silent:
-        yield {"up": up, "slow": slow, "down": NO_BROKER, "silent": silent}
+    with _broker() as up, _broker(SLOW_MILLISECONDS) as slow, _unresponsive_server() as frozen:
+        yield {UP: up, SLOW: slow, DOWN: NO_BROKER, UNRESPONSIVE: frozen}
 
 
 def added_milliseconds(brokers: Mapping[str, str], rounds: int) -> dict[str, list[float]]:
-    """Of each request, by the broker's state. Paced, so that the threads behind it have the share
-    of the CPU that they have in service."""
-    publisher = _announcer()
+    """Added latency of each request, by the broker's state. Requests are paced, so that background
+    threads get the share of the CPU that they get in production."""
+    publisher = _publisher()
     added: dict[str, list[float]] = {name: [] for name in brokers}
     with ExitStack() as stack:
         states = {
@@ -71,17 +74,17 @@ def added_milliseconds(brokers: Mapping[str, str], rounds: int) -> dict[str, lis
 
 
 def requests_per_cpu_second(brokers: Mapping[str, str], rounds: int) -> dict[str, list[float]]:
-    """Of real servers, by the broker's state; the one `WITHOUT` announces nothing."""
+    """Of HTTP servers, by the broker's state; the one with `NO_MIDDLEWARE` publishes no events."""
     with ExitStack() as stack:
         servers = {
-            name: stack.enter_context(_elsewhere(_serve_pages, address))
-            for name, address in {WITHOUT: "", **brokers}.items()
+            name: stack.enter_context(_process(_serve_pages, address))
+            for name, address in {NO_MIDDLEWARE: "", **brokers}.items()
         }
-        found: dict[str, list[float]] = {name: [] for name in servers}
+        rates: dict[str, list[float]] = {name: [] for name in servers}
         for _ in range(rounds):
             for name, server in servers.items():
-                found[name].append(_requests_per_cpu_second(server))
-    return found
+                rates[name].append(_requests_per_cpu_second(server))
+    return rates
 
 
 def _requests_per_cpu_second(server: Connection) -> float:
@@ -97,8 +100,8 @@ def _requests_per_cpu_second(server: Connection) -> float:
     return REQUESTS / float(after - before)
 
 
-def _serve_pages(there: Connection, address: str) -> None:
-    """Tells its port and its CPU seconds whenever it is asked."""
+def _serve_pages(parent: Connection, address: str) -> None:
+    """Serve pages; answer each request on the connection with the port and the CPU-seconds."""
     with ExitStack() as stack:
         state = {"sink": stack.enter_context(_producer(address))} if address else {}
 
@@ -106,7 +109,7 @@ def _serve_pages(there: Connection, address: str) -> None:
         async def lifespan(app: Starlette) -> AsyncIterator[dict[str, EventProducer]]:
             yield state
 
-        middleware = [Middleware(AccessEventMiddleware, publisher=_announcer())] if address else []
+        middleware = [Middleware(AccessEventMiddleware, publisher=_publisher())] if address else []
         app = Starlette(
             routes=[Route("/hello/{name}", _page)], middleware=middleware, lifespan=lifespan
         )
@@ -115,20 +118,20 @@ def _serve_pages(there: Connection, address: str) -> None:
         thread = Thread(target=server.run, kwargs={"sockets": [listener]})
         port = listener.getsockname()[1]
         thread.start()
-        there.send("ready")
-        while there.recv() != "end":
-            there.send((port, process_time()))
+        parent.send("ready")
+        while parent.recv() != "end":
+            parent.send((port, process_time()))
         server.should_exit = True
         thread.join()
 
 
 async def _page(request: Request) -> HTMLResponse:
-    """300 rows: cheap as pages go."""
+    """300 rows: a page that takes little CPU."""
     rows = "".join(f"<tr><td>{number}</td><td>a row</td></tr>" for number in range(300))
     return HTMLResponse(f"<table>{rows}</table>")
 
 
-def _announcer() -> AccessPublisher:
+def _publisher() -> AccessPublisher:
     return AccessPublisher(Identity(random_demo_name, LOGGER), Redaction(["page"]), LOGGER)
 
 
@@ -147,35 +150,87 @@ def _producer(address: str) -> Iterator[EventProducer]:
 
 
 @contextmanager
-def _silent_server() -> Iterator[str]:
-    """What a frozen broker looks like: the kernel accepts, nobody answers."""
+def _unresponsive_server() -> Iterator[str]:
+    """As a frozen broker: the kernel accepts connections, and no request is answered."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 @contextmanager
-def _elsewhere(serve: Callable[..., None], *arguments: object) -> Iterator[Connection]:
-    """A process of its own, that has said that it is ready."""
+def _process(serve: Callable[..., None], *arguments: object) -> Iterator[Connection]:
+    """A connection to a process that runs `serve` and has reported that it is ready."""
     spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe()
-    process = spawn.Process(target=serve, args=(there, *arguments))
+    child, parent = spawn.Pipe()
+    process = spawn.Process(target=serve, args=(parent, *arguments))
     process.start()
-    here.recv()
-    yield here
-    here.send("end")
+    child.recv()
+    yield child
+    child.send("end")
     process.join(30)
 
 
 @contextmanager
 def _broker(answer_milliseconds: int = 0) -> Iterator[str]:
-    with _elsewhere(_serve_events, answer_milliseconds) as server:
+    with _process(_serve_events, answer_milliseconds) as server:
         server.send("address")
         yield server.recv()
 
 
-def _serve_events(there: Connection, answer_milliseconds: int) -> None:
+def _serve_events(parent: Connection, answer_milliseconds: int) -> None:
     broker = MockBroker(answer_milliseconds)
-    there.send("ready")
-    while there.recv() != "end":
-        there.send(broker.address)
+    parent.send("ready")
+    while parent.recv() != "end":
+        parent.send(broker.address)
     broker.close()
+
+
+def results(session: Session) -> Iterator[Result]:
+    with brokers() as addresses:
+        session.log("timing the publication of events")
+        added = added_milliseconds(addresses, session.rounds)
+        session.log("counting requests per CPU-second")
+        served = requests_per_cpu_second(addresses, session.rounds)
+    yield Result(
+        "B6",
+        "cost of the emitter",
+        f"Added latency: {session.rounds * REQUESTS:,} requests at {REQUESTS_PER_SECOND} per "
+        f"second for each state of the broker. Slow: it answers after {SLOW_MILLISECONDS} ms. "
+        "Unresponsive: it accepts connections and sends nothing.",
+        _figures(added, served),
+        Table(
+            ("broker", "requests per CPU-second",
+             *(f"added {share} (ms)" for share in ("p50", "p99", "p99.9"))),
+            [
+                [name, f"{Spread.of(turns):,.0f}"]
+                + [
+                    f"{percentile(added[name], share):.3f}" if name in added else ""
+                    for share in (0.5, 0.99, 0.999)
+                ]
+                for name, turns in served.items()
+            ],
+        ),
+    )  # fmt: skip
+
+
+def _figures(
+    added: Mapping[str, Sequence[float]], served: Mapping[str, Sequence[float]]
+) -> list[Figure]:
+    ratios = {
+        name: Spread.of([a / b for a, b in zip(turns, served[NO_MIDDLEWARE], strict=True)])
+        for name, turns in served.items()
+    }
+    up = ratios[UP].median
+    away = min(ratios[name].median for name in (DOWN, UNRESPONSIVE))
+    p99 = max(percentile(each, 0.99) for each in added.values())
+    p999 = max(percentile(each, 0.999) for each in added.values())
+    return [
+        Figure("throughput relative to no middleware", ">= 0.75", f"{ratios[UP]:.2f}", up >= 0.75),
+        Figure(
+            "throughput relative to no middleware, broker down or unresponsive",
+            "as with the broker up",
+            f"{away:.2f}",
+            away >= up - 0.05,
+        ),
+        Figure("added latency p99, any broker state", "<= 0.5 ms", f"{p99:.2f} ms", p99 <= 0.5),
+        Figure("added latency p99.9, any broker state", "<= 1 ms", f"{p999:.2f} ms", p999 <= 1),
+    ]

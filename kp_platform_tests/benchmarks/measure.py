@@ -1,6 +1,7 @@
-"""What every benchmark needs: CPU time of a stack's programs, quartiles, and on what it was taken.
+"""Measuring: CPU time of a stack's programs, percentiles, and the provenance of a figure.
 
-Belongs here: measuring. Does not belong here: what is measured, and tables (`report.py`).
+Belongs here: what several benchmarks measure with. Does not belong here: what they measure, and
+tables (`report.py`).
 """
 
 import math
@@ -24,7 +25,7 @@ from kp_platform_tests.stack import ROOT, Stack
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The median of some rounds, with the quartiles around it."""
+    """The median of several rounds with its quartiles."""
 
     low: float
     median: float
@@ -48,12 +49,12 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def cpu_seconds(stack: Stack) -> dict[str, float]:
-    """CPU time so far of each program, with that of its children, those that have ended too."""
-    found = {}
+    """CPU time of each program since its start, including its children, also ended ones."""
+    seconds = {}
     for name, program in Supervisor(stack.settings.home).programs().items():
         with suppress(psutil.NoSuchProcess):
-            found[name] = _of_tree(psutil.Process(program.pid))
-    return found
+            seconds[name] = _of_tree(psutil.Process(program.pid))
+    return seconds
 
 
 def spent(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
@@ -61,7 +62,7 @@ def spent(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, 
 
 
 def provenance() -> dict[str, Any]:
-    """Machine, versions and commit that a figure was taken with."""
+    """Machine, versions and commit that a figure was measured on."""
     packages = ("dagster", "confluent-kafka", "trino", "elasticsearch", "orjson")
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -70,19 +71,19 @@ def provenance() -> dict[str, Any]:
         f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "versions": {each.name: each.version for each in manifest().values()}
         | {"Python": platform.python_version()}
-        | {f"{name} of Python": version(name) for name in packages},
+        | {f"{name} (Python)": version(name) for name in packages},
     }
 
 
 def commit() -> str:
-    """Results, which lie in docs, do not make the code another one."""
-    known = _git("describe", "--always") or "unknown"
+    """The commit, with `-dirty` if a file outside docs/, which has the results, was changed."""
+    found = _git("describe", "--always") or "unknown"
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":(exclude)docs")
-    return f"{known}-dirty" if changed else known
+    return f"{found}-dirty" if changed else found
 
 
 def _git(*arguments: str) -> str:
-    """What git says, or nothing where there is none."""
+    """The output of git; empty outside a repository."""
     done = subprocess.run(
         ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -97,7 +98,7 @@ def _processor() -> str:
 
 
 def _of_tree(process: psutil.Process) -> float:
-    """A parent's times hold those of the children it has waited for."""
+    """A parent's times include those of the children that it has waited for."""
     seconds = 0.0
     for each in (process, *process.children(recursive=True)):
         with suppress(psutil.NoSuchProcess):

@@ -1,7 +1,7 @@
-"""A process that replays documents by raw `_bulk` requests: what Elasticsearch can take.
+"""A process that indexes documents by raw `_bulk` requests: the throughput limit of Elasticsearch.
 
-Belongs here: two connections, each sending prepared bytes as fast as they are answered. Does not
-belong here: who prepared them (`throughput.py`).
+Belongs here: two connections, each sending prepared requests one after another. Does not belong
+here: preparing them (`throughput.py`).
 
     python -m kp_platform_tests.benchmarks.raw_bulk URL INDEX FILE
 """
@@ -20,7 +20,7 @@ _LENGTH = 8
 
 
 def pack(path: Path, requests: Iterator[bytes]) -> None:
-    """Each request behind its length in eight bytes."""
+    """Write each request, preceded by its length in eight bytes."""
     with path.open("wb") as file:
         for request in requests:
             file.write(len(request).to_bytes(_LENGTH) + request)
@@ -33,7 +33,7 @@ def unpack(path: Path) -> Iterator[bytes]:
 
 
 def main(url: str, index: str, path: str) -> None:
-    """Prints the seconds from the first request until all is searchable."""
+    """Prints the seconds from the first request until all documents are searchable."""
     requests = list(unpack(Path(path)))
     with Elasticsearch(url, request_timeout=60) as client:
         client.cluster.health()
@@ -41,13 +41,13 @@ def main(url: str, index: str, path: str) -> None:
         with ThreadPoolExecutor(CONNECTIONS) as threads:
             for errors in threads.map(lambda each: send(client, index, each), requests):
                 if errors:
-                    sys.exit("a document was refused")
+                    sys.exit("a document was rejected")
         client.indices.refresh(index=index)
     print(orjson.dumps({"seconds": time.monotonic() - began}).decode())
 
 
 def send(client: Elasticsearch, index: str, request: bytes) -> bool:
-    """Whether a document was refused. The request names no index of its own."""
+    """Return whether a document was rejected. The request names no index."""
     answer = client.perform_request(
         "POST",
         f"/{index}/_bulk?filter_path=errors",

@@ -1,7 +1,7 @@
-"""How long a reader waits for `/analysis`, beside a plain search for the same documents.
+"""The latency of `/analysis` and of a plain search for the same documents, for B10.
 
-Belongs here: the three ways to the documents, taken in turns by one reader. Does not belong here:
-how a figure is shown (`report.py`).
+Belongs here: three kinds of request, sent in turns by one client. Does not belong here: the figures
+(`backlog.py`).
 """
 
 import re
@@ -18,7 +18,7 @@ from web_emitter.site.analysis.logs import PAGE_SIZE
 from web_emitter.site.search import NEWEST_FIRST, Cursor
 
 RAW, FIRST, DEEP = "raw search", "first page", "deep page"
-WARM = 20
+WARM_UP = 20
 _OLDER = re.compile(r'href="([^"]+)" rel="next"')
 
 
@@ -29,22 +29,22 @@ def times(stack: Stack, count: int) -> dict[str, list[float]]:
         Servers.of(stack.settings).search() as search,
         httpx.Client(base_url=stack.settings.emitter_url, trust_env=False) as reader,
     ):
-        wait_for(lambda: _is_up(reader), "the emitter is up")
+        wait_for(lambda: _is_up(reader), "the emitter answers")
         middle = Cursor(_middle(search), partition=0, offset=0, reach=0)
         [deep] = _OLDER.findall(reader.get(f"/analysis?after={middle.token}").text)
         plain = {"query": {"match_all": {}}, "sort": NEWEST_FIRST, "size": PAGE_SIZE}
-        ways: dict[str, Callable[[], object]] = {
+        requests: dict[str, Callable[[], object]] = {
             RAW: lambda: search.request("POST", "/log.index/_search", plain),
             FIRST: lambda: reader.get("/analysis").raise_for_status(),
             DEEP: lambda: reader.get(deep).raise_for_status(),
         }
-        found: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(WARM + count):
-            for name, ask in ways.items():
+        seconds: dict[str, list[float]] = {name: [] for name in requests}
+        for _ in range(WARM_UP + count):
+            for name, send in requests.items():
                 began = time.monotonic()
-                ask()
-                found[name].append(time.monotonic() - began)
-    return {name: each[WARM:] for name, each in found.items()}
+                send()
+                seconds[name].append(time.monotonic() - began)
+    return {name: each[WARM_UP:] for name, each in seconds.items()}
 
 
 def _is_up(reader: httpx.Client) -> bool:

@@ -1,6 +1,6 @@
-"""Figures: kept as JSON lines, and told as docs/performance.md.
+"""Results: stored as JSON lines, rendered as docs/performance.md.
 
-Belongs here: what a figure is, the file and the page. Does not belong here: measuring.
+Belongs here: the types of a result, the file and the page. Does not belong here: measuring.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,39 +19,40 @@ _INTRO = """# Performance
 
 <!-- Written by `make bench` from performance.jsonl. -->
 
-Figures are ratios of two things measured in turns by one command on one machine, so they carry
-over; times and rates do not. `make bench BENCH=B1` measures one again on a stack of its own and
-writes this page; the newest measurement of each counts. Spread: median (quartiles).
+Figures are ratios of two measurements taken in turns by one command on one machine, so they carry
+over to other machines; absolute times and rates do not. `make bench BENCH=B1` measures one again on
+a stack of its own and writes this page; the page shows the newest result of each benchmark. Spread:
+median (quartiles).
 """
 
 _LIMITS = """
-## What sets the limits
+## Bottlenecks
 
-B1 and B3: all cores are busy, so documents/s follow from the CPU that a document takes, as the
-tables show. Elasticsearch takes as much of our documents as of raw bulk's. What comes on top is
-the join in Trino, and Python: decoding Trino's JSON, checking each message and making its
-document, sending it, and the start of a run, which the others do not have. A straight-line
-consumer makes documents of messages it has at hand; here each row passes Trino, is written as
-JSON and read again. Of the 5 us of Python that a document takes in a run, two fifths decode
-Trino's answer, two fifths make the document, and one fifth sends it; the start of a run, 2
-CPU-seconds, comes on top. Between two slices the cores wait 0.25 s for Trino to plan the next.
+B1 and B3: all cores are busy, so documents/s follow from the CPU time per document, as the tables
+show. Elasticsearch needs the same CPU time for the platform's documents as for raw bulk requests.
+The difference is the join in Trino, and Python: decoding Trino's JSON, validating each message,
+building and sending the document, and the start of a run, which the other contenders do not have. A
+straight-line consumer builds documents directly from messages; here each row passes through Trino,
+is encoded as JSON and decoded again. Of the 5 us of Python per document, two fifths decode Trino's
+response, two fifths build the document and one fifth sends it. The start of a run adds 2
+CPU-seconds. Between two slices the cores wait 0.25 s for Trino to plan the next query.
 
-B6: a request takes 95 us of CPU, its event 32 more: 12 make it (redaction and the uuid among
-them), 4 find the name, the rest hands it to librdkafka and takes its report.
+B6: a request takes 95 us of CPU and its event 32 us more: 12 us build the event (including
+redaction and the uuid), 4 us determine the name, and the rest enqueues it in librdkafka and
+processes the delivery report.
 
-B8: where reference data are large, one more query finds the keys of a slice, so that Trino need
-not read all of MySQL and Redis. It reads the slice a second time. Reading all instead would take
-half as long again.
+B8: with large reference data, one more query determines the keys of a slice, so that Trino does
+not read MySQL and Redis completely. That query reads the slice a second time. Reading all reference
+data instead would take 50 % longer.
 
 B4: at 1,000 accesses/s the visitors, the emitter and the servers share the cores with the query,
-which takes 0.2 s when it has them to itself; an event waits for the slice that is at work, and
-then for its own.
+which takes 0.2 s on idle cores. An event waits for the slice in progress, then for its own.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What is measured, its target in words, and whether it is met. No target: empty words."""
+    """One measured value, its target (empty if it has none), and whether the target is met."""
 
     name: str
     target: str
@@ -67,7 +68,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One benchmark. `details` is a table of what its figures are made of."""
+    """The result of one benchmark. `details` are the measurements behind its figures."""
 
     key: str
     title: str
@@ -111,7 +112,7 @@ def _met(figure: Mapping[str, Any]) -> str:
 
 
 def _measured(provenance: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {known}" for name, known in provenance["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
     return (
         f"Measured on {provenance['date'][:10]} at {provenance['commit']}: "
         f"{provenance['machine']}; {versions}."

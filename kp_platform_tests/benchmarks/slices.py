@@ -1,20 +1,15 @@
-"""Whether a slice costs the same on a large topic, and a backlog the same at its end.
+"""B7: whether a slice takes longer on a large topic.
 
-Belongs here: the two topics with their flows, single slices, and a long backlog watched from
-outside. Does not belong here: how a figure is shown (`report.py`).
+Belongs here: the two topics with their flows, single slices, and the figures. Does not belong here:
+how a figure is shown (`report.py`).
 """
 
 import json
 import shutil
-import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import httpx
-import psutil
 
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.kafka import KafkaAdapter
@@ -25,14 +20,15 @@ from kp_platform.engine.offsets import OffsetRange, Slice
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.flows.model import Flow
 from kp_platform.settings import Settings
-from kp_platform_tests.benchmarks.throughput import publish, run_ours, stand_still
-from kp_platform_tests.conftest import wait_for
-from kp_platform_tests.fault_injection.harness import FaultHarness
-from kp_platform_tests.fault_injection.servers import Search, Servers
+from kp_platform_tests.benchmarks.measure import Spread
+from kp_platform_tests.benchmarks.report import Figure, Result, Table
+from kp_platform_tests.benchmarks.session import Session
+from kp_platform_tests.benchmarks.throughput import publish
+from kp_platform_tests.fault_injection.servers import Servers
 from kp_platform_tests.stack import ROOT, Stack
 
 SLICE = 1_000
-LOOK_SECONDS = 0.5
+WARM_UP_SLICES = 5
 LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=600)
 
 
@@ -51,7 +47,7 @@ def flow_of(name: str, folder: Path) -> Flow:
 
 
 def write_files(folder: Path, names: Iterable[str]) -> Path:
-    """SQL, mappings and table files of these flows; returns the folder to start Trino with."""
+    """Write SQL, mapping and table files of these flows. Returns Trino's configuration folder."""
     presto_etc = folder / "presto_etc"
     shutil.copytree(ROOT / "presto_etc", presto_etc)
     sql = ACCESS_LOG.query.read_text()
@@ -69,7 +65,7 @@ def write_files(folder: Path, names: Iterable[str]) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """One slice: its seconds, and how many rows Trino read of the topic for each of its own."""
+    """One slice: its seconds, and the rows that Trino read from the topic per row of the slice."""
 
     seconds: float
     rows_read: float
@@ -93,90 +89,59 @@ class Topics:
             )
             for name, flow in zip(sizes, flows, strict=True)
         }
-        # Trino counts these where it reads them and where it sends them to be joined.
-        self._other_rows = 2 * (len(servers.rows()) + len(servers.redis_values()))
+        # Trino counts these rows at the scan and at the exchange before the join.
+        self._reference_rows = 2 * (len(servers.rows()) + len(servers.redis_values()))
         for indexer in self._indexers.values():
             indexer.prepare()
 
     def slice(self, name: str, number: int) -> Timed:
-        """The last `SLICE` events but for those of lower numbers, each of which is read once."""
+        """Index the last `SLICE` events before those of lower numbers: each is read once."""
         indexer = self._indexers[name]
         state, _ = indexer.look()
         each = SLICE // len(state.partitions)
-        part = Slice(
+        slice_ = Slice(
             tuple(
-                OffsetRange(partition, marks.high - each * (number + 1), marks.high - each * number)
-                for partition, marks in sorted(state.partitions.items())
+                OffsetRange(
+                    partition,
+                    watermarks.high - each * (number + 1),
+                    watermarks.high - each * number,
+                )
+                for partition, watermarks in sorted(state.partitions.items())
             )
         )
         began = time.monotonic()
-        report = indexer.index(state, part)
+        report = indexer.index(state, slice_)
         seconds = time.monotonic() - began
-        assert report.outcome.indexed == len(part)
-        return Timed(seconds, (report.query.processed_rows - self._other_rows) / len(part))
+        assert report.outcome.indexed == len(slice_)
+        return Timed(seconds, (report.query.processed_rows - self._reference_rows) / len(slice_))
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """A run seen from outside: (seconds, documents so far) again and again, its memory, and what
-    its events and documents take on disk, each once."""
-
-    progress: Sequence[tuple[float, int]]
-    peak_bytes: int
-    topic_bytes: int
-    index_bytes: int
-
-    def rate(self, start: float, end: float) -> float:
-        """Documents a second between two shares (0 to 1) of the backlog."""
-        total = self.progress[-1][1]
-        (began, first), (ended, last) = (
-            next((at, done) for at, done in self.progress if done and done >= share * total)
-            for share in (start, end)
-        )
-        return (last - first) / (ended - began)
-
-
-def backlog(stack: Stack, events: int) -> Backlog:
-    """One run through so many events."""
-    stand_still(stack)
-    publish(Servers.of(stack.settings), events)
-    progress: list[tuple[float, int]] = []
-    peak, done = [0], threading.Event()
-
-    def watch() -> None:
-        harness = FaultHarness(stack.settings, stack.variables)
-        with Servers.of(stack.settings).search() as search:
-            while not done.wait(LOOK_SECONDS):
-                with suppress(httpx.HTTPError, KeyError):  # the index is not there yet
-                    found = search.request("GET", "/log.index/_stats/docs")
-                    count = found["_all"]["primaries"]["docs"]["count"]
-                    progress.append((time.monotonic(), count))
-                peak[0] = max([peak[0], *_worker_bytes(harness)])
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        run_ours(stack)
-    finally:
-        done.set()
-        thread.join(60)
-    with Servers.of(stack.settings).search() as search:
-        wait_for(lambda: not _merges(search), "the load's segments are merged", seconds=300)
-        found = search.request("GET", "/log.index/_stats/store")
-    index_bytes = int(found["_all"]["primaries"]["store"]["size_in_bytes"])
-    segments = (stack.settings.home / "kafka" / "data").glob(f"{ACCESS_LOG.topic}-*/*.log")
-    return Backlog(progress, peak[0], sum(each.stat().st_size for each in segments), index_bytes)
-
-
-def _merges(search: Search) -> int:
-    """How many merges of segments are at work."""
-    answer = search.request("GET", "/log.index/_stats/merge")
-    return int(answer["_all"]["total"]["merges"]["current"])
-
-
-def _worker_bytes(harness: FaultHarness) -> list[int]:
-    found = []
-    for parent in harness.processes("dagster-code-server")[1:]:
-        with suppress(psutil.NoSuchProcess):
-            found.append(parent.memory_info().rss)
-    return found
+def results(session: Session) -> Iterator[Result]:
+    sizes = {"small": session.events // 10, "large": session.events * 10}
+    with session.stack(presto_etc=str(write_files(session.folder, sizes))) as stack:
+        session.log(f"writing topics of {' and '.join(f'{n:,}' for n in sizes.values())} events")
+        topics = Topics(stack, session.folder, sizes)
+        turns: dict[str, list[Timed]] = {name: [] for name in sizes}
+        for number in range(WARM_UP_SLICES + 4 * session.rounds):
+            for name in sizes:
+                turns[name].append(topics.slice(name, number))
+    times = {
+        name: Spread.of([each.seconds for each in timed[WARM_UP_SLICES:]])
+        for name, timed in turns.items()
+    }
+    ratio = times["large"].median / times["small"].median
+    read = max(each.rows_read for timed in turns.values() for each in timed)
+    yield Result(
+        "B7",
+        "cost of a slice on a large topic",
+        f"{4 * session.rounds} slices of {SLICE:,} events at the end of each topic, in turns.",
+        [
+            Figure("slice time, large relative to small topic", "<= 1.15", f"{ratio:.2f}",
+                   ratio <= 1.15),
+            Figure("topic rows read per event", "1.0", f"{read:.3f}", read == 1.0),
+        ],
+        Table(
+            ("messages in the topic", "seconds per slice"),
+            [[f"{sizes[name]:,}", f"{times[name]:.3f}"] for name in sizes],
+        ),
+    )  # fmt: skip

@@ -1,8 +1,8 @@
-"""A hand-written consumer: what an engineer writes in an afternoon without Trino and Dagster.
+"""A hand-written consumer without Trino and Dagster, as a baseline.
 
-Belongs here: confluent-kafka, rows and values kept in memory, and bulk requests of bytes. It
-promises less: its group's offsets are committed whether or not a database has answered, a bad
-message ends it, a crash may index again, and no reference row is ever read a second time.
+Belongs here: a confluent-kafka consumer, reference data in memory, and bulk requests. Its
+guarantees are weaker than the platform's: it commits no offsets, a bad message ends it, and
+reference data are read only once.
 
     python -m kp_platform_tests.benchmarks.straight_line SETTINGS INDEX
 """
@@ -23,23 +23,23 @@ from kp_platform_tests.benchmarks.raw_bulk import CONNECTIONS, send
 from kp_platform_tests.fault_injection.ledger import ACCESSES
 from kp_platform_tests.fault_injection.servers import Servers
 
-MESSAGES_AT_ONCE = 5_000
+BATCH_MESSAGES = 5_000
 IN_FLIGHT = 4
 _RUN_ID = "00000000-0000-4000-8000-000000000000"
 
 
 def main(settings: str, index: str) -> None:
-    """Prints the seconds from the first message until all are searchable."""
+    """Prints the seconds from the first message until all documents are searchable."""
     servers = Servers(**orjson.loads(settings))
     with Elasticsearch(servers.elasticsearch, request_timeout=60) as client:
         client.cluster.health()
         began = time.monotonic()
-        count = follow(servers, client, index)
+        count = index_topic(servers, client, index)
         client.indices.refresh(index=index)
     print(orjson.dumps({"seconds": time.monotonic() - began, "documents": count}).decode())
 
 
-def follow(servers: Servers, client: Elasticsearch, index: str) -> int:
+def index_topic(servers: Servers, client: Elasticsearch, index: str) -> int:
     rows, values = servers.rows(), servers.redis_values()
     consumer = Consumer(
         {
@@ -50,20 +50,22 @@ def follow(servers: Servers, client: Elasticsearch, index: str) -> int:
             "fetch.wait.max.ms": 50,
         }
     )
-    parts = list(consumer.list_topics(ACCESSES).topics[ACCESSES].partitions)
-    consumer.assign([TopicPartition(ACCESSES, part, OFFSET_BEGINNING) for part in parts])
-    ends = [consumer.get_watermark_offsets(TopicPartition(ACCESSES, part))[1] for part in parts]
+    partitions = list(consumer.list_topics(ACCESSES).topics[ACCESSES].partitions)
+    consumer.assign([TopicPartition(ACCESSES, number, OFFSET_BEGINNING) for number in partitions])
+    ends = [
+        consumer.get_watermark_offsets(TopicPartition(ACCESSES, number))[1] for number in partitions
+    ]
     count, left = 0, sum(ends)
     sending: deque[Future[bool]] = deque()
     with ThreadPoolExecutor(CONNECTIONS) as threads:
         while count < left:
-            messages = consumer.consume(MESSAGES_AT_ONCE, timeout=1)
+            messages = consumer.consume(BATCH_MESSAGES, timeout=1)
             if not messages:
                 continue
             count += len(messages)
             sending.append(threads.submit(send, client, index, request(messages, rows, values)))
             if len(sending) > IN_FLIGHT and sending.popleft().result():
-                sys.exit("a document was refused")
+                sys.exit("a document was rejected")
     consumer.close()
     return count
 

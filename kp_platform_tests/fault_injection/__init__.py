@@ -1,1 +1,1 @@
-"""Fault injection: the fault matrix, its load generator and its oracle (`make faults`)."""
+"""Fault injection: the fault matrix, the load generator and the oracle (`make faults`)."""

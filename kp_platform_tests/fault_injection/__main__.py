@@ -1,7 +1,7 @@
-"""`python -m kp_platform_tests.fault_injection`: rows of the fault matrix on a stack of their own.
+"""`python -m kp_platform_tests.fault_injection`: run rows of the fault matrix on a separate stack.
 
-Belongs here: options, the stack's start and end, progress. Does not belong here: what a row does
-(`rows.py`) and how a trial goes (`trial.py`). `make faults` calls it.
+Belongs here: options, start and end of the stack, progress. Does not belong here: faults
+(`rows.py`), the steps of a trial (`trial.py`). `make faults` calls it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from rich.console import Console
 from kp_platform.local.settings import LocalSettings
 from kp_platform_tests.benchmarks.measure import commit
 from kp_platform_tests.fault_injection import report
-from kp_platform_tests.fault_injection.controls import CONTROLS, judged
+from kp_platform_tests.fault_injection.controls import CONTROLS, verdict_of
 from kp_platform_tests.fault_injection.harness import FaultHarness
 from kp_platform_tests.fault_injection.ledger import Amounts
 from kp_platform_tests.fault_injection.rows import MIXED, ROWS, Row
@@ -29,13 +29,13 @@ from kp_platform_tests.fault_injection.trial import Laboratory, Result
 from kp_platform_tests.stack import temporary_stack
 
 CONTROLS_KEY = "controls"
-# Below the ports that the tests' own stack looks for.
+# Port offsets below those of the tests' stack.
 OFFSETS = range(2_000, 4_000, 100)
 EVENTS_PER_SECOND = 1_300
-LEAST_SECONDS = 15.0
+MINIMUM_SECONDS = 15.0
 ORDER = [*(row.key for row in ROWS), MIXED.key, "all"]
-# Short pauses, so that a trial is over soon; each has the same effect on every fault.
-TEMPO: dict[str, Any] = {
+# Short intervals make trials short; they do not change the effect of a fault.
+INTERVALS: dict[str, Any] = {
     "follow_idle_seconds": 5,
     "sensor_wait_seconds": 5,
     "max_run_seconds": 60,
@@ -48,20 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = _chosen(options.rows)
     console = Console(highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _interrupt)
-    results: list[Result] = []
-    with_controls = not options.rows or CONTROLS_KEY in options.rows
-    kinds = {row.on_cluster for row in rows} | ({False} if with_controls else set())
     try:
-        for on_cluster in sorted(kinds):
-            with _stack(options.home, on_cluster, console) as harness:
-                laboratory = Laboratory.of(harness, alone=True)
-                for row in rows:
-                    if row.on_cluster == on_cluster:
-                        results += _trials(laboratory, row, options, console)
-                if options.home is None:
-                    results.append(_whole(laboratory, options, console))
-                if with_controls and not on_cluster:
-                    _controls(laboratory, options, console)
+        results = list(_results(rows, options, console))
     except KeyboardInterrupt:
         console.print("interrupted")
         return 130
@@ -72,15 +60,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if dirty else 0
 
 
+def _results(
+    rows: Sequence[Row], options: argparse.Namespace, console: Console
+) -> Iterator[Result]:
+    """Trials of all rows: first those on one node of each server, then those on a cluster."""
+    with_controls = not options.rows or CONTROLS_KEY in options.rows
+    kinds = {row.on_cluster for row in rows} | ({False} if with_controls else set())
+    for on_cluster in sorted(kinds):
+        with _stack(options.home, on_cluster, console) as harness:
+            laboratory = Laboratory.of(harness, alone=True)
+            for row in rows:
+                if row.on_cluster == on_cluster:
+                    yield from _trials(laboratory, row, options, console)
+            if options.home is None:
+                yield _all_data(laboratory, options, console)
+            if with_controls and not on_cluster:
+                _controls(laboratory, options, console)
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--rows", default="", help="keys of rows, mixed, controls; none: all but mixed"
+        "--rows", default="", help="keys of rows, mixed, controls; default: all except mixed"
     )
     parser.add_argument("--trials", type=int, default=3)
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--home", type=Path, help="KP_HOME of a stack that is up, and stays so")
+    parser.add_argument("--home", type=Path, help="KP_HOME of a running stack to use; it stays up")
     parser.add_argument("--results", type=Path, default=report.RESULTS)
     parser.add_argument("--page", type=Path, default=report.PAGE)
     return parser.parse_args(arguments)
@@ -91,7 +97,7 @@ def _chosen(keys: str) -> list[Row]:
     wanted = keys.replace(",", " ").split() or [row.key for row in ROWS]
     wanted = [key for key in wanted if key != CONTROLS_KEY]
     if unknown := [key for key in wanted if key not in known]:
-        sys.exit(f"no row {', '.join(unknown)}; known: {', '.join([*known, CONTROLS_KEY])}")
+        sys.exit(f"no row {', '.join(unknown)}; choose from: {', '.join([*known, CONTROLS_KEY])}")
     return [known[key] for key in wanted]
 
 
@@ -101,7 +107,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 @contextmanager
 def _stack(home: Path | None, on_cluster: bool, console: Console) -> Iterator[FaultHarness]:
-    """A stack of our own, gone afterwards; or the one of a home that is named, which is up."""
+    """A new stack, removed afterwards; or the running stack of `home`."""
     if home is not None:
         harness = FaultHarness.of(LocalSettings(home=home))
         if on_cluster != bool(harness.settings.trino_workers):
@@ -110,7 +116,7 @@ def _stack(home: Path | None, on_cluster: bool, console: Console) -> Iterator[Fa
         yield harness
         return
     console.print(f"starting a {'cluster' if on_cluster else 'stack'}")
-    with temporary_stack("faults", OFFSETS, is_cluster=on_cluster, **TEMPO) as stack:
+    with temporary_stack("faults", OFFSETS, is_cluster=on_cluster, **INTERVALS) as stack:
         yield FaultHarness(stack.settings, stack.variables)
         console.print("stopping the stack")
 
@@ -118,7 +124,7 @@ def _stack(home: Path | None, on_cluster: bool, console: Console) -> Iterator[Fa
 def _trials(
     laboratory: Laboratory, row: Row, options: argparse.Namespace, console: Console
 ) -> Iterator[Result]:
-    seconds = max(LEAST_SECONDS, options.events / EVENTS_PER_SECOND)
+    seconds = max(MINIMUM_SECONDS, options.events / EVENTS_PER_SECOND)
     with row.setup(laboratory.harness) as tool:
         for trial in range(options.trials):
             with console.status(f"row {row.key}, {row.name}: trial {trial + 1}"):
@@ -129,35 +135,35 @@ def _trials(
                     amounts=row.amounts or Amounts.of(options.events, seconds),
                     tool=tool,
                 )
-            _keep(result, options, console)
+            _store(result, options, console)
             yield result
 
 
-def _whole(laboratory: Laboratory, options: argparse.Namespace, console: Console) -> Result:
-    """Everything on the stack at once, also what trials have left behind in each other's time."""
+def _all_data(laboratory: Laboratory, options: argparse.Namespace, console: Console) -> Result:
+    """Check all data of the stack at once, including effects of one trial on another's data."""
     began = time.monotonic()
     verdict = laboratory.oracle.check()
     result = Result.of(
-        "all", "everything of a call, checked at its end", verdict, options.seed, began
+        "all", "all data of a call, checked at its end", verdict, options.seed, began
     )
     result.events = verdict.sizes["access_log messages"] + verdict.sizes["full_text messages"]
-    _keep(result, options, console)
+    _store(result, options, console)
     return result
 
 
 def _controls(laboratory: Laboratory, options: argparse.Namespace, console: Console) -> None:
-    """Raises SystemExit when one is not caught. They spoil the stack, so they come last."""
+    """Raises SystemExit if one is not detected. They corrupt the data, so they run last."""
     with laboratory.harness.stopped("dagster-daemon", "dagster-code-server"):
         for name, variant in CONTROLS.items():
             began = time.monotonic()
-            verdict = judged(laboratory.oracle, variant, min(options.events, 2_000))
+            verdict = verdict_of(laboratory.oracle, variant, min(options.events, 2_000))
             key = f"control {name}"
-            _keep(Result.of(key, name, verdict, options.seed, began), options, console)
+            _store(Result.of(key, name, verdict, options.seed, began), options, console)
             if verdict.is_clean:
-                sys.exit(f"the oracle did not catch the control {name}")
+                sys.exit(f"the oracle did not detect the control {name}")
 
 
-def _keep(result: Result, options: argparse.Namespace, console: Console) -> None:
+def _store(result: Result, options: argparse.Namespace, console: Console) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     report.append(options.results, asdict(result) | {"commit": commit(), "date": now})
     console.print(_line(result), markup=False)

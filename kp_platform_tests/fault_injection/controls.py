@@ -1,7 +1,7 @@
-"""Variants of the pipeline that are broken on purpose, so that the oracle has something to find.
+"""Variants of the indexer with a defect, which the oracle must detect.
 
-Belongs here: one small defect each, on the real servers. Does not belong here: the check that they
-are caught (`test_oracle.py`). Nobody else may index meanwhile.
+Belongs here: one small defect each, on the real servers. Does not belong here: the test that they
+are detected (`test_oracle.py`). No other indexer may run at the same time.
 """
 
 import contextlib
@@ -31,15 +31,15 @@ _ID = re.compile(rb'("_index":"log\.index[^"]*","_id":")[^"]*')
 
 
 def _random(lines: bytes) -> bytes:
-    return _ID.sub(lambda found: found[1] + uuid.uuid4().hex.encode(), lines)
+    return _ID.sub(lambda match: match[1] + uuid.uuid4().hex.encode(), lines)
 
 
 class Killed(Exception):
-    """Where a run is killed between two steps."""
+    """The run is killed between two steps."""
 
 
 class RandomIds(ElasticsearchAdapter):
-    """Gives each document an id of its own, as Elasticsearch does when none is named."""
+    """Gives each document a random id, as Elasticsearch does for requests without one."""
 
     def bulk(self, lines: bytes) -> Sequence[ItemResult]:
         return super().bulk(_random(lines))
@@ -49,10 +49,10 @@ class RandomIds(ElasticsearchAdapter):
 
 
 @dataclass(frozen=True, slots=True)
-class KilledBeforeThePosition(Indexer):
-    """Indexes its slice, and dies."""
+class KilledBeforeCommit(Indexer):
+    """Indexes its slice, then is killed."""
 
-    def step(self, state: TopicState, held: Mapping[int, Position], todo: Plan) -> SliceReport:
+    def step(self, state: TopicState, positions: Mapping[int, Position], todo: Plan) -> SliceReport:
         assert todo.slice is not None
         self.index(state, todo.slice)
         raise Killed
@@ -60,11 +60,11 @@ class KilledBeforeThePosition(Indexer):
 
 @dataclass(frozen=True, slots=True)
 class InnerJoin(Indexer):
-    """The published example's join, which also trusts the answer to be whole."""
+    """The published example's join, without the completeness check."""
 
-    def _take(self, part: Slice) -> SliceReport:
-        sql, parameters = slice_query(self.flow, part)
-        report = SliceReport(asked=part.ranges, slices=1)
+    def _take(self, slice_: Slice) -> SliceReport:
+        sql, parameters = slice_query(self.flow, slice_)
+        report = SliceReport(asked=slice_.ranges, slices=1)
         with self.engine.query(sql.replace("LEFT JOIN", "JOIN"), parameters) as answer:
             build = builder(self.flow, Columns(self.flow, answer.columns), self.run_id)
             for rows in answer.batches(500):
@@ -75,54 +75,54 @@ class InnerJoin(Indexer):
 
 
 @dataclass(frozen=True, slots=True)
-class PositionFirst(Indexer):
-    """Moves its positions before the bulk, and dies between the two."""
+class CommitBeforeIndexing(Indexer):
+    """Moves its positions before the bulk request, and is killed between the two."""
 
-    def step(self, state: TopicState, held: Mapping[int, Position], todo: Plan) -> SliceReport:
+    def step(self, state: TopicState, positions: Mapping[int, Position], todo: Plan) -> SliceReport:
         assert todo.slice is not None
-        ends = {part.partition: part.end for part in todo.slice.ranges}
-        self._move(state, held, ends)
+        ends = {each.partition: each.end for each in todo.slice.ranges}
+        self._move(state, positions, ends)
         raise Killed
 
 
 def random_ids() -> None:
-    """A run that is killed before its position, and the next one, which does the slice again."""
-    _drain(_pipeline(KilledBeforeThePosition, RandomIds(Settings())))
-    _drain(_pipeline(Indexer, RandomIds(Settings())))
+    """A run that is killed before its commit, and a second run, which repeats the slice."""
+    _run(_indexer(KilledBeforeCommit, RandomIds(Settings())))
+    _run(_indexer(Indexer, RandomIds(Settings())))
 
 
 def inner_join() -> None:
-    _drain(_pipeline(InnerJoin))
+    _run(_indexer(InnerJoin))
 
 
 def position_first() -> None:
-    _drain(_pipeline(PositionFirst))
-    _drain(_pipeline(Indexer))
+    _run(_indexer(CommitBeforeIndexing))
+    _run(_indexer(Indexer))
 
 
 CONTROLS = {"random ids": random_ids, "inner join": inner_join, "position first": position_first}
 
 
-def judged(oracle: Oracle, variant: Callable[[], None], events: int) -> Verdict:
-    """What the oracle says of accesses that a variant has indexed; a third bear a name without
-    reference rows, and one message is bad."""
-    mark, marker = oracle.mark(), uuid.uuid4().hex
+def verdict_of(oracle: Oracle, variant: Callable[[], None], events: int) -> Verdict:
+    """The oracle's verdict on accesses indexed by a variant; a third of them have a name without
+    reference data, and one message is bad."""
+    checkpoint, key = oracle.checkpoint(), uuid.uuid4().hex
     writer = KafkaWriter(oracle.servers, oracle.ledger)
     for number in range(events):
-        writer.access(f"/oracle/{marker}/{number}", "presto" if number % 3 else "nobody")
-    writer.bad(f"not an event {marker}".encode())
+        writer.access(f"/oracle/{key}/{number}", "presto" if number % 3 else "nobody")
+    writer.bad(f"not an event {key}".encode())
     if writer.flush(60):
-        raise ConnectionError("the broker does not take the events")
+        raise ConnectionError("the broker did not acknowledge all events")
     variant()
-    return oracle.check(mark)
+    return oracle.check(checkpoint)
 
 
 def sound() -> None:
-    """The pipeline as it is, which the oracle must find nothing in."""
-    _drain(_pipeline(Indexer))
+    """The indexer without a defect, for which the oracle must report nothing."""
+    _run(_indexer(Indexer))
 
 
-def _pipeline(kind: type[Indexer], store: ElasticsearchAdapter | None = None) -> Indexer:
+def _indexer(kind: type[Indexer], store: ElasticsearchAdapter | None = None) -> Indexer:
     return kind(
         ACCESS_LOG,
         KafkaAdapter(Settings()),
@@ -133,7 +133,7 @@ def _pipeline(kind: type[Indexer], store: ElasticsearchAdapter | None = None) ->
     )
 
 
-def _drain(indexer: Indexer) -> None:
+def _run(indexer: Indexer) -> None:
     with contextlib.suppress(Killed):
         reports: Iterator[SliceReport | None] = indexer.run()
         list(reports)

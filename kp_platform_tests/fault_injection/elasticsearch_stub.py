@@ -1,8 +1,8 @@
-"""An HTTP stub in front of Elasticsearch, which passes requests on and spoils some of them.
+"""An HTTP stub in front of Elasticsearch, which forwards requests and injects failures.
 
-Belongs here: refusing part of a bulk (429), refusing all of it (503), losing the answer after the
-request was applied, and telling of what goes by. Does not belong here: bytes on the wire
-(`proxy.py`).
+Belongs here: rejecting some items of a bulk request (429) or all of it (503), dropping the response
+after the request was applied, and reporting each bulk request to an observer. Does not belong here:
+bytes of a connection (`proxy.py`).
 """
 
 import http.client
@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 import orjson
 
 Watcher = Callable[[str, str, bytes], None]
-# The client refuses an answer without the second one.
+# The client rejects responses without the second header.
 _HEADERS = {"Content-Type": "application/json", "X-Elastic-Product": "Elasticsearch"}
-_NOT_PASSED_ON = {"connection", "transfer-encoding", "content-length", "accept-encoding", "host"}
+_NOT_FORWARDED = {"connection", "transfer-encoding", "content-length", "accept-encoding", "host"}
 
 
 def _nothing(_when: str, _path: str, _body: bytes) -> None:
@@ -28,16 +28,16 @@ def _nothing(_when: str, _path: str, _body: bytes) -> None:
 class ElasticsearchStub:
     """Listens on 127.0.0.1; a context manager.
 
-    `refuse_items`: of each bulk request every n-th operation gets 429 and is not passed on.
-    `refuse`: every n-th bulk request gets 503. `lose`: every n-th bulk request is applied and its
-    connection cut instead of an answer. 0: none. `watch` is called with `before` and `after`, the
-    path and the body of each bulk request.
+    `reject_items`: every n-th operation of a bulk request gets 429 and is not forwarded. `reject`:
+    every n-th bulk request gets 503. `drop_responses`: every n-th bulk request is applied, and its
+    connection is closed without a response. 0: none. `watch` is called with `before` and `after`,
+    the path and the body of each bulk request. `injected` counts the failures.
     """
 
     def __init__(self, url: str) -> None:
-        self.refuse_items = self.refuse = self.lose = 0
+        self.reject_items = self.reject = self.drop_responses = 0
         self.watch: Watcher = _nothing
-        self.spoilt = 0
+        self.injected = 0
         self._bulks = 0
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"stub": self, "upstream": urlsplit(url)})
@@ -49,13 +49,13 @@ class ElasticsearchStub:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def heal(self) -> None:
-        self.refuse_items = self.refuse = self.lose = 0
+        self.reject_items = self.reject = self.drop_responses = 0
         self.watch = _nothing
 
     def is_turn(self, every: int) -> bool:
-        """Whether this bulk request is one to spoil."""
+        """Whether this bulk request fails."""
         turn = every > 0 and self._bulks % every == 0
-        self.spoilt += turn
+        self.injected += turn
         return turn
 
     def count(self) -> None:
@@ -71,7 +71,7 @@ class ElasticsearchStub:
 
 
 def split(body: bytes) -> list[bytes]:
-    """The operations of a bulk body, each with its document, if it has one."""
+    """The operations of a bulk body, each with its document, if any."""
     lines = body.splitlines(keepends=True)
     operations, at = [], 0
     while at < len(lines):
@@ -81,8 +81,8 @@ def split(body: bytes) -> list[bytes]:
     return operations
 
 
-def refused(operation: bytes) -> dict[str, Any]:
-    """What a busy Elasticsearch answers for one operation."""
+def rejected(operation: bytes) -> dict[str, Any]:
+    """The response of an overloaded Elasticsearch to one operation."""
     (kind,) = orjson.loads(operation.split(b"\n", 1)[0])
     reason = "rejected execution of coordinating operation"
     error = {"type": "es_rejected_execution_exception", "reason": reason}
@@ -93,7 +93,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed ends its connection: nothing to tell."""
+        """Ignore the closed connection of a killed client."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -109,11 +109,11 @@ class _Handler(BaseHTTPRequestHandler):
         stub = self.stub
         stub.count()
         stub.watch("before", self.path, body)
-        if stub.is_turn(stub.refuse):
+        if stub.is_turn(stub.reject):
             return self._answer(503, _HEADERS, b'{"error": "busy"}')
-        answer = self._partly(body, stub.refuse_items) if stub.refuse_items else self._forward(body)
+        answer = self._partly(body, stub.reject_items) if stub.reject_items else self._forward(body)
         stub.watch("after", self.path, body)
-        if stub.is_turn(stub.lose):
+        if stub.is_turn(stub.drop_responses):
             self.close_connection = True
             return None
         return self._answer(*answer)
@@ -121,24 +121,24 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = do_any
 
     def _partly(self, body: bytes, every: int) -> tuple[int, dict[str, str], bytes]:
-        """Every n-th operation is refused, the others are passed on."""
+        """Reject every n-th operation and forward the others."""
         operations = split(body)
         turn = [number % every == 0 for number in range(len(operations))]
-        self.stub.spoilt += sum(turn)
-        kept = [each for each, is_refused in zip(operations, turn, strict=True) if not is_refused]
+        self.stub.injected += sum(turn)
+        kept = [each for each, is_rejected in zip(operations, turn, strict=True) if not is_rejected]
         status, headers, content = 200, _HEADERS, b'{"errors": false, "items": []}'
         if kept:
             status, headers, content = self._forward(b"".join(kept))
         if status != 200:
             return status, headers, content
         answer = orjson.loads(content)
-        if "errors" in answer:  # the client asks for what it wants to know
+        if "errors" in answer:  # the client may filter the response
             answer["errors"] |= any(turn)
         if "items" in answer:
-            passed = iter(answer["items"])
+            forwarded = iter(answer["items"])
             answer["items"] = [
-                refused(each) if is_refused else next(passed)
-                for each, is_refused in zip(operations, turn, strict=True)
+                rejected(each) if is_rejected else next(forwarded)
+                for each, is_rejected in zip(operations, turn, strict=True)
             ]
         return status, headers, orjson.dumps(answer)
 
@@ -146,12 +146,12 @@ class _Handler(BaseHTTPRequestHandler):
         upstream = http.client.HTTPConnection(
             self.upstream.hostname, self.upstream.port, timeout=120
         )
-        headers = {k: v for k, v in self.headers.items() if k.lower() not in _NOT_PASSED_ON}
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in _NOT_FORWARDED}
         try:
             upstream.request(self.command, self.path, body or None, headers)
             answer = upstream.getresponse()
             content = answer.read()
-            kept = {k: v for k, v in answer.getheaders() if k.lower() not in _NOT_PASSED_ON}
+            kept = {k: v for k, v in answer.getheaders() if k.lower() not in _NOT_FORWARDED}
             return answer.status, kept, content
         except (OSError, http.client.HTTPException) as error:
             return 502, {}, str(error).encode()

@@ -1,7 +1,7 @@
-"""A stack that is broken on purpose: kill, freeze, stop, start and reroute its programs.
+"""A stack whose programs can be killed, frozen, stopped, started and rerouted.
 
-Belongs here: verbs that act on the processes and servers of one stack. Does not belong here: when
-they are used and what must follow (`rows.py`).
+Belongs here: operations on the processes and servers of one stack. Does not belong here: when they
+are used (`rows.py`), what must hold afterwards (`oracle.py`).
 """
 
 import os
@@ -31,31 +31,31 @@ _EVENTS = """query($run: ID!) { logsForRun(runId: $run) {
   ... on EventConnection { events { ... on MessageEvent { message } } } } }"""
 
 
-class Late(Exception):
-    """Something did not come within its deadline."""
+class DeadlineExceeded(Exception):
+    """A condition did not hold within its deadline."""
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float) -> None:
-    """Look until the condition holds; servers that are down are waited for too. Raises Late."""
+    """Poll until the condition holds; its errors count as not yet. Raises DeadlineExceeded."""
     deadline, last = time.monotonic() + seconds, ""
     while True:
         try:
             if condition():
                 return
             last = ""
-        except Exception as error:  # of any client: a server is down, which is why we wait
+        except Exception as error:  # of any client, e.g. while a server is down
             last = f": {type(error).__name__}: {error}"
         if time.monotonic() > deadline:
-            raise Late(f"not within {seconds:.0f} s: {what}{last}"[:500])
+            raise DeadlineExceeded(f"not within {seconds:.0f} s: {what}{last}"[:500])
         time.sleep(0.2)
 
 
 @dataclass(frozen=True, slots=True)
 class FaultHarness(Stack):
-    """A stack, with the verbs that break it."""
+    """A stack, with the operations that break it."""
 
     @property
-    def keeper(self) -> Supervisor:
+    def supervisor(self) -> Supervisor:
         return Supervisor(self.settings.home)
 
     @property
@@ -66,21 +66,21 @@ class FaultHarness(Stack):
         return next(each for each in services(self.settings) if each.name == name)
 
     def processes(self, name: str) -> list[psutil.Process]:
-        """A program with its children, the parent first. Empty while it does not run."""
+        """A program with its children, parent first. Empty while it is not running."""
         with suppress(psutil.NoSuchProcess, KeyError):
-            parent = psutil.Process(self.keeper.programs()[name].pid)
+            parent = psutil.Process(self.supervisor.programs()[name].pid)
             if parent.pid > 0:
                 return [parent, *parent.children(recursive=True)]
         return []
 
     def program(self, name: str) -> list[psutil.Process]:
-        """As `processes`; of the code server without the runs that it has started."""
+        """As `processes`, but for the code server without its run workers."""
         if name == "dagster-code-server":
             return self.processes(name)[:1]
         return self.processes(name)
 
     def kill(self, name: str) -> None:
-        """kill -9 at once of a program with its children; supervisord starts it again."""
+        """Send SIGKILL to a program and its children; supervisord restarts it."""
         _signal(self.program(name), signal.SIGKILL)
 
     def terminate(self, name: str) -> None:
@@ -99,7 +99,7 @@ class FaultHarness(Stack):
     @contextmanager
     def stopped(self, *names: str) -> Iterator[None]:
         for name in names:
-            self.keeper.stop_program(name)
+            self.supervisor.stop_program(name)
         try:
             yield
         finally:
@@ -107,11 +107,11 @@ class FaultHarness(Stack):
                 self.start(name)
 
     def start(self, name: str) -> None:
-        if self.keeper.programs()[name].state in ("STOPPED", "EXITED", "FATAL"):
-            self.keeper.start_program(name)
+        if self.supervisor.programs()[name].state in ("STOPPED", "EXITED", "FATAL"):
+            self.supervisor.start_program(name)
 
     def await_ready(self, *names: str, seconds: float = READY_SECONDS) -> None:
-        """Returns when each of them, or every service, answers. Raises Late."""
+        """Wait until the named services, by default all, answer. Raises DeadlineExceeded."""
         for name in names or [each.name for each in services(self.settings)]:
             service = self.service(name)
 
@@ -123,12 +123,12 @@ class FaultHarness(Stack):
 
     @contextmanager
     def rerouted(self, name: str, *options: str, **variables: str) -> Iterator[None]:
-        """A program run by us as supervisord ran it, but for these first options of its command and
-        these variables of its environment."""
+        """A program run by this process instead of supervisord, with additional options before the
+        others and additional environment variables."""
         parent = self.processes(name)[0]
         (program, *rest), environment = parent.cmdline(), {**parent.environ(), **variables}
         folder = parent.cwd()
-        self.keeper.stop_program(name)
+        self.supervisor.stop_program(name)
         process = self._spawn([program, *options, *rest], environment, folder)
         try:
             self.await_ready(name)
@@ -139,8 +139,8 @@ class FaultHarness(Stack):
             self.await_ready(name)
 
     @contextmanager
-    def doubled(self, name: str) -> Iterator[psutil.Process]:
-        """A second process of a program beside the first."""
+    def duplicated(self, name: str) -> Iterator[psutil.Process]:
+        """A second process of a program."""
         parent = self.processes(name)[0]
         process = self._spawn(parent.cmdline(), parent.environ(), parent.cwd())
         try:
@@ -157,26 +157,26 @@ class FaultHarness(Stack):
             )
 
     def workers(self, job: str | None = None) -> list[psutil.Process]:
-        """The processes of the runs that work now, of one job if it is named."""
-        found = []
+        """The processes of active runs, by default of all jobs."""
+        workers = []
         for run in self.graphql(_RUNS, job=job)["runsOrError"].get("results", []):
             events = self.graphql(_EVENTS, run=run["runId"])["logsForRun"].get("events", [])
             texts = " ".join(str(event.get("message")) for event in events)
             for pid in _PID.findall(texts)[-1:]:
                 with suppress(psutil.NoSuchProcess):
-                    found.append(psutil.Process(int(pid)))
-        return found
+                    workers.append(psutil.Process(int(pid)))
+        return workers
 
     def await_worker(self, job: str, seconds: float = 90) -> psutil.Process:
-        """A run of the job that works. Raises Late."""
+        """The process of an active run of the job. Raises DeadlineExceeded."""
         wait_until(lambda: bool(self.workers(job)), f"a run of {job}", seconds)
         return self.workers(job)[0]
 
     def emitter_counts(self) -> dict[str, dict[str, Any]]:
-        """What the emitter says of its events and notes, in its own words."""
+        """The emitter's counts of events and notes, from `/readyz`."""
         answer = httpx.get(f"{self.settings.emitter_url}/readyz", timeout=10, trust_env=False)
-        found = answer.json()
-        return {name: found[name] for name in ("events", "notes")}
+        counts = answer.json()
+        return {name: counts[name] for name in ("events", "notes")}
 
 
 def kill(process: psutil.Process) -> None:
@@ -190,7 +190,7 @@ def _signal(targets: list[psutil.Process], number: signal.Signals) -> None:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Its children too: a code server has runs."""
+    """End the process and its children, e.g. the run workers of a code server."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     try:

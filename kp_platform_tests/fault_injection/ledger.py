@@ -1,10 +1,10 @@
-"""The load of a trial, and the ledger that is kept of it.
+"""The load of a trial, and the ledger of sent messages.
 
-Belongs here: what is sent, how fast, and what is known of each send before and after it. Does not
-belong here: what became of it (`oracle.py`).
+Belongs here: sending at a rate, and the state of each message before and after sending. Does not
+belong here: what is stored afterwards (`oracle.py`).
 
-Two ways lead in: straight to Kafka, where the uuid is ours and an acknowledgement is known; and by
-HTTP to the emitter, which makes the uuid, so that such an event is known by its uri.
+Messages are sent in two ways: to Kafka directly, with a uuid of the ledger and an acknowledgement;
+and by HTTP to the emitter, which creates the uuid, so that the ledger identifies them by uri.
 """
 
 import hashlib
@@ -22,18 +22,18 @@ from urllib.parse import urlsplit
 import orjson
 from confluent_kafka import KafkaException, Producer
 
-from kp_platform_tests.fault_injection.servers import Servers, silent
+from kp_platform_tests.fault_injection.servers import Servers, quiet_logger
 
 ACCESSES = "analyze.action"
 NOTES = "fulltext.register"
 NAMES = ("presto", "kafka", "laravel", "elasticsearch", "nobody")
 TICK_SECONDS = 0.02
-# Below the time after which the server closes a connection that is idle.
+# Below the server's timeout for idle connections.
 IDLE_SECONDS = 2.0
 
 
 class State(StrEnum):
-    """UNKNOWN from before a send until its answer, and when none came: the event may be there."""
+    """UNKNOWN from before sending until the response, and without one: the event may be stored."""
 
     UNKNOWN = "unknown"
     ACCEPTED = "accepted"
@@ -43,7 +43,7 @@ class State(StrEnum):
 
 @dataclass(slots=True)
 class Entry:
-    """One message sent straight to Kafka. `is_bad`: it breaks its contract on purpose."""
+    """One message sent to Kafka directly. `is_bad`: it violates its contract on purpose."""
 
     topic: str
     digest: bytes
@@ -54,13 +54,13 @@ class Entry:
 
 
 def digest(*texts: str) -> bytes:
-    """sha256 of an event's members besides its uuid."""
+    """sha256 of an event's members except its uuid."""
     return hashlib.sha256("\0".join(texts).encode()).digest()
 
 
 @dataclass(slots=True)
 class Ledger:
-    """Messages by uuid (a bad one by the sha256 of its value, in hex), visits by uri."""
+    """Messages by uuid (bad ones by the hex sha256 of the value), visits by uri."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     visits: dict[str, State] = field(default_factory=dict)
@@ -71,10 +71,10 @@ class Ledger:
 
 
 class KafkaWriter:
-    """Writes to Kafka and keeps the ledger.
+    """Writes to Kafka and records in the ledger.
 
-    Without idempotence: a retry after a lost answer makes a duplicate on the topic, which must not
-    become one in the index.
+    It is not idempotent: a retry after a lost response duplicates the message on the topic, which
+    must not duplicate it in the index.
     """
 
     def __init__(self, servers: Servers, ledger: Ledger) -> None:
@@ -87,9 +87,9 @@ class KafkaWriter:
                 "message.timeout.ms": 300_000,
                 "queue.buffering.max.messages": 1_000_000,
                 "reconnect.backoff.max.ms": 1_000,
-                "topic.metadata.refresh.interval.ms": 2_000,  # sees added partitions soon
+                "topic.metadata.refresh.interval.ms": 2_000,  # detects added partitions early
             },
-            logger=silent,
+            logger=quiet_logger,
         )
 
     def access(self, uri: str, name: str, partition: int = -1) -> None:
@@ -103,7 +103,7 @@ class KafkaWriter:
         self._send(identity, Entry(NOTES, digest(text)), orjson.dumps(value))
 
     def bad(self, value: bytes, topic: str = ACCESSES) -> None:
-        """A message whose right place are the dead letters; the value must be unique."""
+        """A message that must become a dead letter; the value must be unique."""
         content = hashlib.sha256(value).digest()
         self._send(content.hex(), Entry(topic, content, is_bad=True), value)
 
@@ -111,7 +111,7 @@ class KafkaWriter:
         self._producer.poll(seconds)
 
     def flush(self, seconds: float) -> int:
-        """How many messages have no answer yet."""
+        """Returns the number of messages without an acknowledgement."""
         return self._producer.flush(seconds)
 
     def _send(self, identity: str, entry: Entry, value: bytes, partition: int = -1) -> None:
@@ -131,18 +131,18 @@ class KafkaWriter:
                 )
             except BufferError:
                 self._producer.poll(0.1)
-            except KafkaException:  # e.g. the topic is away just now
+            except KafkaException:  # e.g. the topic does not exist at the moment
                 entry.state = State.FAILED
                 return None
 
 
 class Visitor:
-    """One keep-alive connection to the emitter. `seconds` has the time of each answer, `errors`
-    how many visits got none or one of 500 and above."""
+    """One keep-alive connection to the emitter. `seconds` are the response times, `errors` is the
+    number of visits without a response or with a status >= 500."""
 
     def __init__(self, servers: Servers, ledger: Ledger) -> None:
-        parts = urlsplit(servers.emitter)
-        self._address = (parts.hostname or "", parts.port)
+        address = urlsplit(servers.emitter)
+        self._address = (address.hostname or "", address.port)
         self._ledger = ledger
         self._connection: http.client.HTTPConnection | None = None
         self._used = 0.0
@@ -183,7 +183,7 @@ class Visitor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amounts:
-    """How many messages of each kind a load has, and how long it takes to send them."""
+    """The number of messages of each kind in a load, and the seconds to send them in."""
 
     accesses: int
     visits: int
@@ -196,26 +196,26 @@ class Amounts:
 
     @classmethod
     def of(cls, events: int, seconds: float) -> "Amounts":
-        """A fifth by HTTP, as far as one connection has it (200 requests a second)."""
+        """A fifth by HTTP, at most 200 requests/s, which is the limit of one connection."""
         visits = min(events // 5, int(200 * seconds))
         notes = events // 20
         return cls(accesses=events - visits - notes, visits=visits, notes=notes, seconds=seconds)
 
 
 class Load:
-    """Messages at a steady rate from two threads, until all are sent.
+    """Sends messages at a steady rate from two threads, until all are sent.
 
-    Accesses bear five names and `late_name`, of which no reference row exists at first.
+    Accesses have one of five names or `late_name`, which has no reference data at first.
     """
 
     def __init__(
-        self, servers: Servers, ledger: Ledger, amounts: Amounts, marker: str, chance: random.Random
+        self, servers: Servers, ledger: Ledger, amounts: Amounts, key: str, chance: random.Random
     ) -> None:
-        self.late_name = f"late-{marker}"
+        self.late_name = f"late-{key}"
         self.visitor = Visitor(servers, ledger)
         self._writer = KafkaWriter(servers, ledger)
         self._amounts = amounts
-        self._marker = marker
+        self._key = key
         self._chance = chance
         self._written = 0
         self._running = threading.Event()
@@ -231,28 +231,28 @@ class Load:
             thread.start()
 
     def warm_up(self) -> None:
-        """A few accesses before the load."""
+        """Send a few accesses before the load."""
         for number in range(20):
-            self._writer.access(f"/{self._marker}/first/{number}", "kafka")
+            self._writer.access(f"/{self._key}/first/{number}", "kafka")
         self._writer.flush(30)
 
     def finish(self, partitions: Iterable[int]) -> None:
-        """One access more for each partition: its position moves once after everything healed."""
+        """Send one more access per partition, so that each position moves after the repair."""
         for partition in partitions:
-            self._writer.access(f"/{self._marker}/last/{partition}", "kafka", partition)
+            self._writer.access(f"/{self._key}/last/{partition}", "kafka", partition)
         self._writer.flush(60)
 
     @property
     def progress(self) -> float:
-        """From 0 to 1: the share of the accesses that is sent."""
+        """The share of the accesses that is sent, from 0 to 1."""
         return self._written / max(1, self._amounts.accesses)
 
     def pause(self) -> None:
-        """Returns when everything sent was answered."""
+        """Stop sending; returns when everything sent is acknowledged."""
         self._running.clear()
         self._writer.flush(60)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self._running.set()
 
     def stop(self) -> None:
@@ -260,7 +260,7 @@ class Load:
         self._running.set()
 
     def join(self, seconds: float) -> bool:
-        """Whether all is sent and answered in time."""
+        """Whether everything is sent and acknowledged in time."""
         until = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.1, until - time.monotonic()))
@@ -279,20 +279,20 @@ class Load:
         for number in self._steadily(accesses):
             chosen = self._chance.random()
             name = self.late_name if chosen < 0.02 else self._chance.choice(NAMES)
-            self._writer.access(f"/{self._marker}/{number}?page=é'\"<b>", name)
+            self._writer.access(f"/{self._key}/{number}?page=é'\"<b>", name)
             if number % every == 0 and written < notes:
-                self._writer.note(f"note {written} of {self._marker}: größer\n")
+                self._writer.note(f"note {written} of {self._key}: größer\n")
                 written += 1
             self._written = number + 1
 
     def _visit(self) -> None:
         for number in self._steadily(self._amounts.visits):
-            if self.visitor.visit(f"/{self._marker}/visit/{number}") is not State.ACCEPTED:
+            if self.visitor.visit(f"/{self._key}/visit/{number}") is not State.ACCEPTED:
                 self._stop.wait(0.05)
         self.visitor.close()
 
     def _steadily(self, count: int) -> Iterable[int]:
-        """The numbers below `count`, spread over the seconds of the load; pauses do not count."""
+        """The numbers below `count`, spread over the seconds of the load without its pauses."""
         rate = count / self._amounts.seconds
         began, number = time.monotonic(), 0
         while number < count and not self._stop.is_set():

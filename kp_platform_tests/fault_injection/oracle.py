@@ -1,17 +1,17 @@
-"""The oracle: compares what was sent with what is stored, and shares no code with the platform.
+"""The oracle: compares sent messages with stored data, and shares no code with the platform.
 
 Belongs here: reading the whole topic (K), the whole index (E), dead letters (D), gaps (G),
-positions and their mirror with plain clients, and counting what does not fit. Does not belong here:
-sending (`ledger.py`), faults (`rows.py`). Imports neither kp_platform nor web_emitter; a test holds
-that.
+positions and committed offsets with plain clients, and counting deviations. Does not belong here:
+sending (`ledger.py`), faults (`rows.py`). A test checks that it imports neither kp_platform nor
+web_emitter.
 
-- lost: below its position, and in none of E, D, G; or acknowledged, and not on the topic; or a good
-  event in the dead letters.
+- lost: below its position, and in none of E, D, G; or acknowledged, and not on the topic; or a
+  valid event in the dead letters.
 - duplicate: a uuid in two documents, or a visit with two uuids.
-- phantom: a document, dead letter or event that nobody sent.
-- wrong: a field that differs from ledger, topic and reference rows; a message altered on its way.
-- unseen: on the topic, and not passed by the position though all is quiet.
-- inconsistent: position, high watermark and mirrored commit differ; an offset both in E and D.
+- phantom: a document, dead letter or event that was not sent.
+- wrong: a field that differs from ledger, topic and reference data; a message altered in transit.
+- unseen: on the topic and not below the position, although the stack is idle.
+- inconsistent: position, high watermark and committed offset differ; an offset both in E and D.
 """
 
 import base64
@@ -31,7 +31,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollectio
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from kp_platform_tests.fault_injection.ledger import ACCESSES, NOTES, Entry, Ledger, State, digest
-from kp_platform_tests.fault_injection.servers import Search, Servers, silent
+from kp_platform_tests.fault_injection.servers import Search, Servers, quiet_logger
 
 KINDS = ("lost", "duplicate", "phantom", "wrong", "unseen", "inconsistent")
 EXAMPLES = 10
@@ -41,7 +41,7 @@ _READ_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A topic with what the platform makes of it; `index` is empty where it makes no documents."""
+    """A topic and the index of its documents; `index` is empty if the flow writes no documents."""
 
     flow: str
     topic: str
@@ -59,8 +59,8 @@ STREAMS = (
 )
 
 
-class Place(NamedTuple):
-    """Where a message lies; a topic that is made again has another id."""
+class Location(NamedTuple):
+    """The coordinates of a message; a recreated topic has another id."""
 
     topic_id: str
     partition: int
@@ -68,33 +68,33 @@ class Place(NamedTuple):
 
 
 class Message(NamedTuple):
-    place: Place
+    location: Location
     timestamp: int  # milliseconds since the epoch
     value: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
-class Edges:
-    """A topic at one moment: its id, and the low and high watermark of each partition."""
+class TopicOffsets:
+    """A snapshot of a topic: its id, and the low and high watermark of each partition."""
 
     topic_id: str
-    marks: Mapping[int, tuple[int, int]]
+    watermarks: Mapping[int, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """The moment from which on a check looks: a trial's start."""
+class Checkpoint:
+    """The start of the data that a check covers, e.g. the start of a trial."""
 
     at_ms: int
-    edges: Mapping[str, Edges]
+    offsets: Mapping[str, TopicOffsets]
     entries: int
     visits: int
 
 
 @dataclass(slots=True)
 class Verdict:
-    """How many of each kind, with up to ten examples, and how much was looked at. `delays`:
-    milliseconds from event to document, of the access log, by partition."""
+    """The number of deviations of each kind with up to ten examples, and the number of checked
+    records. `delays`: milliseconds from event to document of the access log, by partition."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -113,7 +113,7 @@ class Verdict:
 
 @dataclass(slots=True)
 class References:
-    """MySQL's rows and Redis's values of now."""
+    """The current rows of MySQL and values of Redis."""
 
     rows: Mapping[str, tuple[int, str]]
     values: Mapping[str, str]
@@ -135,43 +135,46 @@ class References:
 
 
 class Oracle:
-    """Of one stack. It keeps what it once archived of a topic that is about to lose messages."""
+    """The oracle of one stack. It keeps archived messages of topics that then lose messages."""
 
     def __init__(self, servers: Servers, ledger: Ledger, *, alone: bool) -> None:
-        """`alone`: nobody but the ledger's owner writes to the topics."""
+        """`alone`: only the owner of the ledger writes to the topics."""
         self.servers = servers
         self.ledger = ledger
         self._alone = alone
-        # Of a client that is collected the futures never complete.
+        # Futures of a garbage-collected client never complete.
         self.admin: AdminClient = servers.admin()
-        self._archive: dict[str, dict[Place, Message]] = {each.topic: {} for each in STREAMS}
+        self._archive: dict[str, dict[Location, Message]] = {each.topic: {} for each in STREAMS}
 
-    def mark(self) -> Mark:
-        edges = {each.topic: self.edges(each.topic) for each in STREAMS}
+    def checkpoint(self) -> Checkpoint:
+        offsets = {each.topic: self.topic_offsets(each.topic) for each in STREAMS}
         now = int(time.time() * 1_000)
-        return Mark(now, edges, len(self.ledger.entries), len(self.ledger.visits))
+        return Checkpoint(now, offsets, len(self.ledger.entries), len(self.ledger.visits))
 
-    def edges(self, topic: str) -> Edges:
+    def topic_offsets(self, topic: str) -> TopicOffsets:
         """Raises KafkaException when the broker does not answer."""
         try:
-            return self._edges(topic)
+            return self._topic_offsets(topic)
         except KafkaException:
-            # Once a broker was killed, a client may never find the controller again [ran].
+            # After a broker is killed, a client may never find the controller again (observed
+            # with confluent-kafka 2.16.1)
             self.admin = self.servers.admin()
             raise
 
-    def _edges(self, topic: str) -> Edges:
+    def _topic_offsets(self, topic: str) -> TopicOffsets:
         described = self.admin.describe_topics(TopicCollection([topic]), request_timeout=10)
         about = described[topic].result()
-        parts = [TopicPartition(topic, each.id) for each in about.partitions]
-        low = self._offsets(parts, OffsetSpec.earliest())
-        high = self._offsets(parts, OffsetSpec.latest())
-        marks = {part: (low[part], high[part]) for part in low}
-        return Edges(str(about.topic_id), marks)
+        partitions = [TopicPartition(topic, each.id) for each in about.partitions]
+        low = self._offsets(partitions, OffsetSpec.earliest())
+        high = self._offsets(partitions, OffsetSpec.latest())
+        watermarks = {partition: (low[partition], high[partition]) for partition in low}
+        return TopicOffsets(str(about.topic_id), watermarks)
 
-    def _offsets(self, parts: list[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
-        asked = self.admin.list_offsets({part: spec for part in parts}, request_timeout=10)
-        return {part.partition: asked[part].result().offset for part in parts}
+    def _offsets(self, partitions: list[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
+        asked = self.admin.list_offsets(
+            {partition: spec for partition in partitions}, request_timeout=10
+        )
+        return {partition.partition: asked[partition].result().offset for partition in partitions}
 
     def positions(self, stream: Stream, topic_id: str) -> dict[int, int]:
         with self.servers.search() as search:
@@ -185,62 +188,71 @@ class Oracle:
             if hit["_source"]["topic_id"] == topic_id
         }
 
-    def committed(self, stream: Stream, edges: Edges) -> dict[int, int]:
-        """The mirror that lag tools read."""
-        parts = [TopicPartition(stream.topic, part) for part in edges.marks]
+    def committed(self, stream: Stream, offsets: TopicOffsets) -> dict[int, int]:
+        """Committed offsets of the consumer group, which lag tools read."""
+        partitions = [TopicPartition(stream.topic, partition) for partition in offsets.watermarks]
         consumer = Consumer(
-            {"bootstrap.servers": self.servers.kafka, "group.id": stream.group}, logger=silent
+            {"bootstrap.servers": self.servers.kafka, "group.id": stream.group}, logger=quiet_logger
         )
         with contextlib.closing(consumer):
-            answer = consumer.committed(parts, timeout=10)
-        return {part.partition: part.offset for part in answer if part.offset >= 0}
+            answer = consumer.committed(partitions, timeout=10)
+        return {
+            partition.partition: partition.offset for partition in answer if partition.offset >= 0
+        }
 
-    def behind(self, goals: Mapping[str, Edges] | None = None) -> dict[str, int]:
-        """For each flow how many offsets lie between its positions and the goals' high watermarks,
-        those of now if none are given. A topic that was made again has nothing left to wait for."""
+    def lag(self, goals: Mapping[str, TopicOffsets] | None = None) -> dict[str, int]:
+        """Offsets between the positions of each flow and the high watermarks of `goals`, or the
+        current high watermarks by default and for a topic recreated since."""
         left = {}
         with self.servers.search() as search:
             for stream in STREAMS:
-                now = self.edges(stream.topic)
+                now = self.topic_offsets(stream.topic)
                 goal = goals[stream.topic] if goals else now
-                held = self._positions(search, stream, now.topic_id)
+                positions = self._positions(search, stream, now.topic_id)
                 if goal.topic_id != now.topic_id:
                     goal = now
                 left[stream.flow] = sum(
-                    max(0, high - max(low, held.get(part, low)))
-                    for part, (low, high) in goal.marks.items()
+                    max(0, high - max(low, positions.get(partition, low)))
+                    for partition, (low, high) in goal.watermarks.items()
                 )
         return left
 
-    def mirrored(self, since: Mark) -> bool:
-        """Whether each flow's commits equal its positions."""
+    def is_mirrored(self, since: Checkpoint) -> bool:
+        """Whether the committed offsets of each flow equal its positions."""
         for stream in STREAMS:
-            edges = self.edges(stream.topic)
-            held = self.positions(stream, edges.topic_id)
-            committed = self.committed(stream, edges)
+            offsets = self.topic_offsets(stream.topic)
+            positions = self.positions(stream, offsets.topic_id)
+            committed = self.committed(stream, offsets)
             if any(
-                committed.get(part) != held.get(part) for part in self.moved(edges, stream, since)
+                committed.get(partition) != positions.get(partition)
+                for partition in self.partitions_to_check(offsets, stream, since)
             ):
                 return False
         return True
 
-    def moved(self, edges: Edges, stream: Stream, since: Mark | None) -> list[int]:
-        """The partitions to judge: on a shared stack those that messages came to since the mark,
-        for others may have left a mirror behind."""
-        before = since.edges[stream.topic] if since else edges
-        if since is None or self._alone or before.topic_id != edges.topic_id:
-            return list(edges.marks)
-        return [part for part, marks in edges.marks.items() if before.marks.get(part) != marks]
+    def partitions_to_check(
+        self, offsets: TopicOffsets, stream: Stream, since: Checkpoint | None
+    ) -> list[int]:
+        """The partitions to check: on a shared stack only those with messages since the checkpoint,
+        because other tests may have left commits that differ."""
+        before = since.offsets[stream.topic] if since else offsets
+        if since is None or self._alone or before.topic_id != offsets.topic_id:
+            return list(offsets.watermarks)
+        return [
+            partition
+            for partition, watermarks in offsets.watermarks.items()
+            if before.watermarks.get(partition) != watermarks
+        ]
 
     def archive(self) -> None:
-        """Keep what the topics hold now; called before a fault that deletes messages."""
+        """Store the current messages of the topics; called before a fault that deletes some."""
         for stream in STREAMS:
-            edges = self.edges(stream.topic)
-            for message in self._read(stream.topic, edges, {}):
-                self._archive[stream.topic][message.place] = message
+            offsets = self.topic_offsets(stream.topic)
+            for message in self._read(stream.topic, offsets, {}):
+                self._archive[stream.topic][message.location] = message
 
-    def check(self, since: Mark | None = None) -> Verdict:
-        """Everything since a mark, or everything there is. All must be quiet."""
+    def check(self, since: Checkpoint | None = None) -> Verdict:
+        """Check all data, or all data since a checkpoint. The stack must be idle."""
         verdict = Verdict()
         references = References(self.servers.rows(), self.servers.redis_values())
         with self.servers.search() as search:
@@ -248,8 +260,10 @@ class Oracle:
                 _FlowCheck(self, search, stream, references, since, verdict).run()
         return verdict
 
-    def _read(self, topic: str, edges: Edges, starts: Mapping[int, int]) -> Iterator[Message]:
-        """Every message from the starts, or the low watermarks, to the high ones."""
+    def _read(
+        self, topic: str, offsets: TopicOffsets, starts: Mapping[int, int]
+    ) -> Iterator[Message]:
+        """Every message from the starts, by default the low watermarks, to the high watermarks."""
         consumer = Consumer(
             {
                 "bootstrap.servers": self.servers.kafka,
@@ -259,44 +273,28 @@ class Oracle:
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
             },
-            logger=silent,
+            logger=quiet_logger,
         )
-        left = {
-            part: (max(low, starts.get(part, low)), high)
-            for part, (low, high) in edges.marks.items()
-            if max(low, starts.get(part, low)) < high
+        ranges = {
+            partition: (max(low, starts.get(partition, low)), high)
+            for partition, (low, high) in offsets.watermarks.items()
+            if max(low, starts.get(partition, low)) < high
         }
-        deadline = time.monotonic() + _READ_SECONDS
         with contextlib.closing(consumer):
-            consumer.assign([TopicPartition(topic, part, at) for part, (at, _) in left.items()])
-            while left:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"{topic}: no message of {left} in {_READ_SECONDS} s")
-                for message in consumer.consume(10_000, timeout=0.2):
-                    deadline = time.monotonic() + _READ_SECONDS
-                    part, offset, error = message.partition(), message.offset(), message.error()
-                    assert part is not None
-                    if error is not None:
-                        if error.code() != KafkaError._PARTITION_EOF:
-                            raise RuntimeError(f"{topic} {part}: {error}")
-                        left.pop(part, None)
-                        continue
-                    assert offset is not None
-                    if part in left and offset >= left[part][1] - 1:
-                        del left[part]
-                    place = Place(edges.topic_id, part, offset)
-                    yield Message(place, message.timestamp()[1], message.value())
+            for partition, offset, message in _consume(consumer, topic, ranges):
+                location = Location(offsets.topic_id, partition, offset)
+                yield Message(location, message.timestamp()[1], message.value())
 
     def check_ranking(self) -> Verdict:
-        """Redis's sorted sets and index access.ranking against a count of the log's documents.
+        """Compare Redis's sorted sets and index access.ranking with a count of log documents.
 
-        Raises LookupError while no ranking of the newest document is there.
+        Raises LookupError while the ranking does not include the newest document.
         """
         verdict = Verdict()
         with self.servers.values() as client, self.servers.search() as search:
             state: Any = client.hgetall("ranking:state")
             if not state:
-                raise LookupError("never ranked")
+                raise LookupError("no ranking was computed yet")
             end = datetime.fromisoformat(state["computed_at"])
             start = end - timedelta(seconds=int(state["window_seconds"]))
             counted = {"name": Counter[str](), "uri": Counter[str]()}
@@ -319,23 +317,49 @@ class Oracle:
                     expected,
                 )
                 hits = search.scan("access.ranking", {"term": {"kind": kind}})
-                places = sorted((hit["_source"] for hit in hits), key=lambda each: each["rank"])
+                entries = sorted((hit["_source"] for hit in hits), key=lambda each: each["rank"])
                 _compare_ranking(
                     verdict,
                     f"ranking of {kind}s in access.ranking",
-                    [(each["accesses"], each["key"].encode()) for each in places],
+                    [(each["accesses"], each["key"].encode()) for each in entries],
                     expected,
                 )
             verdict.sizes["ranked"] = sum(counted["name"].values())
         return verdict
 
 
+def _consume(
+    consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, int]]
+) -> Iterator[tuple[int, int, Any]]:
+    """Partition, offset and message of every message in these half-open ranges. Raises TimeoutError
+    when no message arrives for `_READ_SECONDS`."""
+    consumer.assign([TopicPartition(topic, number, start) for number, (start, _) in ranges.items()])
+    left = {number: end for number, (_, end) in ranges.items()}
+    deadline = time.monotonic() + _READ_SECONDS
+    while left:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{topic}: no message of {left} in {_READ_SECONDS} s")
+        for message in consumer.consume(10_000, timeout=0.2):
+            deadline = time.monotonic() + _READ_SECONDS
+            partition, offset, error = message.partition(), message.offset(), message.error()
+            assert partition is not None
+            if error is not None:
+                if error.code() != KafkaError._PARTITION_EOF:
+                    raise RuntimeError(f"{topic} {partition}: {error}")
+                left.pop(partition, None)
+                continue
+            assert offset is not None
+            if partition in left and offset >= left[partition] - 1:
+                del left[partition]
+            yield partition, offset, message
+
+
 def _compare_ranking(verdict: Verdict, where: str, found: list[Any], expected: list[Any]) -> None:
     if len(found) != len(expected):
-        verdict.add("wrong", f"{where}: {len(found)} places, expected {len(expected)}")
+        verdict.add("wrong", f"{where}: {len(found)} entries, expected {len(expected)}")
     for rank, (ours, theirs) in enumerate(zip(found, expected, strict=False), start=1):
         if ours != theirs:
-            verdict.add("wrong", f"{where}, place {rank}: {ours}, expected {theirs}")
+            verdict.add("wrong", f"{where}, rank {rank}: {ours}, expected {theirs}")
 
 
 def _iso(milliseconds: int) -> str:
@@ -344,7 +368,7 @@ def _iso(milliseconds: int) -> str:
 
 
 class _FlowCheck:
-    """One flow, checked once."""
+    """One check of one flow."""
 
     def __init__(
         self,
@@ -352,25 +376,25 @@ class _FlowCheck:
         search: Search,
         stream: Stream,
         references: References,
-        since: Mark | None,
+        since: Checkpoint | None,
         verdict: Verdict,
     ) -> None:
         self._oracle, self._search, self._stream = oracle, search, stream
         self._references, self._since, self._verdict = references, since, verdict
-        self._facts: dict[str, dict[str, Any]] = {}
+        self._reference: dict[str, dict[str, Any]] = {}
         self._by_uuid: dict[str, list[tuple[Message, dict[str, str]]]] = defaultdict(list)
-        self._bad: dict[Place, Message] = {}
-        self._in_index: set[Place] = set()
+        self._bad: dict[Location, Message] = {}
+        self._in_index: set[Location] = set()
         self._uuids: set[str] = set()
-        self._dead: dict[Place, dict[str, Any]] = {}
+        self._dead: dict[Location, dict[str, Any]] = {}
 
     def run(self) -> None:
-        edges = self._oracle.edges(self._stream.topic)
-        self._edges = edges
-        self._held = self._oracle._positions(self._search, self._stream, edges.topic_id)
+        offsets = self._oracle.topic_offsets(self._stream.topic)
+        self._offsets = offsets
+        self._stored = self._oracle._positions(self._search, self._stream, offsets.topic_id)
         self._messages = self._topic()
-        self._gaps = [hit["_source"] for hit in self._kept("kp.gaps")]
-        self._dead = {self._place(each): each for each in self._letters()}
+        self._gaps = [hit["_source"] for hit in self._records("kp.gaps")]
+        self._dead = {self._location(each): each for each in self._dead_letters()}
         self._sort_messages()
         if self._stream.index:
             self._check_documents()
@@ -384,46 +408,49 @@ class _FlowCheck:
         self._verdict.sizes[f"{self._stream.flow} documents"] += len(self._in_index)
         self._verdict.sizes[f"{self._stream.flow} dead letters"] += len(self._dead)
 
-    # What there is
+    # Reading
 
-    def _topic(self) -> dict[Place, Message]:
+    def _topic(self) -> dict[Location, Message]:
         archived = self._oracle._archive[self._stream.topic].values()
-        messages = {each.place: each for each in archived if self._is_new(each.place)}
+        messages = {each.location: each for each in archived if self._is_new(each.location)}
         starts = {}
-        if self._since and self._since.edges[self._stream.topic].topic_id == self._edges.topic_id:
-            marks = self._since.edges[self._stream.topic].marks
-            starts = {part: high for part, (_, high) in marks.items()}
-        for message in self._oracle._read(self._stream.topic, self._edges, starts):
-            messages[message.place] = message
+        if (
+            self._since
+            and self._since.offsets[self._stream.topic].topic_id == self._offsets.topic_id
+        ):
+            watermarks = self._since.offsets[self._stream.topic].watermarks
+            starts = {partition: high for partition, (_, high) in watermarks.items()}
+        for message in self._oracle._read(self._stream.topic, self._offsets, starts):
+            messages[message.location] = message
         return messages
 
-    def _is_new(self, place: Place) -> bool:
+    def _is_new(self, location: Location) -> bool:
         if self._since is None:
             return True
-        before = self._since.edges[self._stream.topic]
-        if place.topic_id != before.topic_id:
-            return place.topic_id == self._edges.topic_id
-        _, high = before.marks.get(place.partition, (0, 0))
-        return place.offset >= high
+        before = self._since.offsets[self._stream.topic]
+        if location.topic_id != before.topic_id:
+            return location.topic_id == self._offsets.topic_id
+        _, high = before.watermarks.get(location.partition, (0, 0))
+        return location.offset >= high
 
-    def _kept(self, index: str) -> Iterator[dict[str, Any]]:
+    def _records(self, index: str) -> Iterator[dict[str, Any]]:
         return self._search.scan(index, {"term": {"flow": self._stream.flow}})
 
-    def _letters(self) -> Iterator[dict[str, Any]]:
-        letters = (hit["_source"] for hit in self._kept("kp.dead"))
-        return (each for each in letters if self._is_new(self._place(each)))
+    def _dead_letters(self) -> Iterator[dict[str, Any]]:
+        sources = (hit["_source"] for hit in self._records("kp.dead"))
+        return (each for each in sources if self._is_new(self._location(each)))
 
     @staticmethod
-    def _place(letter: Mapping[str, Any]) -> Place:
-        return Place(letter["topic_id"], letter["partition"], letter["offset"])
+    def _location(dead_letter: Mapping[str, Any]) -> Location:
+        return Location(dead_letter["topic_id"], dead_letter["partition"], dead_letter["offset"])
 
     def _sort_messages(self) -> None:
-        """By uuid; those that are no event, or a bad one by the ledger, by place."""
+        """Group valid events by uuid; keep all other messages by location."""
         members = {"access_log": ("uri", "name"), "full_text": ("text",)}.get(self._stream.flow)
         for message in self._messages.values():
             event = _event(message.value, ("uuid", *members)) if members else None
             if event is None or self._is_known_bad(message):
-                self._bad[message.place] = message
+                self._bad[message.location] = message
             else:
                 self._by_uuid[event["uuid"]].append((message, event))
 
@@ -432,7 +459,7 @@ class _FlowCheck:
         entry = self._oracle.ledger.entries.get(identity)
         return entry is not None and entry.is_bad
 
-    # What does not fit
+    # Comparing
 
     def _check_documents(self) -> None:
         since = [{"range": {"@timestamp": {"gte": self._since.at_ms}}}] if self._since else []
@@ -445,40 +472,40 @@ class _FlowCheck:
         where = f"{hit['_index']}/{hit['_id']}"
         sent = self._by_uuid.get(identity)
         if not sent:
-            if self._is_mine(source):
+            if self._is_sent(source):
                 self._verdict.add("phantom", f"{where} {source}")
             return
         if identity in self._uuids:
-            self._verdict.add("duplicate", f"{where} is another document of {identity}")
+            self._verdict.add("duplicate", f"{where} is a second document of {identity}")
         self._uuids.add(identity)
         at = source.get("partition"), source.get("offset")
         for message, event in sent:
-            if (message.place.partition, message.place.offset) == at:
-                self._in_index.add(message.place)
+            if (message.location.partition, message.location.offset) == at:
+                self._in_index.add(message.location)
                 if self._stream.topic == ACCESSES:
-                    self._verdict.delays[message.place.partition].append(source["delay_ms"])
+                    self._verdict.delays[message.location.partition].append(source["delay_ms"])
                 self._compare(where, hit, self._expected(message, event))
                 return
-        self._verdict.add("wrong", f"{where} names {at}, where {identity} never was")
+        self._verdict.add("wrong", f"{where} has offset {at}, which is not one of {identity}")
 
-    def _is_mine(self, source: Mapping[str, Any]) -> bool:
-        """On a shared stack documents of others may have any timestamp."""
+    def _is_sent(self, source: Mapping[str, Any]) -> bool:
+        """On a shared stack, documents of other tests may have any timestamp."""
         return self._oracle._alone or source.get("uuid") in self._oracle.ledger.entries
 
     def _expected(self, message: Message, event: Mapping[str, str]) -> dict[str, Any]:
         shared = {
             "@timestamp": _iso(message.timestamp),
             **event,
-            "partition": message.place.partition,
-            "offset": message.place.offset,
+            "partition": message.location.partition,
+            "offset": message.location.offset,
             "topic": self._stream.topic,
         }
         if "text" in event:
             return shared | {"length": len(event["text"].strip())}
         name = event["name"]
-        if name not in self._facts:
-            self._facts[name] = self._references.of(name)
-        return shared | self._facts[name]
+        if name not in self._reference:
+            self._reference[name] = self._references.of(name)
+        return shared | self._reference[name]
 
     def _compare(self, where: str, hit: Mapping[str, Any], expected: dict[str, Any]) -> None:
         source = dict(hit["_source"])
@@ -498,52 +525,54 @@ class _FlowCheck:
         if took != timedelta(milliseconds=delay):
             wrong["delay_ms"] = (delay, took)
         if not run_id:
-            wrong["run_id"] = (run_id, "the run that indexed it")
+            wrong["run_id"] = (run_id, "the id of the run")
         if wrong:
             self._verdict.add("wrong", f"{where}: {wrong}")
 
     def _check_dead_letters(self) -> None:
-        for place, letter in self._dead.items():
-            message = self._messages.get(place)
+        for location, dead_letter in self._dead.items():
+            message = self._messages.get(location)
             if message is None:
-                self._verdict.add("phantom", f"dead letter {place}")
+                self._verdict.add("phantom", f"dead letter {location}")
                 continue
-            value = letter["value"]
+            value = dead_letter["value"]
             if message.value != (None if value is None else base64.b64decode(value)):
-                self._verdict.add("wrong", f"dead letter {place} has other bytes")
-            if place in self._in_index:
-                self._verdict.add("inconsistent", f"{place} is a document and a dead letter")
-            if place not in self._bad and self._is_ours(message):
-                self._verdict.add("lost", f"dead letter {letter['reason']} of a good event {place}")
+                self._verdict.add("wrong", f"dead letter {location} has other bytes")
+            if location in self._in_index:
+                self._verdict.add("inconsistent", f"{location} is a document and a dead letter")
+            if location not in self._bad and self._is_sent_message(message):
+                self._verdict.add(
+                    "lost", f"dead letter {dead_letter['reason']} of a valid event {location}"
+                )
 
-    def _is_ours(self, message: Message) -> bool:
+    def _is_sent_message(self, message: Message) -> bool:
         if self._oracle._alone:
             return True
         event = _event(message.value, ("uuid",))
         return event is not None and event["uuid"] in self._oracle.ledger.entries
 
     def _check_settled(self, message: Message) -> None:
-        place = message.place
-        if place in self._in_index or place in self._dead or self._is_in_gap(place):
+        location = message.location
+        if location in self._in_index or location in self._dead or self._is_in_gap(location):
             return
-        is_event = self._stream.index and place not in self._bad
+        is_event = self._stream.index and location not in self._bad
         if is_event:
             event = _event(message.value, ("uuid",))
             if event is not None and event["uuid"] in self._uuids:  # a duplicate on the topic
                 self._verdict.sizes["duplicates on the topic"] += 1
                 return
-        passed = place.topic_id != self._edges.topic_id
-        passed = passed or place.offset < self._held.get(place.partition, 0)
+        passed = location.topic_id != self._offsets.topic_id
+        passed = passed or location.offset < self._stored.get(location.partition, 0)
         if not passed:
-            self._verdict.add("unseen", f"{place} of {self._stream.topic}")
-        elif self._stream.index:  # a change that was applied leaves no document
-            self._verdict.add("lost", f"{place} of {self._stream.topic} {message.value!r}")
+            self._verdict.add("unseen", f"{location} of {self._stream.topic}")
+        elif self._stream.index:  # a reference change writes no document
+            self._verdict.add("lost", f"{location} of {self._stream.topic} {message.value!r}")
 
-    def _is_in_gap(self, place: Place) -> bool:
+    def _is_in_gap(self, location: Location) -> bool:
         return any(
-            gap["topic_id"] == place.topic_id
-            and gap["partition"] == place.partition
-            and gap["start"] <= place.offset < gap["end"]
+            gap["topic_id"] == location.topic_id
+            and gap["partition"] == location.partition
+            and gap["start"] <= location.offset < gap["end"]
             for gap in self._gaps
         )
 
@@ -556,7 +585,7 @@ class _FlowCheck:
         if self._stream.topic == ACCESSES:
             self._check_visits()
         if self._oracle._alone:
-            self._check_strangers()
+            self._check_unknown_events()
 
     def _check_entry(self, identity: str, entry: Entry) -> None:
         self._verdict.sizes[f"sent {entry.state}"] += 1
@@ -564,17 +593,19 @@ class _FlowCheck:
         if sent:
             for message, event in sent:
                 if digest(*(text for key, text in event.items() if key != "uuid")) != entry.digest:
-                    self._verdict.add("wrong", f"{message.place} is not what was sent")
+                    self._verdict.add("wrong", f"{message.location} differs from the sent message")
         elif entry.state is State.ACKED and not any(
             gap["partition"] == entry.partition and gap["start"] <= entry.offset < gap["end"]
             for gap in self._gaps
         ):
             at = f"{entry.topic} {entry.partition}:{entry.offset}"
-            self._verdict.add("lost", f"{identity} was acknowledged at {at}, and is not there")
+            self._verdict.add(
+                "lost", f"{identity} was acknowledged at {at}, and is not on the topic"
+            )
 
     def _check_visits(self) -> None:
-        """Accepted is not acknowledged: what the emitter had to give up is counted as dropped, for
-        the caller to compare with what the emitter says of it."""
+        """Accepted does not mean acknowledged: accepted visits without an event are counted as
+        dropped, and the caller compares that number with the emitter's counts."""
         uuids: dict[str, set[str]] = defaultdict(set)
         for identity, sent in self._by_uuid.items():
             for _, event in sent:
@@ -588,30 +619,32 @@ class _FlowCheck:
                 self._verdict.sizes["dropped"] += 1
                 self._verdict.examples["dropped"] = [uri]
 
-    def _check_strangers(self) -> None:
+    def _check_unknown_events(self) -> None:
         ledger = self._oracle.ledger
         for identity, sent in self._by_uuid.items():
             if identity not in ledger.entries and sent[0][1].get("uri") not in ledger.visits:
-                self._verdict.add("phantom", f"{sent[0][0].place} {identity} is in no ledger")
+                self._verdict.add(
+                    "phantom", f"{sent[0][0].location} {identity} is not in the ledger"
+                )
 
     def _check_positions(self) -> None:
-        committed = self._oracle.committed(self._stream, self._edges)
-        for part in self._oracle.moved(self._edges, self._stream, self._since):
-            low, high = self._edges.marks[part]
-            position = self._held.get(part)
-            at = f"{self._stream.topic} {part}: position {position}"
+        committed = self._oracle.committed(self._stream, self._offsets)
+        for partition in self._oracle.partitions_to_check(self._offsets, self._stream, self._since):
+            low, high = self._offsets.watermarks[partition]
+            position = self._stored.get(partition)
+            at = f"{self._stream.topic} {partition}: position {position}"
             if position is None:
                 if low < high:
                     self._verdict.add("inconsistent", f"{at}, high {high}")
                 continue
             if position != high:
                 self._verdict.add("inconsistent", f"{at}, high {high}")
-            if committed.get(part) != position:
-                self._verdict.add("inconsistent", f"{at}, committed {committed.get(part)}")
+            if committed.get(partition) != position:
+                self._verdict.add("inconsistent", f"{at}, committed {committed.get(partition)}")
 
 
 def _event(value: bytes | None, members: Iterable[str]) -> dict[str, str] | None:
-    """The members of a message in this order, or None when it is no event."""
+    """The members of a message in this order, or None if it is not an event."""
     try:
         found = orjson.loads(value or b"")
         event = {name: found[name] for name in members}

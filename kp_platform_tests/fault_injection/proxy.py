@@ -1,7 +1,7 @@
-"""A TCP proxy of our own, to make the link between two parts slow, lossy or dead.
+"""A TCP proxy that makes the connection between two programs slow, lossy or unresponsive.
 
-Belongs here: bytes and what happens to them. Does not belong here: protocols (see
-`elasticsearch_stub.py`).
+Belongs here: forwarding, delaying and cutting bytes. Does not belong here: protocols
+(`elasticsearch_stub.py`).
 """
 
 import socket
@@ -11,13 +11,13 @@ import time
 from contextlib import suppress
 
 CHUNK = 16_384
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no seconds: close() sends RST
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: close() sends RST
 
 
 class Proxy:
-    """Listens on 127.0.0.1 and joins each connection with the target; a context manager.
+    """Listens on 127.0.0.1 and forwards each connection to the target; a context manager.
 
-    `latency_seconds` delays each chunk; `cut_after` resets a connection after so many bytes.
+    `latency_seconds` delays each chunk; `cut_after` resets a connection after that many bytes.
     """
 
     def __init__(self, host: str, port: int, listen: int = 0) -> None:
@@ -40,11 +40,11 @@ class Proxy:
         self._flowing.set()
 
     def freeze(self) -> None:
-        """Connections stay open, and nothing passes until `heal`."""
+        """Keep connections open and forward nothing until `heal`."""
         self._flowing.clear()
 
     def reset(self) -> None:
-        """End every connection with RST."""
+        """Close every connection with RST."""
         with self._lock:
             ending, self._open = self._open, set()
         for each in ending:
@@ -81,18 +81,18 @@ class Proxy:
                 threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
 
     def _pump(self, source: socket.socket, target: socket.socket) -> None:
-        passed = 0
+        forwarded = 0
         with suppress(OSError):
             while chunk := source.recv(CHUNK):
                 if self.latency_seconds:
                     time.sleep(self.latency_seconds)
                 self._flowing.wait()
                 limit = self.cut_after
-                if limit is not None and passed + len(chunk) > limit:
-                    target.sendall(chunk[: max(0, limit - passed)])
+                if limit is not None and forwarded + len(chunk) > limit:
+                    target.sendall(chunk[: max(0, limit - forwarded)])
                     break
                 target.sendall(chunk)
-                passed += len(chunk)
+                forwarded += len(chunk)
         with self._lock:
             was_reset = source not in self._open
             self._open -= {source, target}
@@ -102,7 +102,7 @@ class Proxy:
 
 
 def _reset(connection: socket.socket) -> None:
-    """SHUT_RD wakes the thread that reads from it, and sends nothing before the RST."""
+    """SHUT_RD wakes the reading thread and sends nothing before the RST."""
     with suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         connection.shutdown(socket.SHUT_RD)

@@ -1,6 +1,6 @@
-"""Results of trials: kept as JSON lines, and told as docs/faults.md.
+"""Results of trials: stored as JSON lines, rendered as docs/faults.md.
 
-Belongs here: the file and the table. Does not belong here: how a trial goes (`trial.py`).
+Belongs here: the file and the page. Does not belong here: the steps of a trial (`trial.py`).
 """
 
 import statistics
@@ -16,49 +16,52 @@ from kp_platform_tests.stack import ROOT
 
 RESULTS = ROOT / "docs" / "faults.jsonl"
 PAGE = ROOT / "docs" / "faults.md"
-MOST_CHARACTERS = 300
+NOTE_CHARACTERS = 300
 
-_INTRO = """# Faults
+_INTRO = """# Fault injection
 
 <!-- Written by `make faults` from faults.jsonl. -->
 
-Each row breaks one thing while a load runs, and heals it. When all is quiet again, an
+Each row injects one fault while a load runs, and removes it. When the stack is idle again, an
 [oracle](../kp_platform_tests/fault_injection/oracle.py) that shares no code with the platform
-compares the ledger of what was sent with the whole topic, the whole index, dead letters, gaps,
-positions and their mirror.
+compares the ledger of sent messages with the whole topic, the whole index, dead letters, gaps,
+positions and committed offsets.
 
 ```
 make faults ROWS="11 15" TRIALS=3 EVENTS=20000 SEED=1
 ```
 
-runs rows (all without `ROWS`) on a stack of their own, adds the results to
-[`faults.jsonl`](faults.jsonl) and writes this page. A short trial of many rows runs in `make test`.
+runs rows (by default all) on a stack of their own, appends the results to
+[`faults.jsonl`](faults.jsonl) and writes this page. `make test` runs short trials of many rows.
 
-- **lost**: passed by its position, and neither indexed, nor a dead letter, nor in a recorded gap;
-  or acknowledged, and not on the topic; or a good event in the dead letters; or a visit that the
-  emitter accepted and gave up without counting it.
-- **duplicate**: a uuid in two documents of whatever index, or one visit with two uuids.
-- **phantom**: a document, dead letter or event that nobody sent.
-- **wrong**: any field that differs from ledger, topic and the reference rows of MySQL and Redis.
-- **unseen**: on the topic and not indexed though all is quiet.
-- **inconsistent**: position, high watermark and mirrored commit differ; an offset both indexed and
-  dead; the emitter's accepted events not the sum of those acked, in flight, spooled and dropped.
-- **visits failed**: HTTP requests that got no answer or one of 500 and above. Only where the
-  emitter itself is ended or killed may there be any.
-- **recovery**: seconds from the moment when healing begins (a server's start is part of it) until
-  the positions have passed the ends that the topics had when it was done; median and maximum.
+- **lost**: below its position, and neither indexed, nor a dead letter, nor in a recorded gap; or
+  acknowledged, and not on the topic; or a valid event in the dead letters; or a visit that the
+  emitter accepted and dropped without counting it.
+- **duplicate**: a uuid in two documents of any index, or one visit with two uuids.
+- **phantom**: a document, dead letter or event that was not sent.
+- **wrong**: a field that differs from the ledger, the topic, or the reference data in MySQL and
+  Redis.
+- **unseen**: on the topic and not indexed, although the stack is idle.
+- **inconsistent**: position, high watermark and committed offset differ; an offset is both indexed
+  and a dead letter; the emitter's accepted events are not the sum of acknowledged, in-flight,
+  spooled and dropped events.
+- **failed visits**: HTTP requests without a response or with a status >= 500. They are allowed only
+  where the emitter itself is stopped or killed.
+- **recovery**: seconds from the start of the repair (including the start of a server) until the
+  positions reach the end offsets that the topics had at its end; median and maximum.
 
-Rows of a cluster run on three brokers, of which a message needs two, a Trino coordinator with two
-workers, 12 partitions and two runs of each flow at a time; the others on one node of each.
+Cluster rows run on three brokers with two in-sync replicas per message, a Trino coordinator with
+two workers, 12 partitions and two concurrent runs of each flow; the other rows run on one node of
+each server.
 
-Every load has all flows: accesses straight to Kafka and by HTTP, notes, and a reference row that is
-set half-way and that documents indexed before must follow.
+Every load covers all flows: accesses sent to Kafka directly and by HTTP, notes, and reference data
+that change during the load, so that documents indexed before must be refreshed.
 
-0 failures in n trials says only that the chance of a failure is, with 95 % confidence, below 3/n.
+0 failures in n trials means that the probability of a failure is below 3/n, with 95 % confidence.
 """
 _HEAD = (
     "| # | fault | trials | events | lost | duplicate | phantom | wrong | unseen | inconsistent "
-    "| visits failed | recovery s | note |\n| --- | --- " + "| ---: " * 9 + "| --- | --- |\n"
+    "| failed visits | recovery (s) | notes |\n| --- | --- " + "| ---: " * 9 + "| --- | --- |\n"
 )
 
 
@@ -75,7 +78,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def render(results: Sequence[Mapping[str, Any]], order: Sequence[str]) -> str:
-    """The page; rows in this order, then the controls."""
+    """The page: rows in this order, then the controls."""
     rows: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for result in results:
         rows[result["row"]].append(result)
@@ -85,8 +88,8 @@ def render(results: Sequence[Mapping[str, Any]], order: Sequence[str]) -> str:
     page = _INTRO + f"\nHere n = {count}.\n\n" + _HEAD
     page += "".join(_row(key, rows[key]) for key in known)
     if controls := [key for key in rows if key.startswith("control")]:
-        page += "\nVariants of the pipeline with a defect, which the oracle must catch:\n\n"
-        page += "| control | trials | what it found |\n| --- | ---: | --- |\n"
+        page += "\nVariants of the indexer with a defect, which the oracle must detect:\n\n"
+        page += "| control | trials | detected |\n| --- | ---: | --- |\n"
         page += "".join(_control(rows[key]) for key in controls)
     commits = sorted({str(each.get("commit")) for each in results})
     return page + f"\nMeasured at {', '.join(commits)}.\n" if commits else page
@@ -97,7 +100,7 @@ def _row(key: str, trials: Sequence[Mapping[str, Any]]) -> str:
     notes = [each[kind] for each in trials for kind in ("problem", "note") if each[kind]]
     dropped = sum(each["dropped"] for each in trials)
     if dropped:
-        notes.insert(0, f"{dropped} visits given up and counted")
+        notes.insert(0, f"{dropped} visits dropped and counted")
     return _line(
         [
             key,
@@ -107,13 +110,14 @@ def _row(key: str, trials: Sequence[Mapping[str, Any]]) -> str:
             *counts,
             str(sum(each["visits_failed"] for each in trials)),
             _recovery(trials),
-            _noted(notes),
+            _notes(notes),
         ]
     )
 
 
 def _recovery(trials: Sequence[Mapping[str, Any]]) -> str:
-    """Nothing breaks while all of a call is checked, so that has none and misses none."""
+    """Median and maximum, and the number of trials that did not recover; `-` for the check of all
+    data, which has no fault."""
     seconds = [each["recovery_seconds"] for each in trials]
     known = [each for each in seconds if each is not None]
     missed = sum(each["recovery_seconds"] is None and bool(each["problem"]) for each in trials)
@@ -123,15 +127,15 @@ def _recovery(trials: Sequence[Mapping[str, Any]]) -> str:
 
 def _control(trials: Sequence[Mapping[str, Any]]) -> str:
     found = [f"{sum(each['counts'][kind] for each in trials)} {kind}" for kind in KINDS]
-    caught = ", ".join(each for each in found if not each.startswith("0 "))
-    return _line([trials[0]["name"], str(len(trials)), f"caught: {caught}" if caught else "missed"])
+    detected = ", ".join(each for each in found if not each.startswith("0 "))
+    return _line([trials[0]["name"], str(len(trials)), detected or "nothing"])
 
 
-def _noted(notes: Iterable[str]) -> str:
-    """Each note once, as many as a cell has room for."""
+def _notes(notes: Iterable[str]) -> str:
+    """Each distinct note, up to `NOTE_CHARACTERS`."""
     known = list(dict.fromkeys(notes))
     shown = known
-    while len("; ".join(shown)) > MOST_CHARACTERS:
+    while len("; ".join(shown)) > NOTE_CHARACTERS:
         known.pop()
         shown = [*known, "..."]
     return "; ".join(shown).replace("|", "/")

@@ -1,7 +1,8 @@
-"""The rows of the fault matrix, declared: what is broken, for how long, and how it is healed.
+"""The rows of the fault matrix: what is broken, for how long, and how it is repaired.
 
-Belongs here: one `Row` for each fault. Each is a context manager: entering it breaks something,
-leaving it heals. Does not belong here: the verbs (`house.py`) and how a trial goes (`trial.py`).
+Belongs here: one `Row` for each fault. A fault is a context manager: entering it breaks something,
+leaving it repairs it. Does not belong here: operations on processes (`harness.py`), the steps of a
+trial (`trial.py`).
 """
 
 import random
@@ -24,7 +25,12 @@ from confluent_kafka.admin import NewPartitions, NewTopic
 
 from kp_platform.local.supervisor import log_file
 from kp_platform_tests.fault_injection.elasticsearch_stub import ElasticsearchStub
-from kp_platform_tests.fault_injection.harness import FaultHarness, Late, kill, wait_until
+from kp_platform_tests.fault_injection.harness import (
+    DeadlineExceeded,
+    FaultHarness,
+    kill,
+    wait_until,
+)
 from kp_platform_tests.fault_injection.ledger import ACCESSES, Amounts, Load
 from kp_platform_tests.fault_injection.oracle import STREAMS, Oracle
 from kp_platform_tests.fault_injection.proxy import Proxy
@@ -34,8 +40,8 @@ INDEXING = "index_access_log"
 
 
 @dataclass(frozen=True, slots=True)
-class Harness:
-    """What a fault acts on. `tool` is what the row's `setup` gave; `trial` counts from 0."""
+class FaultContext:
+    """What a fault acts on. `tool` is the result of the row's `setup`; `trial` counts from 0."""
 
     harness: FaultHarness
     oracle: Oracle
@@ -45,44 +51,47 @@ class Harness:
     tool: Any = None
     notes: list[str] = field(default_factory=list)
     kills: list[str] = field(default_factory=list)
-    """Each kill -9 of the emitter, which may cost the visits of its last moments."""
+    """Each SIGKILL of the emitter, which may lose the most recent visits."""
 
-    def say(self, what: str) -> None:
-        """For the note of the trial, e.g. which of several ways was taken."""
-        self.notes.append(what)
+    def note(self, text: str) -> None:
+        """Add to the notes of the trial, e.g. the chosen variant."""
+        self.notes.append(text)
 
-    def way(self, *ways: str) -> str:
-        """One of several ways to break something: trials take turns, `mixed` draws."""
-        way = self.chance.choice(ways) if self.trial is None else ways[self.trial % len(ways)]
-        self.say(way)
-        return way
+    def variant(self, *variants: str) -> str:
+        """One of several variants of a fault: trials take turns, `mixed` chooses at random."""
+        if self.trial is None:
+            variant = self.chance.choice(variants)
+        else:
+            variant = variants[self.trial % len(variants)]
+        self.note(variant)
+        return variant
 
 
-Fault = Callable[[Harness], AbstractContextManager[None]]
+Fault = Callable[[FaultContext], AbstractContextManager[None]]
 Setup = Callable[[FaultHarness], AbstractContextManager[Any]]
 
 
-def _no_setup(_house: FaultHarness) -> AbstractContextManager[Any]:
+def _no_setup(_harness: FaultHarness) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A fault. `hold` bounds the seconds that it lasts; `setup` surrounds all its trials.
+    """A fault. `duration` bounds its seconds; `setup` encloses all its trials.
 
-    `moment` bounds the share of the load that is sent when it comes. `is_cheap`: it is over soon,
-    so `mixed` may draw it. `ranks`: the ranking is checked too. `ends_emitter`: visits may fail
-    while it starts again, and at no other time. `amounts`: the load, whatever was asked for.
-    `on_cluster`: it needs three brokers, two Trino workers and two runs of a flow at a time.
+    `moment` bounds the share of the load that is sent before the fault. `is_short`: `mixed` may
+    choose it. `ranks`: the ranking is checked too. `ends_emitter`: visits may fail while the
+    emitter restarts, and at no other time. `amounts`: overrides the load of the command line.
+    `on_cluster`: it needs three brokers, two Trino workers and two concurrent runs of a flow.
     """
 
     key: str
     name: str
     fault: Fault
-    hold: tuple[float, float] = (0.0, 0.0)
+    duration: tuple[float, float] = (0.0, 0.0)
     moment: tuple[float, float] = (0.1, 0.6)
     setup: Setup = _no_setup
-    is_cheap: bool = True
+    is_short: bool = True
     ranks: bool = False
     ends_emitter: bool = False
     amounts: Amounts | None = None
@@ -94,41 +103,42 @@ class Row:
 
 
 @contextmanager
-def emitter_killed(harness: Harness) -> Iterator[None]:
-    harness.harness.kill("emitter")
-    harness.kills.append("emitter")
+def emitter_killed(context: FaultContext) -> Iterator[None]:
+    context.harness.kill("emitter")
+    context.kills.append("emitter")
     yield
 
 
 @contextmanager
-def emitter_terminated(harness: Harness) -> Iterator[None]:
-    log = log_file(harness.harness.settings.home, "supervisord")
-    seen = log.stat().st_size
-    harness.harness.terminate("emitter")
+def emitter_terminated(context: FaultContext) -> Iterator[None]:
+    log = log_file(context.harness.settings.home, "supervisord")
+    size = log.stat().st_size
+    context.harness.terminate("emitter")
     yield
     ended = "exited: emitter (exit status 0;"
-    wait_until(lambda: ended in log.read_text()[seen:], "the emitter ends with 0", 30)
+    wait_until(lambda: ended in log.read_text()[size:], "the emitter exits with status 0", 30)
 
 
 @contextmanager
-def broker_stopped(harness: Harness) -> Iterator[None]:
-    with _visits_timed(harness), harness.harness.stopped("kafka"):
+def broker_stopped(context: FaultContext) -> Iterator[None]:
+    with _visits_timed(context), context.harness.stopped("kafka"):
         yield
 
 
 @contextmanager
-def broker_frozen(harness: Harness) -> Iterator[None]:
-    with _visits_timed(harness), harness.harness.frozen("kafka"):
+def broker_frozen(context: FaultContext) -> Iterator[None]:
+    with _visits_timed(context), context.harness.frozen("kafka"):
         yield
 
 
 @contextmanager
-def _visits_timed(harness: Harness) -> Iterator[None]:
-    seconds = harness.load.visitor.seconds
+def _visits_timed(context: FaultContext) -> Iterator[None]:
+    seconds = context.load.visitor.seconds
     before = len(seconds)
     yield
-    harness.say(
-        f"p99 of visits {_p99(seconds[:before])} ms before, {_p99(seconds[before:])} ms meanwhile"
+    context.note(
+        f"p99 of visits {_p99(seconds[:before])} ms before, "
+        f"{_p99(seconds[before:])} ms during the fault"
     )
 
 
@@ -137,16 +147,16 @@ def _p99(seconds: list[float]) -> str:
 
 
 @contextmanager
-def broker_killed(harness: Harness) -> Iterator[None]:
-    harness.harness.kill("kafka")
+def broker_killed(context: FaultContext) -> Iterator[None]:
+    context.harness.kill("kafka")
     yield
 
 
 @contextmanager
 def emitter_behind_a_proxy(harness: FaultHarness) -> Iterator[Proxy]:
-    """A listener of its own, whose advertised address is the proxy, keeps clients in the proxy."""
+    """An additional listener advertises the proxy's address, so that clients stay behind it."""
     port = int(harness.servers.kafka.rpartition(":")[2])
-    inner = port + 2  # free in the block of ports of a stack
+    inner = port + 2  # free in the port block of a stack
     config = harness.settings.home / "kafka" / "server.properties"
     text = config.read_text()
     with Proxy("127.0.0.1", inner) as proxy:
@@ -172,15 +182,15 @@ def emitter_behind_a_proxy(harness: FaultHarness) -> Iterator[Proxy]:
 
 
 @contextmanager
-def bad_link(harness: Harness) -> Iterator[None]:
-    """Slow, sliced and reset again and again, until healed."""
-    proxy: Proxy = harness.tool
-    proxy.latency_seconds = harness.chance.uniform(0.01, 0.1)
-    proxy.cut_after = harness.chance.randrange(20_000, 100_000)
+def bad_link(context: FaultContext) -> Iterator[None]:
+    """Delayed, cut and reset repeatedly."""
+    proxy: Proxy = context.tool
+    proxy.latency_seconds = context.chance.uniform(0.01, 0.1)
+    proxy.cut_after = context.chance.randrange(20_000, 100_000)
     done = threading.Event()
 
     def reset() -> None:
-        while not done.wait(harness.chance.uniform(0.3, 1.5)):
+        while not done.wait(context.chance.uniform(0.3, 1.5)):
             proxy.reset()
 
     thread = threading.Thread(target=reset)
@@ -199,7 +209,7 @@ def emitter_with_a_small_spool(harness: FaultHarness) -> AbstractContextManager[
 
 @contextmanager
 def emitter_with_a_small_disk(harness: FaultHarness) -> Iterator[None]:
-    """A file system of its own (only root can make one), smaller than what the spool may take."""
+    """A file system smaller than the spool's limit; mounting it needs root."""
     folder = harness.settings.home / "emitter" / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
@@ -227,26 +237,24 @@ def _spooling_to(harness: FaultHarness, folder: Path, size: int) -> Iterator[Non
 
 
 @contextmanager
-def daemon_killed(harness: Harness) -> Iterator[None]:
-    for _ in range(harness.chance.randint(1, 2)):
-        before = harness.harness.processes("dagster-daemon")[:1]
-        harness.harness.kill("dagster-daemon")
+def daemon_killed(context: FaultContext) -> Iterator[None]:
+    for _ in range(context.chance.randint(1, 2)):
+        before = context.harness.processes("dagster-daemon")[:1]
+        context.harness.kill("dagster-daemon")
         psutil.wait_procs(before, timeout=10)
-        wait_until(
-            lambda: bool(harness.harness.processes("dagster-daemon")), "the daemon is back", 60
-        )
+        wait_until(lambda: bool(context.harness.processes("dagster-daemon")), "the daemon runs", 60)
     yield
 
 
 @contextmanager
-def two_daemons(harness: Harness) -> Iterator[None]:
-    with harness.harness.doubled("dagster-daemon"):
+def two_daemons(context: FaultContext) -> Iterator[None]:
+    with context.harness.duplicated("dagster-daemon"):
         yield
 
 
 @contextmanager
-def code_server_killed(harness: Harness) -> Iterator[None]:
-    harness.harness.kill("dagster-code-server")
+def code_server_killed(context: FaultContext) -> Iterator[None]:
+    context.harness.kill("dagster-code-server")
     yield
 
 
@@ -260,68 +268,68 @@ def code_server_behind_a_stub(harness: FaultHarness) -> Iterator[ElasticsearchSt
 
 
 @contextmanager
-def worker_killed(harness: Harness) -> Iterator[None]:
-    """At a random moment of a run."""
-    kill(harness.harness.await_worker(INDEXING))
+def worker_killed(context: FaultContext) -> Iterator[None]:
+    """At a random point of a run."""
+    kill(context.harness.await_worker(INDEXING))
     yield
 
 
 @contextmanager
-def worker_killed_at_a_point(harness: Harness) -> Iterator[None]:
-    """Before or after a bulk of documents or the move of the positions was applied, and before
-    the run has its answer."""
-    stub: ElasticsearchStub = harness.tool
-    worker = harness.harness.await_worker(INDEXING)
-    when, text = harness.way(
+def worker_killed_at_a_point(context: FaultContext) -> Iterator[None]:
+    """Before or after a bulk request or a position update is applied, in both cases before the run
+    has the response."""
+    stub: ElasticsearchStub = context.tool
+    worker = context.harness.await_worker(INDEXING)
+    when, text = context.variant(
         "before log.index", "after kp.positions", "after log.index", "before kp.positions"
     ).split()
     index = text.encode()
-    passed, hit = harness.chance.randint(0, 2), threading.Event()
+    remaining, killed = context.chance.randint(0, 2), threading.Event()
 
     def watch(moment: str, _path: str, body: bytes) -> None:
-        nonlocal passed
+        nonlocal remaining
         head = body[:200]
-        if hit.is_set() or moment != when or index not in head:
+        if killed.is_set() or moment != when or index not in head:
             return
         if index == b"kp.positions" and b"access_log" not in head:
             return
-        passed -= 1
-        if passed < 0:
+        remaining -= 1
+        if remaining < 0:
             kill(worker)
-            hit.set()
+            killed.set()
 
     stub.watch = watch
     try:
-        if not hit.wait(20):
-            kill(worker)  # it had ended by itself meanwhile
+        if not killed.wait(20):
+            kill(worker)  # it sent no such request
         yield
     finally:
         stub.heal()
 
 
 @contextmanager
-def worker_and_code_server_killed(harness: Harness) -> Iterator[None]:
-    worker = harness.harness.await_worker(INDEXING)
-    harness.harness.kill("dagster-code-server")
+def worker_and_code_server_killed(context: FaultContext) -> Iterator[None]:
+    worker = context.harness.await_worker(INDEXING)
+    context.harness.kill("dagster-code-server")
     kill(worker)
     yield
 
 
 @contextmanager
-def dagster_home_deleted(harness: Harness) -> Iterator[None]:
-    """As an operator does it, with the whole stack down."""
-    harness.harness.kp("down")
+def dagster_home_deleted(context: FaultContext) -> Iterator[None]:
+    """As an operator would, with the whole stack stopped."""
+    context.harness.kp("down")
     try:
-        shutil.rmtree(harness.harness.settings.home / "dagster")
+        shutil.rmtree(context.harness.settings.home / "dagster")
         yield
     finally:
-        harness.harness.kp("up")
+        context.harness.kp("up")
 
 
 @contextmanager
-def sqlite_locked(harness: Harness) -> Iterator[None]:
-    """Runs and sensor ticks can be read, and not be written."""
-    folder = harness.harness.settings.home / "dagster"
+def sqlite_locked(context: FaultContext) -> Iterator[None]:
+    """Runs and sensor ticks can be read and not written."""
+    folder = context.harness.settings.home / "dagster"
     with ExitStack() as locks:
         for path in (folder / "history" / "runs.db", folder / "schedules" / "schedules.db"):
             connection = locks.enter_context(closing(sqlite3.connect(path, timeout=20)))
@@ -335,56 +343,56 @@ def sqlite_locked(harness: Harness) -> Iterator[None]:
 
 
 @contextmanager
-def elasticsearch_away(harness: Harness) -> Iterator[None]:
-    ways: dict[str, Fault] = {
-        "stopped": lambda harness: harness.harness.stopped("elasticsearch"),
-        "frozen": lambda harness: harness.harness.frozen("elasticsearch"),
+def elasticsearch_away(context: FaultContext) -> Iterator[None]:
+    variants: dict[str, Fault] = {
+        "stopped": lambda context: context.harness.stopped("elasticsearch"),
+        "frozen": lambda context: context.harness.frozen("elasticsearch"),
     }
-    with ways[harness.way(*ways)](harness):
+    with variants[context.variant(*variants)](context):
         yield
 
 
 @contextmanager
-def elasticsearch_frozen(harness: Harness) -> Iterator[None]:
-    with harness.harness.frozen("elasticsearch"):
+def elasticsearch_frozen(context: FaultContext) -> Iterator[None]:
+    with context.harness.frozen("elasticsearch"):
         yield
 
 
 @contextmanager
-def elasticsearch_busy(harness: Harness) -> Iterator[None]:
-    stub: ElasticsearchStub = harness.tool
-    before = stub.spoilt
-    stub.refuse_items = harness.chance.randint(2, 7)
-    stub.refuse = harness.chance.randint(3, 6)
+def elasticsearch_busy(context: FaultContext) -> Iterator[None]:
+    stub: ElasticsearchStub = context.tool
+    before = stub.injected
+    stub.reject_items = context.chance.randint(2, 7)
+    stub.reject = context.chance.randint(3, 6)
     try:
         yield
     finally:
         stub.heal()
-        harness.say(f"{stub.spoilt - before} refused")
+        context.note(f"{stub.injected - before} rejected")
 
 
 @contextmanager
-def answers_lost(harness: Harness) -> Iterator[None]:
-    stub: ElasticsearchStub = harness.tool
-    before = stub.spoilt
-    stub.lose = harness.chance.randint(2, 4)
+def responses_lost(context: FaultContext) -> Iterator[None]:
+    stub: ElasticsearchStub = context.tool
+    before = stub.injected
+    stub.drop_responses = context.chance.randint(2, 4)
     try:
         yield
     finally:
         stub.heal()
-        harness.say(f"{stub.spoilt - before} answers lost")
+        context.note(f"{stub.injected - before} responses lost")
 
 
 @contextmanager
-def index_blocked(harness: Harness) -> Iterator[None]:
-    block = harness.way("write", "read_only", "read_only_allow_delete")
-    with _blocked(harness, LOG_INDEX, block):
+def index_blocked(context: FaultContext) -> Iterator[None]:
+    block = context.variant("write", "read_only", "read_only_allow_delete")
+    with _blocked(context, LOG_INDEX, block):
         yield
 
 
 @contextmanager
-def _blocked(harness: Harness, index: str, block: str) -> Iterator[None]:
-    with harness.harness.servers.search() as search:
+def _blocked(context: FaultContext, index: str, block: str) -> Iterator[None]:
+    with context.harness.servers.search() as search:
         wait_until(lambda: bool(search.request("GET", f"/{index}")), f"{index} exists", 90)
         search.request("PUT", f"/{index}/_settings", {f"index.blocks.{block}": True})
         try:
@@ -394,34 +402,34 @@ def _blocked(harness: Harness, index: str, block: str) -> Iterator[None]:
 
 
 @contextmanager
-def crafted_messages(harness: Harness) -> Iterator[None]:
-    harness.load.write_bad(_crafted(harness))
+def crafted_messages(context: FaultContext) -> Iterator[None]:
+    context.load.write_bad(_crafted(context))
     yield
 
 
-def _crafted(harness: Harness) -> list[bytes]:
-    """Each unique; each a dead letter."""
-    mark = f"{harness.chance.getrandbits(64):x}"
+def _crafted(context: FaultContext) -> list[bytes]:
+    """Unique messages, each of which becomes a dead letter."""
+    key = f"{context.chance.getrandbits(64):x}"
 
     def identity() -> str:
-        digits = f"{harness.chance.getrandbits(128):032x}"
+        digits = f"{context.chance.getrandbits(128):032x}"
         return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
     return [
-        f"no event {mark}".encode(),
-        f'{{"uuid": "{mark}", "uri": "/", "name": "presto"}}'.encode(),
-        f'{{"uuid": "{identity()}", "uri": "/{mark}/{"k" * 40_000}", "name": "kafka"}}'.encode(),
-        f'{{"uuid": "{identity()}", "uri": "/{mark}/{"k" * 900_000}", "name": "kafka"}}'.encode(),
-        f'{{"uuid": "{identity()}", "uri": "/{mark}", "name": "{"n" * 40_000}"}}'.encode(),
-        f'{{"uuid": "{identity()}", "uri": 5, "name": "{mark}"}}'.encode(),
-        f'{{"uuid": "{identity()}", "name": "{mark}"}}'.encode(),
+        f"no event {key}".encode(),
+        f'{{"uuid": "{key}", "uri": "/", "name": "presto"}}'.encode(),
+        f'{{"uuid": "{identity()}", "uri": "/{key}/{"k" * 40_000}", "name": "kafka"}}'.encode(),
+        f'{{"uuid": "{identity()}", "uri": "/{key}/{"k" * 900_000}", "name": "kafka"}}'.encode(),
+        f'{{"uuid": "{identity()}", "uri": "/{key}", "name": "{"n" * 40_000}"}}'.encode(),
+        f'{{"uuid": "{identity()}", "uri": 5, "name": "{key}"}}'.encode(),
+        f'{{"uuid": "{identity()}", "name": "{key}"}}'.encode(),
         b'{"uuid": "%b", "uri": "/\xff", "name": "presto"}' % identity().encode(),
     ]
 
 
 @contextmanager
-def index_deleted(harness: Harness) -> Iterator[None]:
-    with harness.harness.servers.search() as search:
+def index_deleted(context: FaultContext) -> Iterator[None]:
+    with context.harness.servers.search() as search:
         indices = search.request("GET", "/_alias/log.index")
         for name in indices:
             search.request("DELETE", f"/{name}")
@@ -429,9 +437,9 @@ def index_deleted(harness: Harness) -> Iterator[None]:
 
 
 @contextmanager
-def dead_letters_blocked(harness: Harness) -> Iterator[None]:
-    with _blocked(harness, "kp.dead", "write"):
-        harness.load.write_bad(_crafted(harness)[:2])
+def dead_letters_blocked(context: FaultContext) -> Iterator[None]:
+    with _blocked(context, "kp.dead", "write"):
+        context.load.write_bad(_crafted(context)[:2])
         yield
 
 
@@ -439,73 +447,73 @@ def dead_letters_blocked(harness: Harness) -> Iterator[None]:
 
 
 @contextmanager
-def trino_broken(harness: Harness) -> Iterator[None]:
-    if harness.way("server", "queries") == "server":
-        harness.harness.kill("trino")
+def trino_broken(context: FaultContext) -> Iterator[None]:
+    if context.variant("server", "queries") == "server":
+        context.harness.kill("trino")
         yield
     else:
-        with queries_killed(harness):
+        with queries_killed(context):
             yield
 
 
 @contextmanager
-def queries_killed(harness: Harness) -> Iterator[None]:
-    harness.say(f"{_kill_queries(harness)} queries killed")
+def queries_killed(context: FaultContext) -> Iterator[None]:
+    context.note(f"{_kill_queries(context)} queries killed")
     yield
 
 
-def _trino(harness: Harness) -> httpx.Client:
-    url = harness.harness.settings.trino_url
+def _trino(context: FaultContext) -> httpx.Client:
+    url = context.harness.settings.trino_url
     return httpx.Client(base_url=url, headers={"X-Trino-User": "faults"}, trust_env=False)
 
 
-def _kill_queries(harness: Harness, seconds: float = 4.0) -> int:
-    """Each query of the platform that is seen within so many seconds."""
+def _kill_queries(context: FaultContext, seconds: float = 4.0) -> int:
+    """Kill every query of the platform that runs within `seconds`. Returns their number."""
     killed, until = 0, time.monotonic() + seconds
-    with _trino(harness) as client:
+    with _trino(context) as client:
         while time.monotonic() < until:
             for query in client.get("/v1/query?state=RUNNING").json():
-                if query["session"]["user"] == harness.harness.settings.trino_user:
+                if query["session"]["user"] == context.harness.settings.trino_user:
                     killed += client.delete(f"/v1/query/{query['queryId']}").is_success
             time.sleep(0.05)
     return killed
 
 
 def trino_with_little_memory(harness: FaultHarness) -> AbstractContextManager[None]:
-    """Enough for a slice of some thousand accesses."""
+    """Enough memory for a slice of a few thousand accesses."""
     return harness.rerouted("trino", "-Dquery.max-memory-per-node=1MB")
 
 
 @contextmanager
-def memory_exceeded(harness: Harness) -> Iterator[None]:
-    """By the query of a backlog; returns when one has failed."""
-    before = _memory_errors(harness)
-    with _standing_still(harness.harness):
+def memory_exceeded(context: FaultContext) -> Iterator[None]:
+    """By the query of a backlog; leaving waits until one has failed."""
+    before = _memory_errors(context)
+    with _runs_suspended(context.harness):
         yield
-    wait_until(lambda: _memory_errors(harness) > before, "a query exceeds its memory", 120)
+    wait_until(lambda: _memory_errors(context) > before, "a query exceeds its memory limit", 120)
 
 
-def _memory_errors(harness: Harness) -> int:
-    with _trino(harness) as client:
+def _memory_errors(context: FaultContext) -> int:
+    with _trino(context) as client:
         failed = client.get("/v1/query?state=FAILED").json()
     names = [query["errorCode"]["name"] for query in failed]
     return names.count("EXCEEDED_LOCAL_MEMORY_LIMIT")
 
 
 @contextmanager
-def mysql_away(harness: Harness) -> Iterator[None]:
-    ways: dict[str, Fault] = {
-        "stopped": lambda harness: harness.harness.stopped("mysql"),
-        "frozen": lambda harness: harness.harness.frozen("mysql"),
+def mysql_away(context: FaultContext) -> Iterator[None]:
+    variants: dict[str, Fault] = {
+        "stopped": lambda context: context.harness.stopped("mysql"),
+        "frozen": lambda context: context.harness.frozen("mysql"),
         "table locked": mysql_locked,
     }
-    with ways[harness.way(*ways)](harness):
+    with variants[context.variant(*variants)](context):
         yield
 
 
 @contextmanager
-def mysql_locked(harness: Harness) -> Iterator[None]:
-    with harness.harness.servers.mysql() as cursor:
+def mysql_locked(context: FaultContext) -> Iterator[None]:
+    with context.harness.servers.mysql() as cursor:
         cursor.execute("LOCK TABLES tests WRITE")
         try:
             yield
@@ -524,10 +532,10 @@ def trino_behind_a_proxy(harness: FaultHarness) -> Iterator[Proxy]:
 
 
 @contextmanager
-def mysql_slow(harness: Harness) -> Iterator[None]:
-    """From a tenth of a second to one for each packet, of which a query needs a dozen."""
-    proxy: Proxy = harness.tool
-    proxy.latency_seconds = harness.chance.uniform(0.1, 1)
+def mysql_slow(context: FaultContext) -> Iterator[None]:
+    """0.1 to 1 s of delay per packet; a query needs about a dozen packets."""
+    proxy: Proxy = context.tool
+    proxy.latency_seconds = context.chance.uniform(0.1, 1)
     try:
         yield
     finally:
@@ -535,22 +543,22 @@ def mysql_slow(harness: Harness) -> Iterator[None]:
 
 
 @contextmanager
-def redis_away(harness: Harness) -> Iterator[None]:
-    ways: dict[str, Fault] = {"stopped": redis_stopped, "emptied": redis_emptied}
-    with ways[harness.way(*ways)](harness):
+def redis_away(context: FaultContext) -> Iterator[None]:
+    variants: dict[str, Fault] = {"stopped": redis_stopped, "emptied": redis_emptied}
+    with variants[context.variant(*variants)](context):
         yield
 
 
 @contextmanager
-def redis_stopped(harness: Harness) -> Iterator[None]:
-    with harness.harness.stopped("redis"):
+def redis_stopped(context: FaultContext) -> Iterator[None]:
+    with context.harness.stopped("redis"):
         yield
 
 
 @contextmanager
-def redis_emptied(harness: Harness) -> Iterator[None]:
-    """Filled again and announced: then documents carry the values again."""
-    servers = harness.harness.servers
+def redis_emptied(context: FaultContext) -> Iterator[None]:
+    """Leaving restores the values and publishes the changes, which refreshes the documents."""
+    servers = context.harness.servers
     values = servers.redis_values()
     with servers.values() as client:
         client.flushdb()
@@ -563,41 +571,41 @@ def redis_emptied(harness: Harness) -> Iterator[None]:
 
 
 @contextmanager
-def retention(harness: Harness) -> Iterator[None]:
-    """Messages go that nobody has indexed, because the runs stand still."""
-    oracle = harness.oracle
-    with _standing_still(harness.harness):
+def retention(context: FaultContext) -> Iterator[None]:
+    """Delete messages that are not indexed yet, because the runs are suspended."""
+    oracle = context.oracle
+    with _runs_suspended(context.harness):
         yield
-        edges = oracle.edges(ACCESSES)
-        held = oracle.positions(STREAMS[0], edges.topic_id)
+        offsets = oracle.topic_offsets(ACCESSES)
+        positions = oracle.positions(STREAMS[0], offsets.topic_id)
         oracle.archive()
         ends = [
-            TopicPartition(ACCESSES, part, (held.get(part, low) + high) // 2)
-            for part, (low, high) in edges.marks.items()
+            TopicPartition(ACCESSES, number, (positions.get(number, low) + high) // 2)
+            for number, (low, high) in offsets.watermarks.items()
         ]
         for future in oracle.admin.delete_records(ends).values():
             future.result()
-        gone = sum(end.offset - held.get(end.partition, 0) for end in ends)
-        harness.say(f"{gone} deleted unread")
+        gone = sum(end.offset - positions.get(end.partition, 0) for end in ends)
+        context.note(f"{gone} deleted unread")
 
 
 @contextmanager
-def _standing_still(harness: FaultHarness) -> Iterator[None]:
-    """No run goes on and none is started."""
-    with ExitStack() as frozen:
-        wait_until(lambda: _freeze(harness, frozen), "the runs stand still", 90)
+def _runs_suspended(harness: FaultHarness) -> Iterator[None]:
+    """Active runs are suspended and no run is started."""
+    with ExitStack() as suspended:
+        wait_until(lambda: _suspend(harness, suspended), "the runs are suspended", 90)
         yield
 
 
-def _freeze(harness: FaultHarness, frozen: ExitStack) -> bool:
-    """The daemon may have been stopped while it held a lock of the database, in which the runs are
-    looked up: then it goes on, and is stopped again."""
+def _suspend(harness: FaultHarness, suspended: ExitStack) -> bool:
+    """If the daemon was suspended while holding a database lock, reading the runs fails: then the
+    daemon is resumed, and the caller tries again."""
     with ExitStack() as attempt:
         attempt.enter_context(harness.frozen("dagster-daemon"))
         for worker in harness.workers():
             worker.suspend()
             attempt.callback(_resume, worker)
-        frozen.enter_context(attempt.pop_all())
+        suspended.enter_context(attempt.pop_all())
         return True
 
 
@@ -607,36 +615,36 @@ def _resume(process: psutil.Process) -> None:
 
 
 @contextmanager
-def topic_made_again(harness: Harness) -> Iterator[None]:
-    """While nothing is unread: what an administrator deletes unread, nobody can index."""
-    oracle, admin = harness.oracle, harness.oracle.admin
-    harness.load.pause()
-    wait_until(lambda: not any(oracle.behind().values()), "all is indexed", 180)
+def topic_recreated(context: FaultContext) -> Iterator[None]:
+    """When all messages are indexed: messages deleted before that cannot be indexed."""
+    oracle, admin = context.oracle, context.oracle.admin
+    context.load.pause()
+    wait_until(lambda: not any(oracle.lag().values()), "all messages are indexed", 180)
     oracle.archive()
-    partitions = len(oracle.edges(ACCESSES).marks)
+    partitions = len(oracle.topic_offsets(ACCESSES).watermarks)
     admin.delete_topics([ACCESSES])[ACCESSES].result()
 
-    def made() -> bool:
+    def created() -> bool:
         admin.create_topics([NewTopic(ACCESSES, partitions, 1)])[ACCESSES].result()
         return True
 
-    wait_until(made, "the topic is made again", 60)
-    harness.load.go_on()
+    wait_until(created, "the topic is recreated", 60)
+    context.load.resume()
     yield
 
 
 @contextmanager
-def partitions_added(harness: Harness) -> Iterator[None]:
-    count = len(harness.oracle.edges(ACCESSES).marks) + 2
-    admin = harness.oracle.admin
+def partitions_added(context: FaultContext) -> Iterator[None]:
+    count = len(context.oracle.topic_offsets(ACCESSES).watermarks) + 2
+    admin = context.oracle.admin
     admin.create_partitions([NewPartitions(ACCESSES, count)])[ACCESSES].result()
-    harness.say(f"to {count}")
+    context.note(f"to {count} partitions")
     yield
 
 
 @contextmanager
-def group_deleted(harness: Harness) -> Iterator[None]:
-    admin = harness.oracle.admin
+def group_deleted(context: FaultContext) -> Iterator[None]:
+    admin = context.oracle.admin
     admin.delete_consumer_groups([STREAMS[0].group])[STREAMS[0].group].result()
     yield
 
@@ -645,26 +653,26 @@ def group_deleted(harness: Harness) -> Iterator[None]:
 
 
 @contextmanager
-def re_enrichment_killed(harness: Harness) -> Iterator[None]:
+def reference_refresh_killed(context: FaultContext) -> Iterator[None]:
     name = "laravel"
-    url = harness.harness.servers.redis_values()[name]
-    harness.harness.servers.change_reference(
-        name, f"https://{harness.chance.getrandbits(32):x}.example/"
+    url = context.harness.servers.redis_values()[name]
+    context.harness.servers.change_reference(
+        name, f"https://{context.chance.getrandbits(32):x}.example/"
     )
-    kill(harness.harness.await_worker("index_reference_changes"))
+    kill(context.harness.await_worker("index_reference_changes"))
     yield
-    harness.harness.servers.change_reference(name, url)
+    context.harness.servers.change_reference(name, url)
 
 
 @contextmanager
-def ranking_killed(harness: Harness) -> Iterator[None]:
-    kill(harness.harness.await_worker("rank_accesses"))
+def ranking_killed(context: FaultContext) -> Iterator[None]:
+    kill(context.harness.await_worker("rank_accesses"))
     yield
 
 
 @contextmanager
-def full_text_killed(harness: Harness) -> Iterator[None]:
-    kill(harness.harness.await_worker("index_full_text"))
+def full_text_killed(context: FaultContext) -> Iterator[None]:
+    kill(context.harness.await_worker("index_full_text"))
     yield
 
 
@@ -672,43 +680,43 @@ def full_text_killed(harness: Harness) -> Iterator[None]:
 
 
 @contextmanager
-def one_broker_killed(harness: Harness) -> Iterator[None]:
-    """Every one of them leads partitions; one is the active controller."""
-    name = harness.way("kafka", "kafka-2", "kafka-3")
-    with _visits_timed(harness):
-        harness.harness.kill(name)
+def one_broker_killed(context: FaultContext) -> Iterator[None]:
+    """Each broker leads partitions; one is the active controller."""
+    name = context.variant("kafka", "kafka-2", "kafka-3")
+    with _visits_timed(context):
+        context.harness.kill(name)
         yield
 
 
 @contextmanager
-def trino_worker_killed(harness: Harness) -> Iterator[None]:
-    harness.harness.kill(harness.way("trino-worker-1", "trino-worker-2"))
+def trino_worker_killed(context: FaultContext) -> Iterator[None]:
+    context.harness.kill(context.variant("trino-worker-1", "trino-worker-2"))
     yield
 
 
 @contextmanager
-def one_run_killed(harness: Harness) -> Iterator[None]:
-    """One of the two that work at the access log."""
-    found: list[psutil.Process] = []
+def one_run_killed(context: FaultContext) -> Iterator[None]:
+    """One of the two runs that index the access log."""
+    workers: list[psutil.Process] = []
 
     def both() -> bool:
-        found[:] = harness.harness.workers(INDEXING)
-        return len(found) == 2
+        workers[:] = context.harness.workers(INDEXING)
+        return len(workers) == 2
 
     wait_until(both, "two runs of the access log", 120)
-    kill(harness.chance.choice(found))
+    kill(context.chance.choice(workers))
     yield
 
 
 @contextmanager
-def broker_worker_and_run_killed(harness: Harness) -> Iterator[None]:
-    """In any order, some seconds after each other."""
+def broker_worker_and_run_killed(context: FaultContext) -> Iterator[None]:
+    """In random order, within some seconds."""
     faults = [one_broker_killed, trino_worker_killed, one_run_killed]
-    harness.chance.shuffle(faults)
-    with ExitStack() as struck:
+    context.chance.shuffle(faults)
+    with ExitStack() as active:
         for fault in faults:
-            struck.enter_context(fault(harness))
-            time.sleep(harness.chance.uniform(0, 5))
+            active.enter_context(fault(context))
+            time.sleep(context.chance.uniform(0, 5))
         yield
 
 
@@ -719,125 +727,129 @@ ROWS: tuple[Row, ...] = (
     Row(
         key="2", name="emitter terminated under load", fault=emitter_terminated, ends_emitter=True,
     ),
-    Row(key="3", name="broker stopped", fault=broker_stopped, hold=LONG),
-    Row(key="4", name="broker frozen", fault=broker_frozen, hold=LONG),
+    Row(key="3", name="broker stopped", fault=broker_stopped, duration=LONG),
+    Row(key="4", name="broker frozen", fault=broker_frozen, duration=LONG),
     Row(key="5", name="broker killed", fault=broker_killed),
     Row(
-        key="6", name="slow, lossy link from emitter to broker", fault=bad_link, hold=SHORT,
-        setup=emitter_behind_a_proxy, is_cheap=False,
+        key="6", name="slow, lossy link from emitter to broker", fault=bad_link, duration=SHORT,
+        setup=emitter_behind_a_proxy, is_short=False,
     ),
     Row(
-        key="7", name="spool of the emitter full", fault=broker_frozen, hold=LONG,
-        setup=emitter_with_a_small_spool, is_cheap=False,
+        key="7", name="emitter spool full", fault=broker_frozen, duration=LONG,
+        setup=emitter_with_a_small_spool, is_short=False,
     ),
     Row(key="8", name="daemon killed", fault=daemon_killed),
-    Row(key="9", name="two daemons", fault=two_daemons, hold=LONG),
+    Row(key="9", name="two daemons", fault=two_daemons, duration=LONG),
     Row(key="10", name="code server killed", fault=code_server_killed),
     Row(
-        key="11", name="run worker killed before, in and after bulk and commit",
-        fault=worker_killed_at_a_point, setup=code_server_behind_a_stub, is_cheap=False,
+        key="11", name="run worker killed before and after bulk request and commit",
+        fault=worker_killed_at_a_point, setup=code_server_behind_a_stub, is_short=False,
     ),
     Row(
         key="12", name="run worker and code server killed", fault=worker_and_code_server_killed,
-        is_cheap=False, patience_seconds=600,
+        is_short=False, patience_seconds=600,
     ),
     Row(
         key="13", name="kp down, Dagster home deleted, kp up", fault=dagster_home_deleted,
-        is_cheap=False, ends_emitter=True,
+        is_short=False, ends_emitter=True,
     ),
-    Row(key="14", name="sqlite of Dagster locked", fault=sqlite_locked, hold=LONG),
-    Row(key="15", name="Elasticsearch stopped or frozen", fault=elasticsearch_away, hold=LONG),
+    Row(key="14", name="Dagster's SQLite files locked", fault=sqlite_locked, duration=LONG),
+    Row(key="15", name="Elasticsearch stopped or frozen", fault=elasticsearch_away, duration=LONG),
     Row(
-        key="16", name="429 for a part of a bulk, and 503", fault=elasticsearch_busy, hold=LONG,
-        setup=code_server_behind_a_stub, is_cheap=False,
-    ),
-    Row(
-        key="17", name="answer lost after the bulk was applied", fault=answers_lost, hold=LONG,
-        setup=code_server_behind_a_stub, is_cheap=False,
-    ),
-    Row(key="18", name="index blocked", fault=index_blocked, hold=SHORT),
-    Row(key="19", name="messages that no index takes", fault=crafted_messages),
-    Row(
-        key="20", name="index deleted", fault=index_deleted, is_cheap=False,
-    ),
-    Row(key="21", name="Trino killed, or its queries", fault=trino_broken, is_cheap=False),
-    Row(key="22", name="MySQL stopped, frozen or locked", fault=mysql_away, hold=SHORT),
-    Row(key="23", name="Redis stopped or emptied", fault=redis_away, hold=SHORT),
-    Row(
-        key="24", name="retention passes the position", fault=retention, hold=SHORT, is_cheap=False,
+        key="16", name="429 for some items of a bulk request, and 503", fault=elasticsearch_busy,
+        duration=LONG, setup=code_server_behind_a_stub, is_short=False,
     ),
     Row(
-        key="25", name="topic deleted and made again", fault=topic_made_again, is_cheap=False,
+        key="17", name="response lost after the bulk request was applied", fault=responses_lost,
+        duration=LONG, setup=code_server_behind_a_stub, is_short=False,
+    ),
+    Row(key="18", name="index blocked", fault=index_blocked, duration=SHORT),
+    Row(key="19", name="messages that cannot be indexed", fault=crafted_messages),
+    Row(
+        key="20", name="index deleted", fault=index_deleted, is_short=False,
+    ),
+    Row(key="21", name="Trino or its queries killed", fault=trino_broken, is_short=False),
+    Row(key="22", name="MySQL stopped, frozen or locked", fault=mysql_away, duration=SHORT),
+    Row(key="23", name="Redis stopped or emptied", fault=redis_away, duration=SHORT),
+    Row(
+        key="24", name="retention deletes unread messages", fault=retention,
+        duration=SHORT, is_short=False,
     ),
     Row(
-        key="26", name="partitions added", fault=partitions_added, is_cheap=False,
+        key="25", name="topic deleted and recreated", fault=topic_recreated, is_short=False,
+    ),
+    Row(
+        key="26", name="partitions added", fault=partitions_added, is_short=False,
     ),
     Row(key="27", name="consumer group deleted", fault=group_deleted),
-    Row(key="28", name="dead letters not writable", fault=dead_letters_blocked, hold=SHORT),
-    Row(key="29", name="run of a reference change killed", fault=re_enrichment_killed),
-    Row(key="30", name="run of the ranking killed", fault=ranking_killed, ranks=True),
-    Row(key="31", name="run of the full text killed", fault=full_text_killed),
     Row(
-        key="32", name="broker stopped for two minutes under 200 requests a second",
-        fault=broker_stopped, hold=(120, 120), moment=(0.15, 0.15), is_cheap=False,
+        key="28", name="dead-letter index not writable", fault=dead_letters_blocked,
+        duration=SHORT,
+    ),
+    Row(key="29", name="reference refresh run killed", fault=reference_refresh_killed),
+    Row(key="30", name="ranking run killed", fault=ranking_killed, ranks=True),
+    Row(key="31", name="full-text run killed", fault=full_text_killed),
+    Row(
+        key="32", name="broker stopped for two minutes at 200 requests/s",
+        fault=broker_stopped, duration=(120, 120), moment=(0.15, 0.15), is_short=False,
         amounts=Amounts(accesses=2_000, visits=36_000, notes=100, seconds=180),
     ),
     Row(
-        key="33", name="disk of the spool full", fault=broker_frozen, hold=LONG,
-        setup=emitter_with_a_small_disk, is_cheap=False,
+        key="33", name="disk of the emitter spool full", fault=broker_frozen, duration=LONG,
+        setup=emitter_with_a_small_disk, is_short=False,
     ),
     Row(
-        key="34", name="slow link from Trino to MySQL", fault=mysql_slow, hold=LONG,
-        setup=trino_behind_a_proxy, is_cheap=False,
+        key="34", name="slow link from Trino to MySQL", fault=mysql_slow, duration=LONG,
+        setup=trino_behind_a_proxy, is_short=False,
     ),
     Row(
-        key="35", name="query of a backlog over Trino's memory limit", fault=memory_exceeded,
-        hold=LONG, setup=trino_with_little_memory, is_cheap=False,
+        key="35", name="backlog query over Trino's memory limit", fault=memory_exceeded,
+        duration=LONG, setup=trino_with_little_memory, is_short=False,
     ),
     Row(
         key="36", name="cluster: one of three brokers killed", fault=one_broker_killed,
-        hold=LONG, is_cheap=False, on_cluster=True,
+        duration=LONG, is_short=False, on_cluster=True,
     ),
     Row(
         key="37", name="cluster: one of two Trino workers killed", fault=trino_worker_killed,
-        is_cheap=False, on_cluster=True,
+        is_short=False, on_cluster=True,
     ),
     Row(
         key="38", name="cluster: one of two runs killed", fault=one_run_killed,
-        is_cheap=False, on_cluster=True,
+        is_short=False, on_cluster=True,
     ),
     Row(
         key="39", name="cluster: a broker, a worker and a run killed",
-        fault=broker_worker_and_run_killed, hold=SHORT, is_cheap=False, on_cluster=True,
+        fault=broker_worker_and_run_killed, duration=SHORT, is_short=False, on_cluster=True,
     ),
 )  # fmt: skip
 
 
 @contextmanager
-def mixed(harness: Harness) -> Iterator[None]:
-    """Cheap rows one after another, as the seed draws them, as long as the load lasts."""
-    drawn = []
-    while harness.load.progress < 0.9:
-        row = harness.chance.choice([each for each in ROWS if each.is_cheap])
-        drawn.append(row.key)
+def mixed(context: FaultContext) -> Iterator[None]:
+    """Short rows in random order, as long as the load lasts."""
+    chosen = []
+    while context.load.progress < 0.9:
+        row = context.chance.choice([each for each in ROWS if each.is_short])
+        chosen.append(row.key)
         try:
-            with row.fault(replace(harness, trial=None)):
-                time.sleep(harness.chance.uniform(*row.hold))
-        except Late as late:  # e.g. the run that it would kill did not come
-            drawn[-1] += f" ({late})"
-        until = time.monotonic() + harness.chance.uniform(5, 20)
-        while time.monotonic() < until and harness.load.progress < 0.9:
+            with row.fault(replace(context, trial=None)):
+                time.sleep(context.chance.uniform(*row.duration))
+        except DeadlineExceeded as late:  # e.g. no run to kill was started
+            chosen[-1] += f" ({late})"
+        until = time.monotonic() + context.chance.uniform(5, 20)
+        while time.monotonic() < until and context.load.progress < 0.9:
             time.sleep(0.5)
-    harness.say("rows " + " ".join(drawn))
+    context.note("rows " + " ".join(chosen))
     yield
 
 
 MIXED = Row(
-    key="mixed", name="cheap rows at random", fault=mixed,
-    is_cheap=False, ranks=True, ends_emitter=True, patience_seconds=900,
+    key="mixed", name="short rows in random order", fault=mixed,
+    is_short=False, ranks=True, ends_emitter=True, patience_seconds=900,
 )  # fmt: skip
 
-# For `make test`: soon healed, on a stack that others use and that stays as it was.
+# For `make test`: short faults that leave a shared stack as it was.
 BRIEF = (1.0, 2.0)
 QUICK: tuple[Row, ...] = (
     Row(
@@ -850,13 +862,13 @@ QUICK: tuple[Row, ...] = (
     Row(key="8", name="daemon killed", fault=daemon_killed),
     Row(key="10", name="code server killed", fault=code_server_killed),
     Row(key="11", name="run worker killed", fault=worker_killed),
-    Row(key="14", name="sqlite of Dagster locked", fault=sqlite_locked, hold=BRIEF),
-    Row(key="15", name="Elasticsearch frozen", fault=elasticsearch_frozen, hold=BRIEF),
-    Row(key="18", name="index blocked", fault=index_blocked, hold=BRIEF),
-    Row(key="19", name="messages that no index takes", fault=crafted_messages),
+    Row(key="14", name="Dagster's SQLite files locked", fault=sqlite_locked, duration=BRIEF),
+    Row(key="15", name="Elasticsearch frozen", fault=elasticsearch_frozen, duration=BRIEF),
+    Row(key="18", name="index blocked", fault=index_blocked, duration=BRIEF),
+    Row(key="19", name="messages that cannot be indexed", fault=crafted_messages),
     Row(key="21", name="queries killed", fault=queries_killed),
-    Row(key="22", name="MySQL table locked", fault=mysql_locked, hold=BRIEF),
-    Row(key="23", name="Redis emptied", fault=redis_emptied, hold=BRIEF),
+    Row(key="22", name="MySQL table locked", fault=mysql_locked, duration=BRIEF),
+    Row(key="23", name="Redis emptied", fault=redis_emptied, duration=BRIEF),
     Row(key="27", name="consumer group deleted", fault=group_deleted),
 )
 QUICK_ON_CLUSTER = Row(

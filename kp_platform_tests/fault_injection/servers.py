@@ -1,7 +1,7 @@
-"""Where the servers are, and plain clients of them that share no code with the platform.
+"""The addresses of the servers, and plain clients that share no code with the platform.
 
-Belongs here: addresses, and the few requests that load and oracle need. Does not belong here: what
-the answers mean (`oracle.py`) and how servers are broken (`house.py`).
+Belongs here: addresses, and the requests that load and oracle need. Does not belong here:
+interpreting responses (`oracle.py`), breaking servers (`harness.py`).
 """
 
 import contextlib
@@ -18,15 +18,15 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 PAGE = 10_000
-# Of librdkafka, which says many times a second that a broker is away: that is what we are here for.
-silent = logging.getLogger("kp_platform_tests.fault_injection.librdkafka")
-silent.addHandler(logging.NullHandler())
-silent.propagate = False
+# librdkafka logs many times a second that a broker is unreachable, which is expected here.
+quiet_logger = logging.getLogger("kp_platform_tests.fault_injection.librdkafka")
+quiet_logger.addHandler(logging.NullHandler())
+quiet_logger.propagate = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Servers:
-    """Addresses of one stack, as any application would be given them."""
+    """The addresses of one stack, as an application would configure them."""
 
     kafka: str
     elasticsearch: str
@@ -39,7 +39,7 @@ class Servers:
 
     @classmethod
     def of(cls, settings: Any) -> "Servers":
-        """The addresses that a stack's settings have; the platform's own code is not used."""
+        """The addresses in a stack's settings; no code of the platform is used."""
         return cls(
             kafka=settings.kafka_bootstrap_servers,
             elasticsearch=settings.elasticsearch_url,
@@ -52,7 +52,7 @@ class Servers:
         )
 
     def admin(self) -> AdminClient:
-        return AdminClient({"bootstrap.servers": self.kafka}, logger=silent)
+        return AdminClient({"bootstrap.servers": self.kafka}, logger=quiet_logger)
 
     @contextlib.contextmanager
     def search(self) -> Iterator["Search"]:
@@ -100,7 +100,7 @@ class Servers:
         return {key: str(value) for key, value in pairs if value is not None}
 
     def change_reference(self, name: str, url: str) -> None:
-        """Set a name's row and value, then announce both, as an application does it."""
+        """Set a name's row and value, then publish both changes, as an application does."""
         with self.mysql() as cursor:
             cursor.execute(
                 "INSERT INTO tests (test_name) VALUES (%s) "
@@ -116,7 +116,7 @@ class Servers:
         failures: list[object] = []
         producer = Producer(
             {"bootstrap.servers": self.kafka, "acks": "all", "message.timeout.ms": 10_000},
-            logger=silent,
+            logger=quiet_logger,
         )
         for source, key in changes:
             producer.produce(
@@ -126,7 +126,7 @@ class Servers:
                 on_delivery=lambda error, _: failures.append(error) if error else None,
             )
         if producer.flush(15) or failures:
-            raise ConnectionError(f"changes not announced: {failures}")
+            raise ConnectionError(f"changes not published: {failures}")
 
 
 class Search:
@@ -145,13 +145,13 @@ class Search:
     def scan(
         self, index: str, query: Mapping[str, Any], fields: Sequence[str] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Every document of an index or alias as one moment had it: a point in time, page by page.
+        """Every document of an index or alias at a point in time, page by page.
 
-        Nothing when there is no such index.
+        Yields nothing if the index does not exist.
         """
-        quiet = "ignore_unavailable=true"
-        self.request("POST", f"/{index}/_refresh?{quiet}&allow_no_indices=true")
-        opened = self.request("POST", f"/{index}/_pit?keep_alive=5m&{quiet}")
+        options = "ignore_unavailable=true"
+        self.request("POST", f"/{index}/_refresh?{options}&allow_no_indices=true")
+        opened = self.request("POST", f"/{index}/_pit?keep_alive=5m&{options}")
         body: dict[str, Any] = {
             "pit": {"id": opened["id"], "keep_alive": "5m"},
             "query": query,

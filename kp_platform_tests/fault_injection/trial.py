@@ -1,32 +1,37 @@
-"""One trial: a load runs, something breaks at a random moment and is healed, all becomes quiet, and
-the oracle speaks.
+"""One trial: a load starts, a fault is injected at a random moment and removed, the stack becomes
+idle, and the oracle checks it.
 
-Belongs here: the order of these steps, and what is measured. Does not belong here: faults
-(`rows.py`), counting (`oracle.py`), tables (`report.py`).
+Belongs here: the order of these steps, and the measurements. Does not belong here: faults
+(`rows.py`), checks (`oracle.py`), tables (`report.py`).
 """
 
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from kp_platform_tests.fault_injection.harness import FaultHarness, Late, wait_until
+from kp_platform_tests.fault_injection.harness import DeadlineExceeded, FaultHarness, wait_until
 from kp_platform_tests.fault_injection.ledger import ACCESSES, Amounts, Ledger, Load
-from kp_platform_tests.fault_injection.oracle import KINDS, Edges, Mark, Oracle, Verdict
-from kp_platform_tests.fault_injection.rows import Harness, Row
+from kp_platform_tests.fault_injection.oracle import (
+    KINDS,
+    Checkpoint,
+    Oracle,
+    TopicOffsets,
+    Verdict,
+)
+from kp_platform_tests.fault_injection.rows import FaultContext, Row
 
 LATE_URL = "https://late.example/"
-# Stated: the visits of the last 0.2 s and of the time of one write; there are 200 a second.
-LOST_BY_A_KILL = 100
-Say = Callable[[str], None]
+# The documented bound: visits of the last 0.2 s and of one write to the spool, at 200 visits/s.
+LOST_PER_KILL = 100
 
 
 @dataclass(slots=True, kw_only=True)
 class Result:
-    """What one trial found. `recovery_seconds` is None when it did not recover in time."""
+    """The result of one trial. `recovery_seconds` is None if it did not recover in time."""
 
     row: str
     name: str
@@ -43,11 +48,11 @@ class Result:
     slowest_visit_seconds: float = 0.0
     note: str = ""
     problem: str = ""
-    """What failed besides what the oracle counts."""
+    """Failures that the oracle does not count."""
 
     @classmethod
     def of(cls, row: str, name: str, verdict: Verdict, seed: int, began: float) -> "Result":
-        """A verdict; `began` is a time of the monotonic clock."""
+        """From a verdict; `began` is a time of the monotonic clock."""
         return cls(
             row=row,
             name=name,
@@ -66,7 +71,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Laboratory:
-    """A stack with its oracle and ledger, on which trials are run."""
+    """A stack with its oracle and ledger, which runs trials."""
 
     harness: FaultHarness
     ledger: Ledger
@@ -87,156 +92,170 @@ class Laboratory:
         with_change: bool = True,
         tool: Any = None,
     ) -> Result:
-        """The same seed draws the same moments. `with_change`: reference data change half-way."""
+        """The same seed gives the same random moments. `with_change`: reference data change when
+        half of the load is sent. `tool` is the result of the row's `setup`."""
         began = time.monotonic()
         chance = random.Random(f"{row.key} {trial} {seed}")
-        marker = f"{row.key}-{trial}-{time.time_ns():x}"
-        notes: list[str] = []
+        key = f"{row.key}-{trial}-{time.time_ns():x}"
         problems: list[str] = []
-        mark, before = self._mark(), self._dropped()
-        load = Load(self.harness.servers, self.ledger, amounts, marker, random.Random(seed))
-        harness = Harness(self.harness, self.oracle, load, chance, trial, tool, notes)
-        moment = chance.uniform(*row.moment)
+        checkpoint, before = self._checkpoint(), self._dropped()
+        load = Load(self.harness.servers, self.ledger, amounts, key, random.Random(seed))
+        context = FaultContext(self.harness, self.oracle, load, chance, trial, tool)
         self._warm_up(load, problems)
         load.start()
-        late = _Late(self.harness, load)
+        change = _ReferenceChange(self.harness, load)
         if with_change:
-            late.start()
+            change.start()
         try:
-            wait_until(lambda: load.progress >= moment, "the fault's moment", amounts.seconds + 120)
-            healed = time.monotonic()
-            try:
-                with row.fault(harness):
-                    time.sleep(chance.uniform(*row.hold))
-                    healed = time.monotonic()
-            except Exception as error:  # a trial that went wrong must not end all others
-                problems.append(repr(error))
-            recovery = self._recovery(healed, row.patience_seconds, problems)
-            self._await_quiet(mark, load, late, row.patience_seconds, problems)
+            recovery = self._inject(row, context, amounts, problems)
+            self._await_idle(checkpoint, load, change, row.patience_seconds, problems)
         finally:
             load.stop()
-            late.stop()
-        verdict = self.oracle.check(mark)
+            change.stop()
+        verdict = self.oracle.check(checkpoint)
         if row.on_cluster:
-            notes.append(_partitions(verdict))
+            context.note(_partitions(verdict))
         if row.ranks:
             _merge(verdict, self._ranking())
-        self._judge_dropped(verdict, before, LOST_BY_A_KILL * len(harness.kills))
-        self._check_identity(verdict)
-        result = Result.of(row.key, row.name, verdict, seed, began)
-        result.trial, result.events, result.note = trial, amounts.total, "; ".join(notes)
-        result.recovery_seconds = recovery
-        result.visits_failed = load.visitor.errors
-        result.slowest_visit_seconds = round(max(load.visitor.seconds, default=0.0), 3)
+        self._check_dropped(verdict, before, LOST_PER_KILL * len(context.kills))
+        self._check_counts(verdict)
         if load.visitor.errors and not row.ends_emitter:
             problems.append(f"{load.visitor.errors} visits failed")
-        result.problem = "; ".join(problems)
+        result = Result.of(row.key, row.name, verdict, seed, began)
+        result.trial, result.events, result.note = trial, amounts.total, "; ".join(context.notes)
+        result.recovery_seconds, result.problem = recovery, "; ".join(problems)
+        result.visits_failed = load.visitor.errors
+        result.slowest_visit_seconds = round(max(load.visitor.seconds, default=0.0), 3)
         return result
 
-    def _mark(self) -> Mark:
-        """One of several brokers may learn of a topic later than the others."""
-        found: list[Mark] = []
+    def _inject(
+        self, row: Row, context: FaultContext, amounts: Amounts, problems: list[str]
+    ) -> float | None:
+        """Inject and remove the fault; returns the seconds of the recovery."""
+        moment = context.chance.uniform(*row.moment)
+        wait_until(
+            lambda: context.load.progress >= moment, "the fault's moment", amounts.seconds + 120
+        )
+        repaired = time.monotonic()
+        try:
+            with row.fault(context):
+                time.sleep(context.chance.uniform(*row.duration))
+                repaired = time.monotonic()
+        except Exception as error:  # a failed trial must not end the others
+            problems.append(repr(error))
+        return self._recovery(repaired, row.patience_seconds, problems)
 
-        def look() -> bool:
-            found.append(self.oracle.mark())
+    def _checkpoint(self) -> Checkpoint:
+        """A broker of several may learn of a topic later than the others, so it tries again."""
+        found: list[Checkpoint] = []
+
+        def read() -> bool:
+            found.append(self.oracle.checkpoint())
             return True
 
-        wait_until(look, "the ends of the topics", 60)
+        wait_until(read, "the end offsets of the topics", 60)
         return found[-1]
 
     def _warm_up(self, load: Load, problems: list[str]) -> None:
-        """So that a run follows the topic when the fault comes, however long runs take to start."""
+        """Wait for an active run, so that the fault meets one however long a run takes to start."""
         load.warm_up()
         try:
-            wait_until(lambda: not self.oracle.behind()["access_log"], "the first events", 180)
-        except Late as late:
+            wait_until(lambda: not self.oracle.lag()["access_log"], "the first events", 180)
+        except DeadlineExceeded as late:
             problems.append(str(late))
 
-    def _recovery(self, healed: float, patience: float, problems: list[str]) -> float | None:
-        """Seconds from when healing began until positions have passed the ends that the topics had
-        when it was done."""
-        goals: dict[str, Edges] = {}
+    def _recovery(self, repaired: float, patience: float, problems: list[str]) -> float | None:
+        """Seconds from the start of the repair until the positions reach the end offsets that the
+        topics had at its end."""
+        goals: dict[str, TopicOffsets] = {}
 
         def caught_up() -> bool:
             if not goals:
-                goals.update(self.oracle.mark().edges)
-            return not any(self.oracle.behind(goals).values())
+                goals.update(self.oracle.checkpoint().offsets)
+            return not any(self.oracle.lag(goals).values())
 
         try:
-            wait_until(caught_up, "positions at the ends that the topics had at the heal", patience)
-        except Late as late:
+            wait_until(caught_up, "positions at the end offsets of the repair", patience)
+        except DeadlineExceeded as late:
             problems.append(str(late))
             return None
-        return round(time.monotonic() - healed, 1)
+        return round(time.monotonic() - repaired, 1)
 
-    def _await_quiet(
-        self, mark: Mark, load: Load, late: "_Late", patience: float, problems: list[str]
+    def _await_idle(
+        self,
+        checkpoint: Checkpoint,
+        load: Load,
+        change: "_ReferenceChange",
+        patience: float,
+        problems: list[str],
     ) -> None:
         try:
             self.harness.await_ready(seconds=patience)
             if not load.join(patience):
-                raise Late("the load did not end")
-            late.join(patience)
-            load.finish(self.oracle.edges(ACCESSES).marks)
-            wait_until(lambda: self._is_quiet(mark), "quiet", patience)
-        except Late as missed:
-            problems.append(str(missed))
+                raise DeadlineExceeded("the load did not end")
+            change.join(patience)
+            load.finish(self.oracle.topic_offsets(ACCESSES).watermarks)
+            wait_until(lambda: self._is_idle(checkpoint), "an idle stack", patience)
+        except DeadlineExceeded as late:
+            problems.append(str(late))
 
-    def _is_quiet(self, mark: Mark) -> bool:
+    def _is_idle(self, checkpoint: Checkpoint) -> bool:
         waiting = sum(
             counts["in_flight"] + counts["spooled"]
             for counts in self.harness.emitter_counts().values()
         )
-        return not waiting and not any(self.oracle.behind().values()) and self.oracle.mirrored(mark)
+        has_lag = any(self.oracle.lag().values())
+        return not waiting and not has_lag and self.oracle.is_mirrored(checkpoint)
 
     def _dropped(self) -> tuple[int, int]:
-        """The emitter's process, and how many events it says to have given up."""
+        """The emitter's process id, and its count of dropped events."""
         counts = self.harness.emitter_counts()["events"]
         processes = self.harness.processes("emitter")
-        return processes[0].pid if processes else 0, _given_up(counts)
+        return processes[0].pid if processes else 0, _dropped_in(counts)
 
-    def _judge_dropped(self, verdict: Verdict, before: tuple[int, int], excused: int) -> None:
-        """Visits that the emitter accepted and gave up are lost unless it says so, or was killed
-        while it had them."""
-        process, given_up = self._dropped()
-        said = given_up - (before[1] if process == before[0] else 0) + excused
-        dropped = verdict.sizes["dropped"]
-        if dropped > said:
-            verdict.add("lost", f"{dropped} visits gone, {said} explained", dropped - said)
+    def _check_dropped(self, verdict: Verdict, before: tuple[int, int], allowed: int) -> None:
+        """Accepted visits without an event are lost, unless the emitter counted them as dropped or
+        was killed while it had them."""
+        process, dropped = self._dropped()
+        explained = dropped - (before[1] if process == before[0] else 0) + allowed
+        missing = verdict.sizes["dropped"]
+        if missing > explained:
+            verdict.add("lost", f"{missing} visits missing, {explained} explained",
+                        missing - explained)  # fmt: skip
 
-    def _check_identity(self, verdict: Verdict) -> None:
+    def _check_counts(self, verdict: Verdict) -> None:
         """accepted = acked + in flight + spooled + dropped."""
         for name, counts in self.harness.emitter_counts().items():
-            parts = counts["acked"] + counts["in_flight"] + counts["spooled"] + _given_up(counts)
-            if counts["accepted"] != parts:
+            total = counts["acked"] + counts["in_flight"] + counts["spooled"] + _dropped_in(counts)
+            if counts["accepted"] != total:
                 verdict.add("inconsistent", f"emitter's {name}: {counts}")
 
     def _ranking(self) -> Verdict:
-        found: list[Verdict] = []
+        verdicts: list[Verdict] = []
 
         def is_ranked() -> bool:
-            found.append(self.oracle.check_ranking())
-            return found[-1].is_clean
+            verdicts.append(self.oracle.check_ranking())
+            return verdicts[-1].is_clean
 
-        with suppress(Late):
-            wait_until(is_ranked, "the ranking is that of the log", 180)
-        if found:
-            return found[-1]
-        late = Verdict()
-        late.add("unseen", "no ranking of the newest documents")
-        return late
+        with suppress(DeadlineExceeded):
+            wait_until(is_ranked, "the ranking of the current log", 180)
+        if verdicts:
+            return verdicts[-1]
+        missing = Verdict()
+        missing.add("unseen", "no ranking of the newest documents")
+        return missing
 
 
-def _given_up(counts: Mapping[str, Any]) -> int:
+def _dropped_in(counts: Mapping[str, Any]) -> int:
     return sum(counts["dropped"].values())
 
 
 def _partitions(verdict: Verdict) -> str:
-    """How the accesses were spread, and the longest time that an event of a partition waited."""
+    """The distribution of the accesses, and the maximum delay of an event."""
     counts = sorted(len(each) for each in verdict.delays.values())
     longest = max(max(each) for each in verdict.delays.values())
     spread = f"{len(counts)} partitions of {counts[0]:,} to {counts[-1]:,} documents"
-    return f"{spread}, no event waited longer than {longest / 1000:.0f} s"
+    return f"{spread}, maximum delay {longest / 1000:.0f} s"
 
 
 def _merge(verdict: Verdict, other: Verdict) -> None:
@@ -246,12 +265,12 @@ def _merge(verdict: Verdict, other: Verdict) -> None:
         verdict.examples[kind] += examples
 
 
-class _Late:
-    """Gives the load's late name its reference row when half of the load is sent, as often as it
-    takes: servers may be away just then."""
+class _ReferenceChange:
+    """Sets the reference data of the load's late name when half of the load is sent. It retries,
+    because servers may be down at that time."""
 
     def __init__(self, harness: FaultHarness, load: Load) -> None:
-        self._house, self._load = harness, load
+        self._harness, self._load = harness, load
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._change, daemon=True)
 
@@ -265,7 +284,7 @@ class _Late:
     def join(self, seconds: float) -> None:
         self._join(seconds)
         if self._thread.is_alive():
-            raise Late("the reference row of the late name could not be set")
+            raise DeadlineExceeded("the reference data of the late name could not be set")
 
     def _join(self, seconds: float) -> None:
         if self._thread.ident is not None:  # it was started
@@ -276,6 +295,6 @@ class _Late:
             continue
         while not self._stop.is_set():
             try:
-                return self._house.servers.change_reference(self._load.late_name, LATE_URL)
-            except Exception:  # of any client: it is tried again
+                return self._harness.servers.change_reference(self._load.late_name, LATE_URL)
+            except Exception:  # of any client; the next attempt may succeed
                 self._stop.wait(1)

@@ -22,11 +22,11 @@ from kp_platform.engine.lag import partition_lags
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.settings import Settings
 from kp_platform_tests.bad_input.cases import (
-    Answer,
     Case,
-    Counted,
-    Dead,
+    Duplicate,
+    Expected,
     Indexed,
+    Rejected,
     malformed,
     nasty_strings,
     odd,
@@ -126,12 +126,12 @@ def lying_at(index: str, places: Mapping[Place, Case]) -> dict[Place, dict[str, 
     return found
 
 
-def answers(places: Mapping[Place, Case]) -> dict[str, Answer]:
+def answers(places: Mapping[Place, Case]) -> dict[str, Expected]:
     """What became of each message, by the name of its case."""
     indexed = lying_at(f"{ACCESS_LOG.index}-*", places)
     dead = lying_at("kp.dead", places)
     assert indexed.keys() & dead.keys() == set()
-    found: dict[str, Answer] = {}
+    found: dict[str, Expected] = {}
     for place, case in places.items():
         if place in indexed:
             found[case.name] = of_document(indexed[place])
@@ -142,9 +142,9 @@ def answers(places: Mapping[Place, Case]) -> dict[str, Answer]:
                 for name in ("value", "key")
             )
             same = (value, key) == (case.value, case.key)
-            found[case.name] = Dead(letter["reason"] if same else "other bytes than were sent")
+            found[case.name] = Rejected(letter["reason"] if same else "other bytes than were sent")
         else:
-            found[case.name] = Counted()
+            found[case.name] = Duplicate()
     return found
 
 
@@ -180,7 +180,7 @@ def test_each_case_gets_its_own_answer_and_its_neighbours_are_untouched(
         places |= publish_cases(list(among_neighbours(cases)), partition)
     run_indexer()
     found = answers(places)
-    expected = {case.name: case.answer for case in places.values()}
+    expected = {case.name: case.expected for case in places.values()}
     wrong = {
         name: (found[name], answer) for name, answer in expected.items() if found[name] != answer
     }

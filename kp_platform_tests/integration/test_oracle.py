@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kp_platform_tests.fault_injection.controls import CONTROLS, judged, sound
+from kp_platform_tests.fault_injection.controls import CONTROLS, sound, verdict_of
 from kp_platform_tests.fault_injection.harness import FaultHarness
 from kp_platform_tests.fault_injection.ledger import Ledger
 from kp_platform_tests.fault_injection.oracle import KINDS, Oracle
@@ -39,7 +39,7 @@ def servers(quiet_stack: Stack) -> Iterator[Servers]:
 
 
 def test_the_pipeline_as_it_is_leaves_nothing_to_find(servers: Servers) -> None:
-    verdict = judged(Oracle(servers, Ledger(), alone=False), sound, EVENTS)
+    verdict = verdict_of(Oracle(servers, Ledger(), alone=False), sound, EVENTS)
     assert {kind: verdict.counts[kind] for kind in KINDS} == dict.fromkeys(KINDS, 0), (
         verdict.examples
     )
@@ -56,7 +56,7 @@ def test_the_pipeline_as_it_is_leaves_nothing_to_find(servers: Servers) -> None:
     ],
 )
 def test_a_broken_variant_is_caught(servers: Servers, control: str, kind: str, count: int) -> None:
-    verdict = judged(Oracle(servers, Ledger(), alone=False), CONTROLS[control], EVENTS)
+    verdict = verdict_of(Oracle(servers, Ledger(), alone=False), CONTROLS[control], EVENTS)
     assert verdict.counts[kind] == count
     assert len(verdict.examples[kind]) == 10
     assert not verdict.is_clean

@@ -1,1 +1,1 @@
-"""Generators that are no tests: reference pages, bill of materials, screenshots."""
+"""Generators: reference pages, bill of materials, screenshots."""

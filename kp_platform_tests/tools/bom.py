@@ -1,10 +1,10 @@
-"""The bill of materials: everything that is installed or shipped, by exact version and hash.
+"""The bill of materials: all installed and vendored components, with exact version and hashes.
 
     python -m kp_platform_tests.tools.bom > bom.cdx.json
 
-CycloneDX 1.6 (https://cyclonedx.org/docs/1.6/json/), made from what the set-up itself reads: the
-locked requirements, the manifest of the servers, and the list of vendored files. `make audit`
-writes it and checks it against the schema.
+CycloneDX 1.6 (https://cyclonedx.org/docs/1.6/json/), generated from the files that the set-up
+reads: the locked requirements, the manifest of the servers, and the list of vendored files. `make
+audit` writes it and validates it against the schema.
 """
 
 import json

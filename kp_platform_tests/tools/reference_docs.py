@@ -1,7 +1,7 @@
-"""`make docs`: the pages of `docs/reference` and `.env.example`, made from the code.
+"""`make docs`: generates the pages of `docs/reference` and `.env.example` from the code.
 
-Belongs here: finding every setting, command and metric, and how a page shows them. Does not belong
-here: any description; it stands where the thing is declared, for people and for programs.
+Belongs here: listing settings, commands and metrics, and the layout of the pages. Does not belong
+here: descriptions, which are part of the declarations.
 """
 
 import logging
@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from kp_platform.cli.main import app
+from kp_platform.local.settings import LocalSettings
 from kp_platform.settings import Settings
 from kp_platform_tests.stack import ROOT
 from kp_platform_tests.unit.web_emitter.fakes import FakeSink
@@ -33,34 +34,35 @@ from web_emitter.site.status.metrics import IndexerCollector
 
 WIDTH = 100
 _ENV_EXAMPLE = """\
-# Every setting, with its default. Copy this file to `.env`, uncomment a line and change it; the
-# environment wins over `.env`. `kp config` shows what is in effect for the platform.
-# Restart the stack afterwards: `kp down`, `kp up`. Written by `make docs`.
+# All settings with their defaults. Copy this file to `.env`, uncomment a line and change it.
+# Environment variables override `.env`. `kp config` prints the platform's effective settings.
+# Restart the stack after a change: `kp down`, `kp up`. Written by `make docs`.
 """
 _SETTINGS = """\
 # Settings
 
-<!-- Written by `make docs` from kp_platform/settings.py and web_emitter/emitter/settings.py. -->
+<!-- Written by `make docs` from the settings classes. -->
 
-Each is an environment variable, or a line of `.env` in the folder where a program starts; the
-environment wins, and an empty value is none. [`.env.example`](../../.env.example) has every line to
-copy, and `kp config` shows what is in effect for the platform. `kp up` starts a stack with the
-settings of that moment: `kp down`, then `kp up`, after a change.
+Each setting is an environment variable, or a line of `.env` in the working directory of the
+program. Environment variables override `.env`; an empty value counts as not set.
+[`.env.example`](../../.env.example) lists all settings, and `kp config` prints the platform's
+effective ones. `kp up` reads the settings once: after a change, run `kp down` and `kp up`.
 """
 _COMMANDS = """\
 # Commands
 
-<!-- Written by `make docs` from kp_platform/cli/main.py. -->
+<!-- Written by `make docs` from kp_platform/cli. -->
 
-`make setup` puts the command line at `.venv/bin/kp`. What each command says with `--help`:
+`make setup` installs the command line as `.venv/bin/kp`. This is the output of `--help` for each
+command:
 """
 _METRICS = """\
 # Metrics
 
 <!-- Written by `make docs` from the collectors of the code. -->
 
-What the web emitter tells Prometheus, by path. With several workers a question reaches one of them;
-the label `worker` says which.
+The Prometheus metrics of the web emitter, by path. With several workers, each request is answered
+by one of them, named by the label `worker`.
 """
 _KINDS = {
     "boolean": "`True` or `False`",
@@ -81,7 +83,7 @@ _BOUNDS = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting as people write it; `accepted` is its type with its bounds."""
+    """One setting as written in the environment; `accepted` is its type with its bounds."""
 
     name: str
     default: str
@@ -90,7 +92,7 @@ class Setting:
 
 
 def settings_of(model: type[BaseSettings]) -> list[Setting]:
-    """In the order of the class, with the defaults of the class, whatever the environment says."""
+    """Settings in the order of the class, with its defaults, independent of the environment."""
     schema = model.model_json_schema()["properties"]
     defaults: dict[str, Any] = {}
     for name, field in model.model_fields.items():
@@ -107,7 +109,7 @@ def settings_of(model: type[BaseSettings]) -> list[Setting]:
 
 
 def accepted(schema: Mapping[str, Any]) -> str:
-    """What a field takes, from its JSON schema."""
+    """The accepted values of a field, from its JSON schema."""
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     kind = _KINDS[schema.get("format", schema["type"])]
@@ -120,11 +122,22 @@ def _text(default: object) -> str:
     return text.removesuffix(".0") if isinstance(default, float) else text
 
 
+SETTINGS: Mapping[str, type[BaseSettings]] = {
+    "platform": Settings,
+    "local stack": LocalSettings,
+    "web emitter": EmitterSettings,
+}
+"""The settings classes, by the title of their section."""
+
+
 def _groups() -> dict[str, list[Setting]]:
-    """What both sides read is the platform's; a test holds the emitter to the same default."""
-    platform, emitter = settings_of(Settings), settings_of(EmitterSettings)
-    own = [each for each in emitter if each.name not in {every.name for every in platform}]
-    return {"platform": platform, "web emitter": own}
+    """Settings by section; a setting of several classes is listed in the first one's section."""
+    groups: dict[str, list[Setting]] = {}
+    listed: set[str] = set()
+    for title, model in SETTINGS.items():
+        groups[title] = [each for each in settings_of(model) if each.name not in listed]
+        listed |= {each.name for each in groups[title]}
+    return {title: settings for title, settings in groups.items() if settings}
 
 
 def env_example() -> str:
@@ -148,7 +161,7 @@ def settings_page() -> str:
         ]
         page += f"\n## {group.capitalize()}\n\n"
         page += _table(("setting", "default", "accepted", "meaning"), rows)
-    return page + f"\nThe web emitter reads these of the platform's too: {', '.join(shared)}.\n"
+    return page + f"\nThe web emitter also reads these platform settings: {', '.join(shared)}.\n"
 
 
 def commands_page() -> str:
@@ -160,7 +173,7 @@ def commands_page() -> str:
 
 
 def _tree(context: typer.Context) -> Iterator[typer.Context]:
-    """A command, then those below it."""
+    """A command, then its subcommands."""
     yield context
     if isinstance(context.command, typer.core.TyperGroup):
         for name, command in context.command.commands.items():
@@ -176,21 +189,21 @@ def metrics_page() -> str:
 
 
 def metric_row(metric: Metric) -> tuple[str, str, str, str]:
-    """Name as it is asked for, type, labels, help. Raises ValueError without a sample, for only a
-    sample has the labels."""
+    """Name, type, labels and help. Raises ValueError without a sample, because only samples have
+    the labels."""
     if not metric.samples:
-        raise ValueError(f"{metric.name} has no sample: give its collector one to show")
+        raise ValueError(f"{metric.name} has no sample, so its labels are unknown")
     labels = ", ".join(f"`{label}`" for label in metric.samples[0].labels)
     return f"`{metric_name(metric)}`", metric.type, labels, metric.documentation
 
 
 def metric_name(metric: Metric) -> str:
-    """As it is asked for."""
+    """The name in Prometheus."""
     return f"{metric.name}_total" if metric.type == "counter" else metric.name
 
 
 class _LossySink(FakeSink):
-    """Has dropped an event, so that the label of the reason is seen."""
+    """Has dropped an event, so that there is a sample with the label of the reason."""
 
     def counts(self) -> Counts:
         return Counts(accepted=1, dropped={"spool_full": 1})
@@ -214,7 +227,7 @@ COLLECTORS: Mapping[str, Callable[[], Collector]] = {
     "/metrics": _emitter,
     "/metrics/indexer": _pipeline,
 }
-"""By the path that answers with it; each has something to say of every metric."""
+"""Collectors by path, with at least one sample of each metric."""
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -233,7 +246,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "docs/reference/cli.md": commands_page,
     "docs/reference/metrics.md": metrics_page,
 }
-"""What is written, by its path in the repository."""
+"""The generated files, by path."""
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""`python -m kp_platform_tests.tools.screenshots`: the pictures of docs/screenshots.
+"""`python -m kp_platform_tests.tools.screenshots`: takes the pictures of docs/screenshots.
 
-Belongs here: a day of made-up accesses through the whole way, and what is photographed. Does not
-belong here: whether the pages are right (`browser/`). `make screenshots` calls it.
+Belongs here: a day of generated accesses through the whole platform, and the list of pictures. Does
+not belong here: testing the pages (`browser/`). `make screenshots` calls it.
 """
 
 import argparse
@@ -28,7 +28,7 @@ OFFSETS = range(2_000, 3_000, 100)
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 WALL = {"width": 1700, "height": 1200}
 DAY_SECONDS = 86_400
-# One of them has no reference data.
+# One of these names has no reference data.
 NAMES = ("presto", "kafka", "laravel", "elasticsearch", "guest")
 SHARES = (40, 25, 20, 12, 3)
 PAGES = ("/", "/articles/{}", "/articles/{}?page=2", "/search?q=REDACTED", "/cart", "/login")
@@ -51,7 +51,7 @@ def main() -> None:
         album.page("analysis-phone", "/analysis", size=PHONE)
         album.document("document")
         album.page("notes", "/fulltext/form")
-        console.print(f"{options.events:,} accesses of a day")
+        console.print(f"publishing {options.events:,} accesses of one day")
         publish_day(stack, options.events)
         wait_until_indexed(stack)
         album.page("analysis-5-million", "/analysis?last=24h")
@@ -89,7 +89,7 @@ class Album:
             self._shoot(page, name)
 
     def document(self, name: str) -> None:
-        """The page of the newest log."""
+        """The page of the newest access."""
         with self._open(f"{self._settings.emitter_url}/analysis", DESKTOP) as page:
             page.locator("td.uuid a").first.click()
             page.wait_for_load_state("networkidle")
@@ -104,7 +104,7 @@ class Album:
         click: str = "",
         times: int = 1,
     ) -> None:
-        """A page of the Dagster UI, which goes on loading."""
+        """A page of the Dagster UI, which never stops loading."""
         with self._open(f"{self._settings.dagster_url}{path}", size) as page:
             page.wait_for_timeout(5_000)
             for _ in range(times if click else 0):
@@ -132,7 +132,7 @@ class Album:
 
 
 def publish_day(stack: Stack, count: int) -> None:
-    """Accesses of the last 24 hours, more by day than by night, straight to the topic."""
+    """Publish accesses of the last 24 hours to the topic, more by day than by night."""
     chance, now = random.Random(1), time.time()
     producer = Producer(
         {
@@ -162,7 +162,7 @@ def _uri(chance: random.Random) -> str:
 
 
 def wait_until_indexed(stack: Stack) -> None:
-    """As the page sees it, which is told to Prometheus too."""
+    """Wait until the metrics of the emitter report no lag."""
     url = f"{stack.settings.emitter_url}/metrics/indexer"
     lag = f'kp_indexer_lag{{flow="{ACCESS_LOG.name}"'
 
@@ -171,7 +171,7 @@ def wait_until_indexed(stack: Stack) -> None:
         lags = [float(line.split()[-1]) for line in lines if line.startswith(lag)]
         return bool(lags) and not any(lags)
 
-    wait_for(is_indexed, "all is indexed", 1_200)
+    wait_for(is_indexed, "no lag", 1_200)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The cases by themselves, without a server: enough of them, distinct, and what the contract says.
+"""The cases without a server: their number, their names, and validation against the contract.
 
-Belongs here: what can be said of a message alone. The answers of the whole way, with Trino and
-Elasticsearch, are in `integration/test_bad_input.py`.
+Belongs here: what follows from a message alone. `integration/test_bad_input.py` checks the results
+with Trino and Elasticsearch.
 """
 
 from collections.abc import Callable
@@ -12,17 +12,17 @@ from kp_platform.engine.documents import BadMessage, parse_message
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform_tests.bad_input.cases import (
     Case,
-    Counted,
-    Dead,
+    Duplicate,
     Indexed,
+    Rejected,
     malformed,
     nasty_strings,
     odd,
 )
 
-# What only the servers on the way can say: of bytes, times, other events, lengths and depths.
+# Reasons that only servers determine: bytes, timestamps, other events, lengths and depths.
 BY_SERVERS = [
-    Dead(reason)
+    Rejected(reason)
     for reason in (
         "altered",
         "bad_timestamp",
@@ -31,24 +31,24 @@ BY_SERVERS = [
         "unreadable",
     )
 ]
-OF_CONTRACT = [
-    case for case in (*malformed(), *odd(), *nasty_strings()) if case.answer not in BY_SERVERS
+BY_CONTRACT = [
+    case for case in (*malformed(), *odd(), *nasty_strings()) if case.expected not in BY_SERVERS
 ]
 
 
-def answer_of_contract(case: Case) -> Dead | tuple[str, str]:
-    """The reason why it is no event, or else its uri and name."""
+def validate(case: Case) -> Rejected | tuple[str, str]:
+    """The reason why the message is not an event, or its uri and name."""
     try:
         event = parse_message(case.value, ACCESS_LOG)
     except BadMessage as bad:
-        return Dead(bad.reason)
+        return Rejected(bad.reason)
     return event["uri"], event["name"]
 
 
 @pytest.mark.parametrize(
     ("cases", "at_least"), [(malformed, 60), (odd, 40), (nasty_strings, 2 * 100)]
 )
-def test_there_are_enough_cases_each_with_its_own_name_and_a_reason_to_be(
+def test_there_are_enough_cases_each_with_a_unique_name_and_a_reason(
     cases: Callable[[], list[Case]], at_least: int
 ) -> None:
     found = cases()
@@ -57,22 +57,24 @@ def test_there_are_enough_cases_each_with_its_own_name_and_a_reason_to_be(
     assert all(case.why for case in found)
 
 
-def test_the_odd_messages_are_no_dead_letters_but_for_the_one_that_conflicts() -> None:
-    assert [case.answer for case in odd() if isinstance(case.answer, Dead)] == [Dead("conflict")]
-    assert all(isinstance(case.answer, Dead) for case in malformed())
+def test_odd_messages_are_valid_except_for_the_one_that_conflicts() -> None:
+    assert [case.expected for case in odd() if isinstance(case.expected, Rejected)] == [
+        Rejected("conflict")
+    ]
+    assert all(isinstance(case.expected, Rejected) for case in malformed())
 
 
-@pytest.mark.parametrize("case", OF_CONTRACT, ids=lambda case: case.name)
-def test_the_contract_alone_gives_the_answer(case: Case) -> None:
-    answer = answer_of_contract(case)
-    if isinstance(case.answer, Counted):
-        assert isinstance(answer, tuple)  # of the event that came first
-    elif isinstance(case.answer, Indexed):
-        assert answer == (case.answer.uri, case.answer.name)
+@pytest.mark.parametrize("case", BY_CONTRACT, ids=lambda case: case.name)
+def test_the_contract_gives_the_expected_result(case: Case) -> None:
+    result = validate(case)
+    if isinstance(case.expected, Duplicate):
+        assert isinstance(result, tuple)  # valid; the first event has the uuid
+    elif isinstance(case.expected, Indexed):
+        assert result == (case.expected.uri, case.expected.name)
     else:
-        assert answer == case.answer
+        assert result == case.expected
 
 
-def test_the_sizes_are_those_that_kafka_is_asked_for() -> None:
+def test_the_largest_messages_are_around_kafkas_default_limit() -> None:
     sizes = [len(case.value or b"") for case in [*malformed(), *odd()] if "megabyte" in case.name]
     assert sizes == [1_048_575, 1_048_577] * 2

@@ -1,4 +1,4 @@
-"""The reference pages are what the code makes of them, on any machine."""
+"""The reference pages equal what the code renders, on any machine."""
 
 import pytest
 from prometheus_client.core import GaugeMetricFamily
@@ -12,15 +12,15 @@ from web_emitter.site.settings import SiteSettings as EmitterSettings
 
 
 class Odd(BaseSettings):
-    """Kinds of settings that ours may have some day."""
+    """Kinds of settings that the platform does not use yet."""
 
     rate: float = Field(0.5, gt=0, le=1, description="A share.")
-    twice: float = Field(default_factory=lambda data: 2 * data["rate"], description="Of another.")
+    double: float = Field(default_factory=lambda data: 2 * data["rate"], description="Of another.")
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_is_what_the_code_makes_of_it(path: str) -> None:
-    assert (ROOT / path).read_text(encoding="utf-8") == PAGES[path](), "`make docs` renews it"
+def test_a_page_is_what_the_code_renders(path: str) -> None:
+    assert (ROOT / path).read_text(encoding="utf-8") == PAGES[path](), "run `make docs`"
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -34,7 +34,7 @@ def test_neither_the_environment_nor_the_terminal_changes_a_page(
     assert PAGES[path]() == before
 
 
-def test_the_lines_of_the_example_set_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lines_of_env_example_set_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = environment(Settings(), secrets=True), EmitterSettings()
     lines = PAGES[".env.example"]().splitlines()
     for name, value in (line[1:].split("=", 1) for line in lines if line.startswith("#KP_")):
@@ -42,14 +42,14 @@ def test_the_lines_of_the_example_set_the_defaults(monkeypatch: pytest.MonkeyPat
     assert (environment(Settings(), secrets=True), EmitterSettings()) == defaults
 
 
-def test_a_setting_has_its_bounds_and_a_default_that_may_follow_from_another() -> None:
+def test_a_setting_is_shown_with_bounds_and_a_default_computed_from_another_setting() -> None:
     assert settings_of(Odd) == [
         Setting("KP_RATE", "0.5", "number, > 0, <= 1", "A share."),
-        Setting("KP_TWICE", "1", "number", "Of another."),
+        Setting("KP_DOUBLE", "1", "number", "Of another."),
     ]
 
 
-def test_a_metric_whose_labels_no_sample_shows_is_refused() -> None:
+def test_a_metric_without_a_sample_is_rejected() -> None:
     family = GaugeMetricFamily("kp_age_seconds", "How old.", None, ["topic"])
     with pytest.raises(ValueError, match="kp_age_seconds has no sample"):
         metric_row(family)

@@ -1,4 +1,4 @@
-"""The bill of materials names all that the set-up installs, as exactly as the set-up does."""
+"""The bill of materials lists everything that the set-up installs, with version and hashes."""
 
 import re
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ def test_every_locked_package_is_a_component_with_all_its_hashes() -> None:
         assert set(re.findall(r"sha256:([0-9a-f]{64})", text)) <= known
 
 
-def test_only_what_a_run_needs_is_required() -> None:
+def test_only_packages_needed_at_run_time_are_required() -> None:
     scopes = {each["name"]: each["scope"] for each in COMPONENTS.values()}
     assert (scopes["dagster"], scopes["pytest"]) == ("required", "excluded")
 
@@ -46,7 +46,7 @@ def test_the_vendored_files_are_components() -> None:
     assert sorted(each["name"] for each in vendored) == ["@picocss/pico", "htmx.org", "htmx.org"]
 
 
-def test_it_names_itself_and_its_moment() -> None:
+def test_it_states_its_subject_and_time() -> None:
     assert (BOM["bomFormat"], BOM["specVersion"]) == ("CycloneDX", "1.6")
     assert BOM["metadata"]["timestamp"] == "2026-01-31T00:00:00+00:00"
     assert BOM["metadata"]["component"]["name"] == "kp_platform"

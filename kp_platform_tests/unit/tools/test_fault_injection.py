@@ -1,4 +1,4 @@
-"""The tools that break things do what they say: proxy, stub and table."""
+"""Fault injection tools: proxy, Elasticsearch stub and report."""
 
 import json
 import socket
@@ -52,7 +52,7 @@ def read(connection: socket.socket, size: int) -> bytes:
     return received
 
 
-def test_the_proxy_passes_on_what_it_reads(echo: int) -> None:
+def test_the_proxy_forwards_what_it_reads(echo: int) -> None:
     with (
         Proxy("127.0.0.1", echo) as proxy,
         socket.create_connection(("127.0.0.1", proxy.port), timeout=10) as client,
@@ -62,7 +62,7 @@ def test_the_proxy_passes_on_what_it_reads(echo: int) -> None:
         assert read(client, len(sent)) == sent
 
 
-def test_the_proxy_cuts_after_so_many_bytes(echo: int) -> None:
+def test_the_proxy_cuts_a_connection_after_a_number_of_bytes(echo: int) -> None:
     with Proxy("127.0.0.1", echo) as proxy:
         proxy.cut_after = 10
         with socket.create_connection(("127.0.0.1", proxy.port), timeout=10) as client:
@@ -71,7 +71,7 @@ def test_the_proxy_cuts_after_so_many_bytes(echo: int) -> None:
                 read(client, 25)
 
 
-def test_a_frozen_proxy_holds_bytes_until_it_is_healed(echo: int) -> None:
+def test_a_frozen_proxy_forwards_nothing_until_it_is_healed(echo: int) -> None:
     with (
         Proxy("127.0.0.1", echo) as proxy,
         socket.create_connection(("127.0.0.1", proxy.port), timeout=0.3) as client,
@@ -85,7 +85,7 @@ def test_a_frozen_proxy_holds_bytes_until_it_is_healed(echo: int) -> None:
         assert read(client, 4) == b"late"
 
 
-def test_a_reset_ends_open_connections(echo: int) -> None:
+def test_a_reset_closes_open_connections(echo: int) -> None:
     with (
         Proxy("127.0.0.1", echo) as proxy,
         socket.create_connection(("127.0.0.1", proxy.port), timeout=10) as client,
@@ -98,7 +98,7 @@ def test_a_reset_ends_open_connections(echo: int) -> None:
 
 
 class _Elasticsearch(BaseHTTPRequestHandler):
-    """Says 201 to each operation of a bulk, and remembers them."""
+    """Answers 201 to each operation of a bulk request, and records the operations."""
 
     protocol_version = "HTTP/1.1"
     applied: list[bytes]
@@ -147,7 +147,9 @@ def test_a_bulk_body_is_split_into_operations() -> None:
     assert b"".join(split(BULK)) == BULK
 
 
-def test_the_stub_passes_on_and_tells(stub: ElasticsearchStub, elasticsearch: Any) -> None:
+def test_the_stub_forwards_requests_and_reports_them(
+    stub: ElasticsearchStub, elasticsearch: Any
+) -> None:
     seen: list[str] = []
     stub.watch = lambda moment, path, body: seen.append(f"{moment} {path} {len(body)}")
     assert statuses(bulk(stub)) == [201, 201, 201]
@@ -155,21 +157,23 @@ def test_the_stub_passes_on_and_tells(stub: ElasticsearchStub, elasticsearch: An
     assert seen == [f"before /_bulk {len(BULK)}", f"after /_bulk {len(BULK)}"]
 
 
-def test_refused_items_are_not_applied(stub: ElasticsearchStub, elasticsearch: Any) -> None:
-    stub.refuse_items = 2
+def test_rejected_items_are_not_applied(stub: ElasticsearchStub, elasticsearch: Any) -> None:
+    stub.reject_items = 2
     assert statuses(bulk(stub)) == [429, 201, 429]
     assert elasticsearch.RequestHandlerClass.applied == [split(BULK)[1]]
-    assert stub.spoilt == 2
+    assert stub.injected == 2
 
 
-def test_a_refused_request_is_not_applied(stub: ElasticsearchStub, elasticsearch: Any) -> None:
-    stub.refuse = 1
+def test_a_rejected_request_is_not_applied(stub: ElasticsearchStub, elasticsearch: Any) -> None:
+    stub.reject = 1
     assert bulk(stub).status_code == 503
     assert elasticsearch.RequestHandlerClass.applied == []
 
 
-def test_a_lost_answer_was_applied(stub: ElasticsearchStub, elasticsearch: Any) -> None:
-    stub.lose = 1
+def test_a_request_with_a_dropped_response_was_applied(
+    stub: ElasticsearchStub, elasticsearch: Any
+) -> None:
+    stub.drop_responses = 1
     with pytest.raises(httpx.RemoteProtocolError):
         bulk(stub)
     assert elasticsearch.RequestHandlerClass.applied == split(BULK)
@@ -184,38 +188,38 @@ def result(row: str, seconds: float | None, **counts: int) -> dict[str, Any]:
         "dropped": 0,
         "recovery_seconds": seconds,
         "visits_failed": 2,
-        "problem": "not in time" if seconds is None else "",
+        "problem": "too late" if seconds is None else "",
         "note": "",
         "commit": "abc",
     }
 
 
-def test_the_table_adds_up_trials_of_several_calls() -> None:
+def test_the_table_sums_the_trials_of_several_calls() -> None:
     page = report.render(
         [result("2", 4.0), result("1", 7.0, lost=1), result("1", None, lost=2), result("1", 9.0)],
         order=["1", "2", "3"],
     )
     rows = [line for line in page.splitlines() if line.startswith(("| 1", "| 2"))]
     assert rows == [
-        "| 1 | fault 1 | 3 | 4,500 | 3 | 0 | 0 | 0 | 0 | 0 | 6 | 8, 9, 1 not | not in time |",
+        "| 1 | fault 1 | 3 | 4,500 | 3 | 0 | 0 | 0 | 0 | 0 | 6 | 8, 9, 1 not | too late |",
         "| 2 | fault 2 | 1 | 1,500 | 0 | 0 | 0 | 0 | 0 | 0 | 2 | 4, 4 |  |",
     ]
     assert "Here n = 4." in page
 
 
-def test_a_cell_shows_each_note_once_and_as_many_as_it_has_room_for() -> None:
+def test_a_cell_shows_distinct_notes_up_to_a_length() -> None:
     notes = ["stopped", "stopped", "a" * 140, "b" * 140, "c" * 140]
     page = report.render([result("1", 1.0) | {"note": note} for note in notes], order=["1"])
     assert f"| stopped; {'a' * 140}; {'b' * 140}; ... |" in page
 
 
-def test_the_page_in_docs_is_what_the_results_beside_it_give() -> None:
+def test_the_page_in_docs_is_rendered_from_its_results() -> None:
     results = report.read(report.RESULTS)
     assert report.PAGE.read_text() == report.render(results, ORDER)
     assert {each["row"] for each in results} >= set(ORDER)
     assert not [each for each in results if each["problem"]]
 
 
-def test_the_table_says_of_controls_what_was_found() -> None:
+def test_the_table_lists_what_each_control_detects() -> None:
     page = report.render([result("control", 1.0, lost=100, wrong=2)], order=["1"])
-    assert "| fault control | 1 | caught: 100 lost, 2 wrong |" in page
+    assert "| fault control | 1 | 100 lost, 2 wrong |" in page

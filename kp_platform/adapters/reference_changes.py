@@ -13,7 +13,7 @@ order.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
@@ -27,6 +27,10 @@ SOURCES = ("mysql", "redis")
 EVENT_TYPE = "kp.reference.v1"
 EVENT_SOURCE = "/kp_platform/changes"
 DELIVERY_SECONDS = 10.0
+_PRODUCER_OPTIONS: dict[str, str | int | bool] = {
+    "enable.idempotence": True,
+    "log_level": 0,  # failures are raised
+}
 
 
 class NotPublished(Exception):
@@ -75,10 +79,9 @@ def publish_changes(
         producer = Producer(
             {
                 "bootstrap.servers": bootstrap_servers,
-                "enable.idempotence": True,
                 "message.timeout.ms": int(timeout_seconds * 1_000),
                 "queue.buffering.max.messages": max(1_000, len(waiting)),
-                "log_level": 0,  # failures are raised
+                **_PRODUCER_OPTIONS,
                 **(options or {}),
             }
         )
@@ -95,12 +98,17 @@ def publish_changes(
         producer.flush(timeout_seconds + 1)
     except (KafkaException, BufferError) as error:
         raise NotPublished(f"changes were not published to {TOPIC}: {error}") from error
+    _check_delivery(outcomes, len(waiting))
+    return len(waiting)
+
+
+def _check_delivery(outcomes: Sequence[KafkaError | None], count: int) -> None:
+    """Raises NotPublished unless there are `count` outcomes without an error."""
     failures = [error for error in outcomes if error is not None]
     delivered = len(outcomes) - len(failures)
-    if delivered < len(waiting):
+    if delivered < count:
         reason = failures[0].str() if failures else "no answer"
         raise NotPublished(
-            f"{len(waiting) - delivered} of {len(waiting)} changes were not published to {TOPIC}: "
+            f"{count - delivered} of {count} changes were not published to {TOPIC}: "
             f"{reason}; the data has changed: publish again, e.g. with the same command"
         )
-    return delivered

@@ -245,15 +245,15 @@ def _write(
     here = Where("hour", Window(hour, hour + HOUR), (("scope", "name"),))
     with store.snapshot(INDEX) as snapshot:
         before = {name for (name,), _ in snapshot.groups(["name"], here)}
-    gone = before - {each["name"] for each in names}
-    operations = [delete(INDEX, _identity(hour, name)) for name in sorted(gone)]
+    removed = before - {each["name"] for each in names}
+    operations = [delete(INDEX, _identity(hour, name)) for name in sorted(removed)]
     operations += [put(INDEX, _identity(hour, each["name"]), orjson.dumps(each)) for each in names]
     operations.append(put(INDEX, _identity(hour), orjson.dumps(total)))
     for result in send(store, operations):
         if result.rejected:
             raise SliceError(f"{INDEX} rejects a document: {result.error}: {result.reason}")
     store.refresh(INDEX)
-    return len(gone)
+    return len(removed)
 
 
 def _document_fields(figures: Figures) -> dict[str, Any]:

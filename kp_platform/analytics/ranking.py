@@ -237,14 +237,14 @@ class Ranking:
         self.store.refresh(INDEX)
         with self.store.snapshot(INDEX) as snapshot:
             groups = snapshot.groups(["kind", "rank"], Where("computed_at", EVER))
-            gone = {_identity(kind, rank) for (kind, rank), _ in groups} - current.keys()
+            removed = {_identity(kind, rank) for (kind, rank), _ in groups} - current.keys()
         operations = [put(INDEX, key, orjson.dumps(document)) for key, document in current.items()]
-        operations += [delete(INDEX, key) for key in sorted(gone)]
+        operations += [delete(INDEX, key) for key in sorted(removed)]
         for result in send(self.store, operations):
             if result.rejected:
                 raise SliceError(f"{INDEX} rejects a document: {result.error}: {result.reason}")
         self.store.refresh(INDEX)
-        return len(gone)
+        return len(removed)
 
 
 def most_accessed(counted: Iterable[tuple[str, int]], size: int) -> list[tuple[str, int]]:

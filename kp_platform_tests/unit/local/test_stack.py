@@ -56,3 +56,12 @@ def test_generated_settings_are_created_once_and_private(tmp_path: Path) -> None
 def test_a_stack_of_another_kind_is_not_changed(settings: LocalSettings) -> None:
     with pytest.raises(StackError, match="`kp up --kind`: set another folder"):
         state.settle(settings.home, "--kind", dict)
+
+
+def test_consumers_stop_first_and_servers_last() -> None:
+    names = ("kafka", "trino", "dagster-code-server", "dagster-webserver", "emitter")
+    assert stack._stages_of_stop(names) == [
+        ["dagster-webserver", "emitter"],
+        ["dagster-code-server"],
+        ["kafka", "trino"],
+    ]

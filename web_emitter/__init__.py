@@ -1,5 +1,5 @@
-"""The web side: announces every access on Kafka and shows the enriched logs.
+"""The web side: publishes every access to Kafka and shows the enriched logs.
 
-It stands apart: it never imports kp_platform and kp_platform never imports it. What they agree on
-is the event contract, `presto_etc/kafka/*.json`.
+`emitter/` is a library that an application can use alone; `site/` is the application that serves
+the pages. `contract.py` is the only module that kp_platform and web_emitter share.
 """

@@ -1,8 +1,8 @@
 """`python -m web_emitter`: the server, as `kp up` starts it.
 
-Belongs here: where and with how many workers it listens, and that a stop by SIGTERM is a success:
-uvicorn ends by the signal that stopped it, which looks like a crash. Does not belong here: the
-application (`app.py`).
+Belongs here: address, number of workers, and exit status 0 after SIGTERM: uvicorn re-raises the
+signal that stopped it, which looks like a crash. Does not belong here: the application
+(`site/app.py`).
 """
 
 import signal
@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from web_emitter.emitter.settings import Settings
+from web_emitter.site.settings import SiteSettings
 
 
 def main() -> None:
-    """Serves until SIGTERM or SIGINT. Requests get the grace that events get, before them."""
-    settings = Settings()
+    """Serve until SIGTERM or SIGINT. Open requests get the same time as the delivery of events."""
+    settings = SiteSettings()
     url = urlsplit(settings.emitter_url)
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, _exit)
     uvicorn.run(
         "web_emitter.site.app:app",
         host=url.hostname or "127.0.0.1",
@@ -30,8 +30,8 @@ def main() -> None:
     )
 
 
-def _end(number: int, frame: FrameType | None) -> None:
-    """Called before the server listens, and again by uvicorn when everything has ended."""
+def _exit(number: int, frame: FrameType | None) -> None:
+    """Runs before the server listens, and after uvicorn has shut down."""
     raise SystemExit(0)
 
 

@@ -116,21 +116,6 @@ class Grant:
         )
 
 
-def security_options(settings: Settings, user: str, password: SecretStr) -> dict[str, str]:
-    """librdkafka's options for TLS and this user, as the settings ask for; none without either."""
-    options: dict[str, str] = {}
-    protocol = settings.kafka_security_protocol
-    if protocol != "PLAINTEXT":
-        options["security.protocol"] = protocol
-    if protocol.endswith("SSL") and settings.ca_file:
-        options["ssl.ca.location"] = settings.ca_file
-    if protocol.startswith("SASL_"):
-        options["sasl.mechanism"] = settings.kafka_sasl_mechanism
-        options["sasl.username"] = user
-        options["sasl.password"] = password.get_secret_value()
-    return options
-
-
 class _Admin(AdminClient):
     """Remembers why its connections fail: what a request says is only that its time is over."""
 
@@ -180,11 +165,14 @@ _REFUSALS = (
 @dataclass(frozen=True)
 class KafkaAdapter:
     """The brokers that hold the topics. Waits at most `timeout_seconds` for an answer, and
-    `delivery_seconds` until published changes are acknowledged."""
+    `delivery_seconds` until published changes are acknowledged. Topics and ACLs are created by
+    `admin_user`; empty: the user of the settings."""
 
     settings: Settings
     timeout_seconds: float = 5.0
     delivery_seconds: float = 10.0
+    admin_user: str = ""
+    admin_password: SecretStr = SecretStr("")
 
     @property
     def address(self) -> str:
@@ -193,7 +181,7 @@ class KafkaAdapter:
     @functools.cached_property
     def _security(self) -> dict[str, str]:
         settings = self.settings
-        return security_options(settings, settings.kafka_user, settings.kafka_password)
+        return settings.kafka_security_options(settings.kafka_user, settings.kafka_password)
 
     @functools.cached_property
     def _options(self) -> dict[str, str]:
@@ -202,11 +190,10 @@ class KafkaAdapter:
     @functools.cached_property
     def _admin_options(self) -> dict[str, str]:
         """Of the user that may make topics and grant rights."""
-        settings = self.settings
-        if not settings.kafka_admin_user:
+        if not self.admin_user:
             return self._options
-        user, password = settings.kafka_admin_user, settings.kafka_admin_password
-        return {**self._options, **security_options(settings, user, password)}
+        options = self.settings.kafka_security_options(self.admin_user, self.admin_password)
+        return {**self._options, **options}
 
     def probe(self) -> None:
         """Raises ServerDown unless a broker answers."""

@@ -1,32 +1,36 @@
-"""Announcing that reference data have changed, for applications that change them.
+"""Publishing changes of reference data, for applications that change them.
 
-Belongs here: the message of topic `reference.changed` and its sending. Needs nothing but
-confluent-kafka and orjson, so an application may import it, or copy it. Does not belong here: the
-reference data themselves (`reference.py`), what follows from a message (`pipeline/rewrite.py`).
+Belongs here: the message of topic `reference.changed` and its production. Needs only
+confluent-kafka, orjson and `web_emitter.contract`, so an application can import it alone. Does not
+belong here: the reference data (`operations/reference_data.py`) and the re-enrichment that a
+message causes (`engine/reference_refresh.py`).
 
-    connection.commit()  # first change the row or the key, then say so
-    announce("127.0.0.1:18092", [ReferenceChange("mysql", "presto")])
+    connection.commit()  # commit the change of the row or key before publishing it
+    publish_changes("127.0.0.1:18092", [ReferenceChange("mysql", "presto")])
 
-A message carries no data, only what to look up again. So it may come twice, late or in any order.
+A message carries only the key to look up, no data. It may therefore arrive twice, late or in any
+order.
 """
 
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import orjson
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-TOPIC = "reference.changed"
+from web_emitter import contract
+
+TOPIC = contract.REFERENCE_CHANGES_TOPIC
 SOURCES = ("mysql", "redis")
 EVENT_TYPE = "kp.reference.v1"
+EVENT_SOURCE = "/kp_platform/changes"
 DELIVERY_SECONDS = 10.0
 
 
 class NotPublished(Exception):
-    """Kafka did not acknowledge a change; announcing it again is safe."""
+    """Kafka did not acknowledge a change; publishing it again is safe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +51,10 @@ class ReferenceChange:
     def body(self) -> bytes:
         return orjson.dumps({"source": self.source, "key": self.key})
 
-    def headers(self, now_ms: int) -> list[tuple[str, str | bytes | None]]:
+    def headers(self, now_ms: int) -> list[contract.Header]:
         """CloudEvents attributes, as the emitter's events have them."""
-        moment = datetime.fromtimestamp(now_ms / 1_000, UTC).isoformat(timespec="milliseconds")
-        return [
-            ("ce_specversion", b"1.0"),
-            ("ce_id", str(self.id).encode()),
-            ("ce_source", b"/kp_platform/changes"),
-            ("ce_type", EVENT_TYPE.encode()),
-            ("ce_time", moment.replace("+00:00", "Z").encode()),
-        ]
+        event_id = str(self.id).encode()
+        return contract.cloudevents_headers(event_id, EVENT_SOURCE, EVENT_TYPE, now_ms)
 
 
 def publish_changes(
@@ -69,7 +67,7 @@ def publish_changes(
     """Write a message for each change and wait until Kafka has them; returns their number.
 
     Changes of one key go to one partition. `options` are librdkafka's, e.g. for TLS and a user.
-    Raises NotAnnounced.
+    Raises NotPublished.
     """
     outcomes: list[KafkaError | None] = []
     waiting = list(changes)
@@ -96,13 +94,13 @@ def publish_changes(
             )
         producer.flush(timeout_seconds + 1)
     except (KafkaException, BufferError) as error:
-        raise NotPublished(f"changes are not announced on {TOPIC}: {error}") from error
+        raise NotPublished(f"changes are not published to {TOPIC}: {error}") from error
     failures = [error for error in outcomes if error is not None]
     delivered = len(outcomes) - len(failures)
     if delivered < len(waiting):
         reason = failures[0].str() if failures else "no answer"
         raise NotPublished(
-            f"{len(waiting) - delivered} of {len(waiting)} changes are not announced on {TOPIC}: "
-            f"{reason}; the data are changed: announce again, e.g. by the same command"
+            f"{len(waiting) - delivered} of {len(waiting)} changes are not published to {TOPIC}: "
+            f"{reason}; the data are changed: publish again, e.g. with the same command"
         )
     return delivered

@@ -25,8 +25,9 @@ from kp_platform.engine.dead_letters import DEAD_INDEX
 from kp_platform.engine.errors import SliceError
 from kp_platform.engine.store import DocumentStore, delete, put, send
 from kp_platform.flows.model import Flow
+from web_emitter import contract
 
-INDEX = "access.kpi"
+INDEX = contract.KPI_INDEX
 MAPPING = Path(__file__).with_name("access.kpi.json")
 # Hours are looked at again as long as a document of theirs was indexed within this time.
 LOOK_BACK = timedelta(days=7)

@@ -40,8 +40,9 @@ from kp_platform.engine.positions import Position
 from kp_platform.engine.sql import QueryEngine, QueryStats, ranges_query
 from kp_platform.engine.store import DocumentStore, Snapshot, delete, put, send
 from kp_platform.flows.model import Flow
+from web_emitter import contract
 
-INDEX = "access.ranking"
+INDEX = contract.RANKING_INDEX
 SQL_PATH = Path(__file__).with_name("access_ranking.sql")
 MAPPING = Path(__file__).with_name("access.ranking.json")
 STATE = "ranking:state"

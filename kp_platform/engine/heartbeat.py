@@ -16,11 +16,12 @@ import orjson
 
 from kp_platform.engine.store import DocumentStore, put
 from kp_platform.engine.store import send as send_operations
+from web_emitter import contract
 
-INDEX = "kp.heartbeats"
+INDEX = contract.HEARTBEATS_INDEX
 INTERVAL_SECONDS = 5.0
 # Between a flow and the partitions of it that a run takes, e.g. `access_log:0-5`.
-OF = ":"
+OF = contract.ASSIGNMENT_SEPARATOR
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +54,14 @@ def age_seconds(store: DocumentStore, work: str, run_id: str) -> float | None:
     stored = store.get([key]).get(key)
     if stored is None or stored.source["run_id"] != run_id:
         return None
-    beat_at = datetime.fromisoformat(stored.source["beat_at"])
-    return (datetime.now(UTC) - beat_at).total_seconds()
+    sent_at = datetime.fromisoformat(stored.source["sent_at"])
+    return (datetime.now(UTC) - sent_at).total_seconds()
 
 
 def send(store: DocumentStore, work: str, run_id: str) -> None:
     """Say that `run_id` is at `work` now. Raises what `store.send` raises."""
     store.ensure_index(INDEX)
-    body = {"run_id": run_id, "beat_at": datetime.now(UTC)}
+    body = contract.HeartbeatDocument(
+        run_id=run_id, sent_at=contract.iso_time(datetime.now(UTC))
+    )
     send_operations(store, [put(INDEX, work, orjson.dumps(body))])

@@ -14,8 +14,9 @@ from kp_platform.engine.offsets import ALL_PARTITIONS, Plan, TopicState, plan
 from kp_platform.engine.ports import Log
 from kp_platform.engine.store import DocumentStore, Version, create, put, send
 from kp_platform.flows.model import Flow
+from web_emitter import contract
 
-INDEX = "kp.positions"
+INDEX = contract.POSITIONS_INDEX
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +95,17 @@ def move(
     """
     operations: dict[int, bytes] = {}
     for partition, offset in after.items():
-        body = orjson.dumps(
-            {
-                "flow": flow.name,
-                "topic": flow.topic,
-                "topic_id": state.topic_id,
-                "partition": partition,
-                "position": offset,
-                "other_rows": reference_rows,
-                "writer": writer,
-                "updated_at": now,
-            }
+        document = contract.PositionDocument(
+            flow=flow.name,
+            topic=flow.topic,
+            topic_id=state.topic_id,
+            partition=partition,
+            position=offset,
+            other_rows=reference_rows,
+            writer=writer,
+            updated_at=now,
         )
+        body = orjson.dumps(document)
         identity = _id(flow, state, partition)
         version = before[partition].version if partition in before else None
         if version is None:

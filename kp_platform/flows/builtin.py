@@ -8,17 +8,18 @@ is run (`engine/`). A new flow is a new value here and a folder with `query.sql`
 from pathlib import Path
 
 from kp_platform.flows.model import Flow, Rewrite
+from web_emitter import contract
 
 _FOLDERS = Path(__file__).parent
 
 ACCESS_LOG = Flow(
-    name="access_log",
+    name=contract.ACCESS_LOG_FLOW,
     folder=_FOLDERS / "access_log",
-    topic="analyze.action",
-    index="log.index",
+    topic=contract.ACCESS_LOG_TOPIC,
+    index=contract.ACCESS_LOG_INDEX,
     asset="enriched_access_log",
     description="Every access of a web application, with the MySQL row and Redis value of its name",
-    fields=("uuid", "uri", "name"),
+    fields=contract.ACCESS_LOG_FIELDS,
     references={"mysql": "test_id", "redis": "redis_key"},
     stale_hours=24,
 )
@@ -26,17 +27,17 @@ ACCESS_LOG = Flow(
 FULL_TEXT = Flow(
     name="full_text",
     folder=_FOLDERS / "full_text",
-    topic="fulltext.register",
-    index="fulltext.register",
+    topic=contract.FULL_TEXT_TOPIC,
+    index=contract.FULL_TEXT_INDEX,
     asset="full_text_notes",
     description="Every note that a visitor registered, searchable by its words",
-    fields=("uuid", "text"),
+    fields=contract.FULL_TEXT_FIELDS,
 )
 
 REFERENCE_CHANGES = Flow(
     name="reference_changes",
     folder=_FOLDERS / "reference_changes",
-    topic="reference.changed",
+    topic=contract.REFERENCE_CHANGES_TOPIC,
     index=ACCESS_LOG.index,
     asset="refreshed_references",
     description="Access logs rewritten after the MySQL row or Redis value of their name changed",

@@ -11,6 +11,8 @@ from itertools import takewhile
 
 import dagster as dg
 
+from web_emitter import contract
+
 # A run that did not start within this time never will; one that runs longer than its limit and
 # this grace has lost its process. Neither may hold anything.
 START_GRACE_SECONDS = 180.0
@@ -22,7 +24,7 @@ LATEST_RUNS = 10
 # A run imports for some seconds before its first beat; then it beats every five. A second run
 # beside one that was only slow does no harm.
 FIRST_HEARTBEAT_SECONDS = 60.0
-STALLED_SECONDS = 30.0
+STALLED_SECONDS = contract.STALLED_SECONDS
 # On runs that stay to do their work again whenever it is due, and beat meanwhile.
 FOLLOWS_TAG = "kp/follows"
 _MOST_LIVE_RUNS = 100

@@ -32,7 +32,7 @@ from web_emitter.emitter.identity import Identity, random_demo_name
 from web_emitter.emitter.middleware import AccessEventMiddleware, AccessPublisher
 from web_emitter.emitter.producer import EventProducer
 from web_emitter.emitter.redaction import Redaction
-from web_emitter.emitter.settings import Settings
+from web_emitter.site.settings import SiteSettings
 
 REQUESTS = 2_000
 REQUESTS_PER_SECOND = 500
@@ -53,7 +53,7 @@ def brokers() -> Iterator[Mapping[str, str]]:
 def added_milliseconds(brokers: Mapping[str, str], rounds: int) -> dict[str, list[float]]:
     """Of each request, by the broker's state. Paced, so that the threads behind it have the share
     of the CPU that they have in service."""
-    announcer = _announcer()
+    publisher = _announcer()
     added: dict[str, list[float]] = {name: [] for name in brokers}
     with ExitStack() as stack:
         states = {
@@ -65,7 +65,7 @@ def added_milliseconds(brokers: Mapping[str, str], rounds: int) -> dict[str, lis
                 for _ in range(REQUESTS):
                     sleep(1 / REQUESTS_PER_SECOND)
                     started = perf_counter_ns()
-                    announcer.publish("/hello/world?page=2&q=shoes", {"state": state})
+                    publisher.publish("/hello/world?page=2&q=shoes", {"state": state})
                     added[name].append((perf_counter_ns() - started) / 1e6)
     return added
 
@@ -106,7 +106,7 @@ def _serve_pages(there: Connection, address: str) -> None:
         async def lifespan(app: Starlette) -> AsyncIterator[dict[str, EventProducer]]:
             yield state
 
-        middleware = [Middleware(AccessEventMiddleware, announcer=_announcer())] if address else []
+        middleware = [Middleware(AccessEventMiddleware, publisher=_announcer())] if address else []
         app = Starlette(
             routes=[Route("/hello/{name}", _page)], middleware=middleware, lifespan=lifespan
         )
@@ -135,7 +135,7 @@ def _announcer() -> AccessPublisher:
 @contextmanager
 def _producer(address: str) -> Iterator[EventProducer]:
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(
+        settings = SiteSettings(
             kafka_bootstrap_servers=address,
             emitter_spool=Path(folder) / str(uuid4()),
             emitter_spool_bytes=1 << 30,

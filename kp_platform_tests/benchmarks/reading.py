@@ -14,7 +14,7 @@ from kp_platform.local.supervisor import Supervisor
 from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.fault_injection.servers import Search, Servers
 from kp_platform_tests.stack import Stack
-from web_emitter.site.logs import PAGE_SIZE
+from web_emitter.site.analysis.logs import PAGE_SIZE
 from web_emitter.site.search import NEWEST_FIRST, Cursor
 
 RAW, FIRST, DEEP = "raw search", "first page", "deep page"

@@ -127,10 +127,10 @@ def test_a_bar_zooms_in_and_a_name_filters(page: Page, logs: str) -> None:
 
 def test_a_log_has_a_page_of_its_own(page: Page, logs: str) -> None:
     page.locator("td[data-label=UUID] a").first.click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("One access")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Access")
     row = page.get_by_role("row").filter(has_text="test_id")
     expect(row).to_contain_text("MySQL, my_tests.testing.tests")
-    expect(page.get_by_role("link", name="The run that indexed it")).to_have_count(1)
+    expect(page.get_by_role("link", name="Dagster run")).to_have_count(1)
 
 
 def test_new_logs_come_by_themselves_until_paused(whole_stack: Stack, page: Page) -> None:
@@ -139,17 +139,17 @@ def test_new_logs_come_by_themselves_until_paused(whole_stack: Stack, page: Page
     page.goto(f"{whole_stack.settings.emitter_url}/analysis?uri={start}")
     reload_until_shown(page, f"{start}/1")
     page.evaluate("window.still = true")  # a page that is loaded again forgets it
-    page.get_by_role("button", name="Follow live").click()
-    expect(page.get_by_text("new logs come by themselves")).to_be_visible()
+    page.get_by_role("button", name="View live").click()
+    expect(page.get_by_text("new logs appear automatically")).to_be_visible()
     publish(Event(uri=f"{start}/2").value)
     row = page.get_by_role("row")
     expect(row.filter(has_text=f"{start}/2")).to_be_visible()
     page.get_by_role("button", name="Pause").click()
-    expect(page.get_by_role("button", name="Follow live")).to_be_visible()
+    expect(page.get_by_role("button", name="View live")).to_be_visible()
     publish(Event(uri=f"{start}/3").value)
     page.wait_for_timeout(5_000)
     expect(row.filter(has_text=f"{start}/3")).to_have_count(0)
-    page.get_by_role("button", name="Follow live").click()
+    page.get_by_role("button", name="View live").click()
     expect(row.filter(has_text=f"{start}/3")).to_be_visible()
     assert page.evaluate("window.still")
 

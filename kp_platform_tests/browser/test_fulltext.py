@@ -52,7 +52,7 @@ def test_a_note_is_found_by_its_words_and_they_are_marked(whole_stack: Stack, pa
     expect(page).to_have_url(f"{url}/fulltext/registered")
     page.get_by_role("link", name="Read the newest notes").click()
     reload_until_shown(page, word.upper())
-    page.get_by_label("All of these words").fill(word)
+    page.get_by_label("All words").fill(word)
     page.get_by_role("button", name="Search").click()
     reload_until_shown(page, "The best 1 of 1 notes")
     expect(page.locator("mark")).to_have_text([word.upper()])
@@ -102,7 +102,7 @@ def test_blanks_come_back_with_the_reason_beside_the_field(whole_stack: Stack, p
     expect(field).to_have_attribute("aria-invalid", "true")
     expect(field).to_have_accessible_description(
         "At most 20,000 characters; a line break counts as two. "
-        "Write something: blanks alone are no note."
+        "The note is empty: enter some text."
     )
     expect(field).to_have_value("\n\n ")
     expect(field).to_be_focused()
@@ -125,4 +125,4 @@ def test_a_form_of_another_site_is_refused(whole_stack: Stack, page: Page) -> No
         '<textarea name="text">a foreign note</textarea><button>Win</button></form>'
     )
     page.get_by_role("button", name="Win").click()
-    expect(page.get_by_role("heading", name="That came from another site")).to_be_visible()
+    expect(page.get_by_role("heading", name="Request from another site")).to_be_visible()

@@ -119,7 +119,7 @@ def test_an_announcement_is_a_message_that_any_program_could_have_written(
 
 
 def test_a_broker_that_is_down_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(NotPublished, match="1 of 1 changes are not announced .* announce again"):
+    with pytest.raises(NotPublished, match="1 of 1 changes are not published .* publish again"):
         publish_changes("127.0.0.1:1", [ReferenceChange("mysql", "x")], timeout_seconds=0.5)
 
 

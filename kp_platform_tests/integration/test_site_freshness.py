@@ -1,4 +1,4 @@
-"""How fresh the logs are, on the page and as numbers."""
+"""The freshness of the logs, on the page and in the metrics."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -17,32 +17,34 @@ from kp_platform_tests.integration.events import Event, publish, run_indexer
 from kp_platform_tests.stack import Stack
 from kp_platform_tests.unit.web_emitter.fakes import FakeFreshness, FakeLogs, enriched_log
 from kp_platform_tests.unit.web_emitter.html import Tags
-from web_emitter.site.freshness import (
+from web_emitter.site.search import connection
+from web_emitter.site.status.freshness import (
     ElasticsearchFreshness,
     FlowState,
     Freshness,
     KafkaTopics,
     Partition,
 )
-from web_emitter.site.search import connection
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 RUN = "0b1c6b1e-6f0f-4d3b-9a57-0d6f4d1f2a01"
 
 
 @pytest.mark.parametrize(
-    ("positions", "waiting"),
+    ("positions", "lag"),
     [({}, 12), ({0: 10}, 7), ({0: 10, 1: 12}, 5), ({0: 10, 1: 17}, 0), ({0: 2, 1: 99}, 12)],
 )
-def test_lag_counts_what_the_topic_still_has(positions: dict[int, int], waiting: int) -> None:
+def test_lag_counts_the_retained_offsets_that_are_not_indexed(
+    positions: dict[int, int], lag: int
+) -> None:
     partitions = tuple(
-        Partition(number=part, low=low, high=high, position=positions.get(part, low))
-        for part, (low, high) in {0: (5, 10), 1: (10, 17)}.items()
+        Partition(number=number, low=low, high=high, position=positions.get(number, low))
+        for number, (low, high) in {0: (5, 10), 1: (10, 17)}.items()
     )
-    assert FlowState(flow="f", topic="t", partitions=partitions).lag == waiting
+    assert FlowState(flow="f", topic="t", partitions=partitions).lag == lag
 
 
-def waiting(lag: int) -> tuple[Partition, ...]:
+def partitions_with(lag: int) -> tuple[Partition, ...]:
     return (Partition(number=0, low=0, high=lag, position=0),)
 
 
@@ -53,21 +55,25 @@ def strip(client: TestClient, freshness: FakeFreshness, answer: Freshness) -> st
 
 
 @pytest.mark.parametrize(
-    ("lag", "beat_seconds_ago", "said"),
+    ("lag", "heartbeat_age", "text"),
     [
-        (0, 2, "Data as of 4 s ago · no access waits · run 0b1c6b1e is at work"),
-        (1, 2, "Data as of 4 s ago · 1 access waits · run 0b1c6b1e is at work"),
-        (1_234, 180, "Data as of 4 s ago · 1,234 accesses wait · last run 0b1c6b1e 3 min ago"),
-        (None, 2, "Data as of 4 s ago · Kafka does not answer · run 0b1c6b1e is at work"),
+        (0, 2, "Data as of 4 s ago · all accesses indexed · run 0b1c6b1e is running"),
+        (1, 2, "Data as of 4 s ago · 1 access not indexed yet · run 0b1c6b1e is running"),
+        (
+            1_234,
+            180,
+            "Data as of 4 s ago · 1,234 accesses not indexed yet · last run 0b1c6b1e 3 min ago",
+        ),
+        (None, 2, "Data as of 4 s ago · Kafka is unavailable · run 0b1c6b1e is running"),
     ],
 )
-def test_the_page_says_how_fresh_it_is(
+def test_the_page_shows_how_fresh_its_data_is(
     client: TestClient,
     search: FakeLogs,
     freshness: FakeFreshness,
     lag: int | None,
     heartbeat_age: int,
-    said: str,
+    text: str,
 ) -> None:
     search.logs = (enriched_log(),)
     answer = Freshness(
@@ -77,18 +83,18 @@ def test_the_page_says_how_fresh_it_is(
             FlowState(
                 flow="access_log",
                 topic="analyze.action",
-                partitions=None if lag is None else waiting(lag),
+                partitions=None if lag is None else partitions_with(lag),
                 run_id=RUN,
-                beat_at=NOW - timedelta(seconds=heartbeat_age),
+                heartbeat_at=NOW - timedelta(seconds=heartbeat_age),
             ),
         ),
     )
-    assert strip(client, freshness, answer) == said
+    assert strip(client, freshness, answer) == text
     links = [link["href"] for link in Tags(client.get("/analysis").text).named("a")]
     assert f"http://127.0.0.1:18030/runs/{RUN}" in links
 
 
-def test_without_it_the_logs_are_shown(
+def test_without_freshness_the_logs_are_shown(
     client: TestClient, search: FakeLogs, freshness: FakeFreshness
 ) -> None:
     search.logs = (enriched_log(),)
@@ -96,32 +102,32 @@ def test_without_it_the_logs_are_shown(
     assert "The newest 1 of 1 logs" in client.get("/analysis").text
 
 
-def test_it_is_asked_for_once_a_moment(client: TestClient, freshness: FakeFreshness) -> None:
-    asked: list[None] = []
-    freshness.ping = lambda: _noted(asked)  # type: ignore[method-assign]
+def test_freshness_is_cached(client: TestClient, freshness: FakeFreshness) -> None:
+    loads: list[None] = []
+    freshness.ping = lambda: _record(loads)  # type: ignore[method-assign]
     for _ in range(5):
         client.get("/analysis")
-    assert len(asked) == 1
+    assert len(loads) == 1
 
 
-async def _noted(asked: list[None]) -> None:
-    asked.append(None)
+async def _record(loads: list[None]) -> None:
+    loads.append(None)
 
 
-def test_it_is_what_kp_lag_says(quiet_stack: Stack) -> None:
+def test_the_lag_equals_that_of_kp_lag(quiet_stack: Stack) -> None:
     publish(Event().value)
     run_indexer()
     publish(*(Event().value for _ in range(7)))
     settings = quiet_stack.settings
 
-    async def ask() -> Freshness:
+    async def read() -> Freshness:
         async with connection(settings.elasticsearch_url, 60) as client:
             topics = KafkaTopics(settings.kafka_bootstrap_servers)
             return await ElasticsearchFreshness(client, topics).now()
 
-    # Positions are searched for, and the index is refreshed each second.
-    wait_for(lambda: anyio.run(ask).access_log.lag == 7, "the lag is 7", 10)
-    found = anyio.run(ask)
+    # Positions are read by a search, and their index is refreshed each second.
+    wait_for(lambda: anyio.run(read).access_log.lag == 7, "the lag is 7", 10)
+    found = anyio.run(read)
     assert found.newest is not None
     assert found.access_log.lag == 7
     states = {each.flow: each for each in found.flows}
@@ -130,7 +136,7 @@ def test_it_is_what_kp_lag_says(quiet_stack: Stack) -> None:
             flow, KafkaAdapter(Settings()), ElasticsearchAdapter(Settings())
         )
         if all(each.position is None for each in lags):
-            continue  # nothing was read of it yet
+            continue  # nothing has been indexed
         partitions = states[flow.name].partitions
         assert partitions is not None
         assert [(each.number, each.lag) for each in partitions] == [
@@ -138,26 +144,26 @@ def test_it_is_what_kp_lag_says(quiet_stack: Stack) -> None:
         ]
 
 
-def test_of_the_runs_that_share_a_flow_the_latest_beat_is_told(quiet_stack: Stack) -> None:
+def test_the_latest_heartbeat_of_the_runs_of_a_flow_is_reported(quiet_stack: Stack) -> None:
     store, flow = ElasticsearchAdapter(Settings()), "shared_flow"
     publish(Event().value)
     run_indexer()
-    for work, run in {flow: "all", f"{flow}:0-1": "first", f"{flow}:2-3": "second"}.items():
-        heartbeat.send(store, work, run)
+    for heartbeat_id, run in {flow: "all", f"{flow}:0-1": "first", f"{flow}:2-3": "second"}.items():
+        heartbeat.send(store, heartbeat_id, run)
     store.refresh(heartbeat.INDEX)
 
-    async def ask() -> dict[str, str]:
+    async def read() -> dict[str, str]:
         async with connection(quiet_stack.settings.elasticsearch_url, 60) as client:
             freshness = ElasticsearchFreshness(client, KafkaTopics("127.0.0.1:1"))
-            _, leases = await freshness._state()
-            return {each: str(leases[each]["run_id"]) for each in leases}
+            _, heartbeats = await freshness._state()
+            return {flow: each.run_id for flow, each in heartbeats.items()}
 
-    assert anyio.run(ask)[flow] == "second"
+    assert anyio.run(read)[flow] == "second"
 
 
-def test_a_kafka_that_is_not_there_costs_a_page_little() -> None:
+def test_an_unavailable_kafka_delays_only_one_page() -> None:
     topics = KafkaTopics("127.0.0.1:1")
-    assert topics.ends({ACCESS_LOG.topic}) is None
+    assert topics.watermarks({ACCESS_LOG.topic}) is None
     began = datetime.now(UTC)
-    assert topics.ends({ACCESS_LOG.topic}) is None
+    assert topics.watermarks({ACCESS_LOG.topic}) is None
     assert datetime.now(UTC) - began < timedelta(milliseconds=100)

@@ -13,8 +13,8 @@ from elasticsearch import Elasticsearch
 
 from kp_platform_tests.stack import ROOT, Stack
 from kp_platform_tests.unit.web_emitter.fakes import FakeInsights, hour_of_access
-from web_emitter.emitter.settings import KPI_INDEX, RANKING_INDEX
-from web_emitter.site.insights import (
+from web_emitter.contract import KPI_INDEX, RANKING_INDEX
+from web_emitter.site.analysis.insights import (
     HOUR,
     ElasticsearchInsights,
     HourOfAccess,

@@ -19,12 +19,18 @@ from starlette.testclient import TestClient
 from kp_platform_tests.stack import ROOT, Stack
 from kp_platform_tests.unit.web_emitter.fakes import FakeFreshness, FakeNotes, FakeSink
 from web_emitter.emitter.events import MAX_URI_LENGTH
-from web_emitter.emitter.settings import Settings
+from web_emitter.site.analysis.insights import ElasticsearchInsights
+from web_emitter.site.analysis.log_query import LogQuery, Period
+from web_emitter.site.analysis.logs import (
+    SAMPLE_SIZE,
+    ElasticsearchLogs,
+    EnrichedLog,
+    LogPage,
+    Summary,
+)
 from web_emitter.site.app import Searches, Sinks, create_app
-from web_emitter.site.insights import ElasticsearchInsights
-from web_emitter.site.log_query import LogQuery, Period
-from web_emitter.site.logs import SAMPLE, ElasticsearchLogs, EnrichedLog, Found, Summary
 from web_emitter.site.search import Cursor, SearchUnavailable, connection
+from web_emitter.site.settings import SiteSettings
 
 MAPPING = ROOT / "kp_platform" / "flows" / "access_log" / "mapping.json"
 NOON = 1_772_366_400_000  # 2026-03-01, in milliseconds since the epoch
@@ -80,7 +86,7 @@ def refusal(status: int) -> ApiError:
     return ApiError("refused", meta, {})
 
 
-def newest(client: FakeClient, query: LogQuery) -> Found:
+def newest(client: FakeClient, query: LogQuery) -> LogPage:
     logs = ElasticsearchLogs(client)  # type: ignore[arg-type]  # only its one verb
     return anyio.run(logs.newest, query)
 
@@ -134,7 +140,7 @@ def test_the_newest_fifty_are_asked_for_in_a_total_order() -> None:
 
 def test_documents_become_logs() -> None:
     found = newest(FakeClient(Answer(DOCUMENT, relation="gte")), LogQuery())
-    assert found == Found(
+    assert found == LogPage(
         logs=(
             EnrichedLog(
                 accessed_at="2026-03-01T10:20:30.456Z",
@@ -193,7 +199,7 @@ def test_a_place_survives_a_link(place: Cursor) -> None:
 
 
 @pytest.fixture
-def real(stack: Stack) -> Iterator[Callable[[LogQuery], Found]]:
+def real(stack: Stack) -> Iterator[Callable[[LogQuery], LogPage]]:
     """The search in an index with the mapping of the platform: sixty events of one millisecond,
     ten a minute apart, sixty an hour apart."""
     url, index = stack.settings.elasticsearch_url, f"test-logs-{uuid4()}"
@@ -208,8 +214,8 @@ def real(stack: Stack) -> Iterator[Callable[[LogQuery], Found]]:
             operations += [{"index": {}}, place | {"uuid": f"{number}"}]
         assert not client.bulk(index=index, operations=operations, refresh=True)["errors"]
 
-        def find(query: LogQuery) -> Found:
-            async def ask() -> Found:
+        def find(query: LogQuery) -> LogPage:
+            async def ask() -> LogPage:
                 async with connection(url, 60) as reader:
                     return await ElasticsearchLogs(reader, index).newest(query)
 
@@ -220,7 +226,7 @@ def real(stack: Stack) -> Iterator[Callable[[LogQuery], Found]]:
 
 
 def test_pages_show_each_log_once_and_the_newest_first(
-    real: Callable[[LogQuery], Found],
+    real: Callable[[LogQuery], LogPage],
 ) -> None:
     shown: list[EnrichedLog] = []
     pages, after = 0, None
@@ -236,7 +242,7 @@ def test_pages_show_each_log_once_and_the_newest_first(
 
 
 @pytest.mark.parametrize("number", [-(2**63), -1, 0, 2**31 - 1, 2**63 - 1])
-def test_no_place_is_an_error(real: Callable[[LogQuery], Found], number: int) -> None:
+def test_no_place_is_an_error(real: Callable[[LogQuery], LogPage], number: int) -> None:
     for place in (
         Cursor(number, 0, 0, reach=0),
         Cursor(NOON, number, 0, reach=0),
@@ -281,7 +287,7 @@ COMPUTED_HOUR = {
     ],
 )
 def test_a_page_costs_few_searches(
-    settings: Settings, path: str, insights: list[dict[str, Any]], searches: int
+    settings: SiteSettings, path: str, insights: list[dict[str, Any]], searches: int
 ) -> None:
     client: Any = FakeClient(Answer(*[DOCUMENT] * 51), *map(Answer, insights))
     logs, read = ElasticsearchLogs(client), ElasticsearchInsights(client)
@@ -388,7 +394,7 @@ def written(stack: Stack) -> Iterator[Callable[..., Any]]:
 def test_words_are_found_in_uri_and_name(
     written: Callable[..., Any], words: str, found: set[str]
 ) -> None:
-    answer: Found = written("newest", LogQuery(words=words))
+    answer: LogPage = written("newest", LogQuery(words=words))
     assert {log.uuid for log in answer.logs} == found
 
 
@@ -410,7 +416,7 @@ def test_a_summary_of_nothing_is_empty(written: Callable[..., Any]) -> None:
 
 def test_names_of_many_logs_are_counted_in_a_sample() -> None:
     many, some = Answer(), Answer()
-    many.body["hits"]["total"]["value"] = 10 * SAMPLE
+    many.body["hits"]["total"]["value"] = 10 * SAMPLE_SIZE
     buckets = {"buckets": [{"key": "kafka", "doc_count": 7}]}
     some.body["aggregations"] = {"sample": {"name": buckets, "uri": buckets}}
     client = FakeClient(many, some)
@@ -419,7 +425,7 @@ def test_names_of_many_logs_are_counted_in_a_sample() -> None:
         LogQuery(),
         datetime.now(UTC),
     )
-    assert summary.sampled == SAMPLE
+    assert summary.sampled == SAMPLE_SIZE
     assert client.questions[1]["aggs"]["sample"]["random_sampler"]["probability"] == 0.1
 
 
@@ -435,8 +441,8 @@ def test_all_documents_come_in_order_and_no_more_than_asked_for(
     assert [each["uuid"] for each in written("all", LogQuery(name="kafka"), 1)] == ["1"]
 
 
-def test_pages_lead_back_the_way_they_came(real: Callable[[LogQuery], Found]) -> None:
-    pages: list[Found] = [real(LogQuery())]
+def test_pages_lead_back_the_way_they_came(real: Callable[[LogQuery], LogPage]) -> None:
+    pages: list[LogPage] = [real(LogQuery())]
     while after := pages[-1].older:
         pages.append(real(LogQuery(after=after)))
     assert [len(page.logs) for page in pages] == [50, 50, 30]

@@ -1,4 +1,4 @@
-"""Questions for notes to Elasticsearch, and their hits; one contract on fake and real search."""
+"""Searching notes in Elasticsearch; the same contract tests run on fake and real search."""
 
 import json
 import re
@@ -11,12 +11,12 @@ from elasticsearch import Elasticsearch
 
 from kp_platform_tests.stack import ROOT, Stack
 from kp_platform_tests.unit.web_emitter.fakes import FakeNotes
-from web_emitter.site.notes import (
-    BEGINNING,
+from web_emitter.site.notes.search import (
+    EXCERPT_LENGTH,
     ElasticsearchNotes,
-    FoundNotes,
-    Marker,
+    Highlighter,
     Note,
+    NotePage,
     NoteQuery,
     Part,
 )
@@ -24,7 +24,7 @@ from web_emitter.site.search import MAX_WORDS_LENGTH, connection
 
 MAPPING = ROOT / "kp_platform" / "flows" / "full_text" / "mapping.json"
 
-Find = Callable[[str], FoundNotes]
+Search = Callable[[str], NotePage]
 
 
 def note(text: str, second: int = 0) -> Note:
@@ -33,7 +33,7 @@ def note(text: str, second: int = 0) -> Note:
 
 
 class RealNotes:
-    """Documents in an index with the mapping of the platform, and the search on them."""
+    """An index with the mapping of the platform, and the search in it."""
 
     def __init__(self, url: str, index: str) -> None:
         self._url = url
@@ -53,13 +53,13 @@ class RealNotes:
             self._client.index(index=self._index, document=document)
         self._client.indices.refresh(index=self._index)
 
-    def find(self, words: str) -> FoundNotes:
-        async def ask() -> FoundNotes:
+    def search(self, words: str) -> NotePage:
+        async def run() -> NotePage:
             # A busy machine may take longer than a page would wait.
             async with connection(self._url, 60) as client:
-                return await ElasticsearchNotes(client, self._index).find(NoteQuery(words))
+                return await ElasticsearchNotes(client, self._index).search(NoteQuery(words))
 
-        return anyio.run(ask)
+        return anyio.run(run)
 
     def delete(self) -> None:
         self._client.indices.delete(index=self._index)
@@ -74,16 +74,16 @@ def real(stack: Stack) -> Iterator[RealNotes]:
 
 
 @pytest.fixture(params=["fake", "real"])
-def holding(request: pytest.FixtureRequest) -> Callable[..., Find]:
-    """A search over the notes it is given."""
+def holding(request: pytest.FixtureRequest) -> Callable[..., Search]:
+    """Returns a search over the given notes."""
 
-    def hold(*notes: Note) -> Find:
+    def hold(*notes: Note) -> Search:
         if request.param == "fake":
             fake = FakeNotes(notes)
-            return lambda words: anyio.run(fake.find, NoteQuery(words))
+            return lambda words: anyio.run(fake.search, NoteQuery(words))
         real: RealNotes = request.getfixturevalue("real")
         real.hold(notes)
-        return real.find
+        return real.search
 
     return hold
 
@@ -91,66 +91,76 @@ def holding(request: pytest.FixtureRequest) -> Callable[..., Find]:
 class TestSearch:
     """`NoteSearch`."""
 
-    def test_without_words_all_notes_come_newest_first(self, holding: Callable[..., Find]) -> None:
+    def test_a_search_without_words_returns_all_notes_newest_first(
+        self, holding: Callable[..., Search]
+    ) -> None:
         first, second, third = (note(text, n) for n, text in enumerate(("one", "two", "three")))
         find = holding(second, third, first)
-        assert find("") == find("  ") == FoundNotes((third, second, first), 3, True, True)
+        assert find("") == find("  ") == NotePage((third, second, first), 3, True, True)
 
-    def test_a_word_finds_its_notes_and_is_marked(self, holding: Callable[..., Find]) -> None:
-        find = holding(note("Trino joins.\r\nKafka <b>flows</b>"), note("nothing of it"))
-        found = find("kafka")
-        assert [each.text for each in found.notes] == ["Trino joins.\r\nKafka <b>flows</b>"]
-        parts = [part for fragment in found.notes[0].fragments for part in fragment]
+    def test_a_word_matches_its_notes_and_is_highlighted(
+        self, holding: Callable[..., Search]
+    ) -> None:
+        find = holding(note("Trino joins.\r\nKafka <b>flows</b>"), note("no match"))
+        page = find("kafka")
+        assert [each.text for each in page.notes] == ["Trino joins.\r\nKafka <b>flows</b>"]
+        parts = [part for fragment in page.notes[0].fragments for part in fragment]
         assert [part.text for part in parts if part.is_hit] == ["Kafka"]
-        assert found.notes[0].text.endswith("".join(part.text for part in parts))
+        assert page.notes[0].text.endswith("".join(part.text for part in parts))
 
-    def test_every_word_must_be_there(self, holding: Callable[..., Find]) -> None:
+    def test_a_note_must_contain_every_word(self, holding: Callable[..., Search]) -> None:
         both = note("kafka and trino")
         find = holding(both, note("kafka alone"), note("trino alone"))
         assert [each.uuid for each in find("trino kafka").notes] == [both.uuid]
 
-    def test_notes_of_blanks_are_left_out(self, holding: Callable[..., Find]) -> None:
+    def test_blank_notes_are_omitted(self, holding: Callable[..., Search]) -> None:
         find = holding(note(" \r\n\t"), note(""))
-        assert find("") == FoundNotes()
+        assert find("") == NotePage()
 
-    def test_no_match_knows_that_there_are_notes(self, holding: Callable[..., Find]) -> None:
+    def test_a_search_without_results_reports_that_there_are_notes(
+        self, holding: Callable[..., Search]
+    ) -> None:
         find = holding(note("kafka"))
-        assert find("redis") == find("???") == FoundNotes(anything_registered=True)
+        assert find("redis") == find("???") == NotePage(anything_registered=True)
 
-    def test_no_note_knows_that_there_are_none(self, holding: Callable[..., Find]) -> None:
-        assert holding()("redis") == FoundNotes()
+    def test_a_search_without_notes_reports_that_there_are_none(
+        self, holding: Callable[..., Search]
+    ) -> None:
+        assert holding()("redis") == NotePage()
 
-    def test_fifty_are_shown_and_all_are_counted(self, holding: Callable[..., Find]) -> None:
+    def test_fifty_notes_are_returned_and_all_are_counted(
+        self, holding: Callable[..., Search]
+    ) -> None:
         find = holding(*(note("kafka", second) for second in range(55)))
         for words in ("", "kafka"):
-            found = find(words)
-            assert (len(found.notes), found.total) == (50, 55)
-            assert found.notes[0].registered_at == "2026-03-01T10:20:54.000Z"
+            page = find(words)
+            assert (len(page.notes), page.total) == (50, 55)
+            assert page.notes[0].registered_at == "2026-03-01T10:20:54.000Z"
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        '"', "-", "*", "\\", "(", "a -", "~", "a~9999999999", '"a b"~9999999999',  # half a syntax
-        "(" * 300, "a|" * 150, "a* " * 100, "-" * 300,  # much of it
-        "a|b " * 20_000,  # cut: it would end the server
+        '"', "-", "*", "\\", "(", "a -", "~", "a~9999999999", '"a b"~9999999999',  # partial
+        "(" * 300, "a|" * 150, "a* " * 100, "-" * 300,  # repeated
+        "a|b " * 20_000,  # truncated: it would crash the server
         "\x00", "\ufffd", "\u202e", "🎉", "{{7*7}}", "[]{}:^/?&!=<>", "text:a", "_exists_:uuid",
     ],
 )  # fmt: skip
-def test_whatever_is_typed_is_answered(real: RealNotes, words: str) -> None:
+def test_any_input_returns_a_result(real: RealNotes, words: str) -> None:
     real.hold((note("a b"),))
-    assert real.find(words).anything_registered
+    assert real.search(words).anything_registered
 
 
-def test_texts_of_a_megabyte_are_found_and_their_fragments_are_short(real: RealNotes) -> None:
+def test_texts_of_a_megabyte_are_searchable_with_short_fragments(real: RealNotes) -> None:
     late = note("word " * 210_000 + "needle", 1)
     endless = note("n" * 1_000_000, 2)
     real.hold((late, endless))
-    (found,) = real.find("needle").notes
-    assert found.fragments == ()
-    assert found.excerpt == ((Part(late.text[:BEGINNING]),),)
-    (found,) = real.find("nnn*").notes
-    assert sum(len(part.text) for each in found.fragments for part in each) < 20_000
+    (result,) = real.search("needle").notes
+    assert result.fragments == ()
+    assert result.excerpt == ((Part(late.text[:EXCERPT_LENGTH]),),)
+    (result,) = real.search("nnn*").notes
+    assert sum(len(part.text) for each in result.fragments for part in each) < 20_000
 
 
 @pytest.mark.parametrize(
@@ -165,42 +175,44 @@ def test_texts_of_a_megabyte_are_found_and_their_fragments_are_short(real: RealN
         "n" * 19_993 + " needle",  # 20 kB
     ],
 )
-def test_hostile_texts_come_back_as_they_are_stored(real: RealNotes, text: str) -> None:
+def test_hostile_texts_are_returned_unchanged(real: RealNotes, text: str) -> None:
     real.hold((note(text),))
-    (found,) = real.find("needle").notes
-    assert found.text == text
-    parts = [part for fragment in found.fragments for part in fragment]
+    (result,) = real.search("needle").notes
+    assert result.text == text
+    parts = [part for fragment in result.fragments for part in fragment]
     assert [part.text for part in parts if part.is_hit] == ["needle"]
 
 
-def test_operators_narrow(real: RealNotes) -> None:
+def test_operators_restrict_a_search(real: RealNotes) -> None:
     real.hold((note("trino joins kafka", 2), note("kafka joins", 1), note("kafkaesque", 0)))
 
-    def found(words: str) -> list[str]:
-        return [each.text for each in real.find(words).notes]
+    def texts(words: str) -> list[str]:
+        return [each.text for each in real.search(words).notes]
 
-    assert found('"joins kafka"') == ["trino joins kafka"]
-    assert found("kafka -trino") == ["kafka joins"]
-    assert found("kafkaes*") == ["kafkaesque"]
-    assert sorted(found("trino | kafkaesque")) == ["kafkaesque", "trino joins kafka"]
+    assert texts('"joins kafka"') == ["trino joins kafka"]
+    assert texts("kafka -trino") == ["kafka joins"]
+    assert texts("kafkaes*") == ["kafkaesque"]
+    assert sorted(texts("trino | kafkaesque")) == ["kafkaesque", "trino joins kafka"]
 
 
-def test_the_best_match_is_first_and_of_equal_ones_the_newest(real: RealNotes) -> None:
+def test_notes_are_ordered_by_relevance_then_by_time(real: RealNotes) -> None:
     often, newer = note("kafka kafka kafka", 0), note("kafka x y", 2)
     real.hold((often, newer, note("kafka a b", 1)))
-    assert [each.text for each in real.find("kafka").notes] == [
+    assert [each.text for each in real.search("kafka").notes] == [
         "kafka kafka kafka",
         "kafka x y",
         "kafka a b",
     ]
 
 
-def test_markers_are_new_for_each_question_and_split_a_fragment() -> None:
-    marker = Marker()
-    assert marker.start != Marker().start
-    assert re.fullmatch(r"\[[0-9a-f]{32}", marker.start)
-    fragment = f"{marker.start}Kafka{marker.end} & {marker.start}joins{marker.end}"
-    assert marker.parts(fragment) == (
+def test_highlight_tags_are_random_and_split_a_fragment() -> None:
+    highlighter = Highlighter()
+    assert highlighter.start != Highlighter().start
+    assert re.fullmatch(r"\[[0-9a-f]{32}", highlighter.start)
+    fragment = (
+        f"{highlighter.start}Kafka{highlighter.end} & {highlighter.start}joins{highlighter.end}"
+    )
+    assert highlighter.parts(fragment) == (
         Part("Kafka", is_hit=True),
         Part(" & "),
         Part("joins", is_hit=True),
@@ -212,46 +224,46 @@ def test_markers_are_new_for_each_question_and_split_a_fragment() -> None:
     [
         ("", ()),
         ("no hit", (Part("no hit"),)),
-        (f"{Marker().start}x{Marker().end}", None),  # of another question: text
+        (f"{Highlighter().start}x{Highlighter().end}", None),  # tags of another search are text
         ("[] ]x[", (Part("[] ]x["),)),
     ],
 )
-def test_what_only_looks_like_a_marker_is_text(
+def test_text_that_resembles_a_tag_is_not_a_hit(
     fragment: str, parts: tuple[Part, ...] | None
 ) -> None:
-    assert Marker().parts(fragment) == ((Part(fragment),) if parts is None else parts)
+    assert Highlighter().parts(fragment) == ((Part(fragment),) if parts is None else parts)
 
 
-def test_a_document_of_another_hand_without_fields_is_still_a_note() -> None:
-    assert Note.from_hit({"_source": {}}, Marker()) == Note(registered_at="", uuid="", text="")
+def test_a_document_without_fields_is_a_note() -> None:
+    assert Note.from_hit({"_source": {}}, Highlighter()) == Note(registered_at="", uuid="", text="")
 
 
 @pytest.mark.parametrize(
-    ("text", "fragments", "is_whole"),
+    ("text", "fragments", "is_complete"),
     [
         ("short", (), True),
-        ("x" * BEGINNING, (), True),
-        ("x" * (BEGINNING + 1), (), False),
+        ("x" * EXCERPT_LENGTH, (), True),
+        ("x" * (EXCERPT_LENGTH + 1), (), False),
         ("a b", ((Part("a", is_hit=True), Part(" b")),), True),
         ("a b\r\n", ((Part("a", is_hit=True), Part(" b")),), True),  # the search trims
         ("a b. c", ((Part("a", is_hit=True), Part(" b.")),), False),
         ("a b", ((Part("a"),), (Part("b"),)), False),
     ],
 )
-def test_an_excerpt_knows_whether_it_is_the_whole_note(
-    text: str, fragments: tuple[tuple[Part, ...], ...], is_whole: bool
+def test_an_excerpt_reports_whether_it_is_the_complete_note(
+    text: str, fragments: tuple[tuple[Part, ...], ...], is_complete: bool
 ) -> None:
-    found = Note(registered_at="", uuid="", text=text, fragments=fragments)
-    assert found.excerpt_is_whole == is_whole
+    note_ = Note(registered_at="", uuid="", text=text, fragments=fragments)
+    assert note_.excerpt_is_complete == is_complete
 
 
-def test_a_search_is_cut_where_the_field_of_the_page_ends() -> None:
+def test_a_search_is_truncated_to_the_length_of_the_input_field() -> None:
     (must,) = NoteQuery("k" * 5_000).as_elasticsearch()["bool"]["must"]
     assert must["simple_query_string"]["query"] == "k" * MAX_WORDS_LENGTH
 
 
 @pytest.mark.parametrize("words", ["", " ", "\t\r\n", "\u3000"])
-def test_blanks_are_no_search(words: str) -> None:
+def test_blank_input_is_not_a_search(words: str) -> None:
     query = NoteQuery(words)
     assert not query.is_search
     assert query.as_elasticsearch() == {"bool": {"filter": [{"range": {"length": {"gt": 0}}}]}}

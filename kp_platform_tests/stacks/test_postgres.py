@@ -13,7 +13,8 @@ import pytest
 import sqlalchemy
 
 from kp_platform.local import supervisor
-from kp_platform.settings import EXTERNAL_SERVICES, environment
+from kp_platform.local.settings import EXTERNAL_SERVICES
+from kp_platform.settings import environment
 from kp_platform_tests.benchmarks import dagster_run
 from kp_platform_tests.conftest import OFFSETS
 from kp_platform_tests.integration.test_stack import command_line

@@ -26,7 +26,7 @@ from pydantic import SecretStr
 
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.errors import ServerDown, speaks_tls
-from kp_platform.adapters.kafka import KafkaAdapter, security_options
+from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.adapters.redis import RedisAdapter
 from kp_platform.adapters.reference_changes import TOPIC as CHANGES
@@ -285,7 +285,7 @@ def test_nobody_uses_redis_without_a_user(secure: Settings) -> None:
 
 
 def as_user(settings: Settings, user: str, password: SecretStr) -> dict[str, Any]:
-    security = security_options(settings, user, password)
+    security = settings.kafka_security_options(user, password)
     return {"bootstrap.servers": settings.kafka_bootstrap_servers, "log_level": 0, **security}
 
 

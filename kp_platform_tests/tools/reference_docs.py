@@ -24,11 +24,12 @@ from kp_platform_tests.stack import ROOT
 from kp_platform_tests.unit.web_emitter.fakes import FakeSink
 from web_emitter.emitter.identity import Identity, random_demo_name
 from web_emitter.emitter.ledger import Counts
+from web_emitter.emitter.metrics import registry_of
 from web_emitter.emitter.middleware import AccessPublisher
 from web_emitter.emitter.redaction import Redaction
-from web_emitter.emitter.settings import Settings as EmitterSettings
-from web_emitter.site.freshness import FlowState, Freshness, Partition
-from web_emitter.site.metrics import PipelineCollector, registry_of
+from web_emitter.site.settings import SiteSettings as EmitterSettings
+from web_emitter.site.status.freshness import FlowState, Freshness, Partition
+from web_emitter.site.status.metrics import IndexerCollector
 
 WIDTH = 100
 _ENV_EXAMPLE = """\
@@ -197,16 +198,16 @@ class _LossySink(FakeSink):
 
 def _emitter() -> CollectorRegistry:
     logger = logging.getLogger(__name__)
-    announcer = AccessPublisher(Identity(random_demo_name, logger), Redaction(), logger)
-    announcer.identity.anonymous["empty"] += 1
-    return registry_of({"analyze.action": _LossySink()}, announcer)
+    publisher = AccessPublisher(Identity(random_demo_name, logger), Redaction(), logger)
+    publisher.identity.anonymous["empty"] += 1
+    return registry_of({"analyze.action": _LossySink()}, publisher)
 
 
-def _pipeline() -> PipelineCollector:
+def _pipeline() -> IndexerCollector:
     now = datetime.now(UTC)
     partition = Partition(number=0, low=0, high=0, position=0)
-    flow = FlowState(flow="access_log", topic="t", partitions=(partition,), beat_at=now)
-    return PipelineCollector(Freshness(now=now, newest=now, flows=(flow,)))
+    flow = FlowState(flow="access_log", topic="t", partitions=(partition,), heartbeat_at=now)
+    return IndexerCollector(Freshness(now=now, newest=now, flows=(flow,)))
 
 
 COLLECTORS: Mapping[str, Callable[[], Collector]] = {

@@ -1,4 +1,4 @@
-"""Settings: local defaults that shift together, URLs that are checked, secrets that stay hidden."""
+"""The settings of platform and local stack: port offset, validation of URLs, masked secrets."""
 
 import ssl
 from pathlib import Path
@@ -7,11 +7,14 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from kp_platform.adapters.errors import ServerDown
+from kp_platform.local.settings import LocalSettings
 from kp_platform.settings import Settings, environment, without_password
+from web_emitter.contract import CommonSettings
+from web_emitter.site.settings import SiteSettings
 
 
-def settings(**values: object) -> Settings:
-    return Settings(_env_file=None, **values)  # type: ignore[arg-type]  # checked by pydantic
+def settings(**values: object) -> LocalSettings:
+    return LocalSettings(_env_file=None, **values)  # type: ignore[arg-type]  # checked by pydantic
 
 
 def test_the_offset_shifts_every_local_port() -> None:
@@ -32,26 +35,46 @@ def test_the_offset_shifts_every_local_port() -> None:
     }
 
 
-def test_an_address_that_is_given_is_not_shifted() -> None:
+def test_an_explicit_address_is_not_shifted() -> None:
     assert settings(port_offset=300, trino_url="http://t:8080/").trino_url == "http://t:8080"
 
 
-def test_what_a_stack_was_made_with_is_read_from_its_folder(
+def test_generated_settings_of_a_stack_are_read_from_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "stack.env").write_text("KP_TRINO_USER=made-up\nKP_MYSQL_USER=made-up\n")
+    (tmp_path / "stack.env").write_text("KP_TRINO_USER=generated\nKP_MYSQL_USER=generated\n")
     monkeypatch.setenv("KP_HOME", str(tmp_path))
-    monkeypatch.setenv("KP_MYSQL_USER", "given")
-    found = settings()
-    assert (found.trino_user, found.mysql_user) == ("made-up", "given")
+    monkeypatch.setenv("KP_MYSQL_USER", "explicit")
+    effective = settings()
+    assert (effective.trino_user, effective.mysql_user) == ("generated", "explicit")
     assert settings(home=tmp_path / "other").trino_user == "kp_platform"
 
 
-def test_what_children_are_given_makes_the_same_settings(tmp_path: Path) -> None:
+def test_the_environment_of_a_child_process_gives_the_same_settings(tmp_path: Path) -> None:
     before = settings(home=tmp_path, port_offset=200, mysql_password=SecretStr("a b"))
     variables = environment(before, secrets=True)
-    again = settings(**{name.removeprefix("KP_").lower(): text for name, text in variables.items()})
-    assert again == before
+    after = settings(**{name.removeprefix("KP_").lower(): text for name, text in variables.items()})
+    assert after == before
+
+
+def test_the_platform_reads_its_part_of_the_environment_of_a_local_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = settings(home=tmp_path, port_offset=200, mysql_user="reader")
+    for name, value in environment(stack, secrets=True).items():
+        monkeypatch.setenv(name, value)
+    platform = Settings(_env_file=None)
+    assert environment(platform, secrets=True).items() <= environment(stack, secrets=True).items()
+
+
+def test_every_setting_has_a_description() -> None:
+    fields = LocalSettings.model_fields
+    assert [name for name, field in fields.items() if not field.description] == []
+
+
+def test_platform_and_site_share_only_the_settings_of_the_contract() -> None:
+    platform, site = set(LocalSettings.model_fields), set(SiteSettings.model_fields)
+    assert platform & site == set(CommonSettings.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +95,7 @@ def test_what_children_are_given_makes_the_same_settings(tmp_path: Path) -> None
         ("KP_ELASTICSEARCH_API_KEY", "hunter2"),
     ],
 )
-def test_a_password_is_masked_wherever_it_stands(name: str, value: str) -> None:
+def test_a_password_is_masked_in_every_setting(name: str, value: str) -> None:
     given = settings(**{name.removeprefix("KP_").lower(): value})
     assert "hunter2" not in str(environment(given, secrets=False))
     assert environment(given, secrets=True)[name] == value
@@ -85,7 +108,7 @@ def test_the_driver_of_postgresql_is_the_one_that_is_installed() -> None:
     assert settings().dagster_postgres_url.get_secret_value() == ""
 
 
-def test_an_error_of_a_server_has_no_password() -> None:
+def test_the_error_of_a_server_contains_no_password() -> None:
     error = ServerDown("Elasticsearch", "https://elastic:hunter2@e:9200", "KP_X", "refused")
     assert str(error).startswith(
         "Elasticsearch does not answer at https://elastic:********@e:9200 (setting KP_X): refused"
@@ -98,20 +121,20 @@ def test_an_error_of_a_server_has_no_password() -> None:
         ("elasticsearch_url", "elastic:hunter2@e:9200"),  # no scheme
         ("trino_url", "ftp://user:hunter2@t"),  # another scheme
         ("redis_url", "127.0.0.1:hunter2"),  # no scheme
-        ("redis_url", "redis://:hunter2@r:port/10"),  # a port that is no number
+        ("redis_url", "redis://:hunter2@r:port/10"),  # the port is not a number
         ("dagster_url", "http://:hunter2@"),  # no host
-        ("dagster_postgres_url", "postgres://kp:hunter2@p/dagster"),  # SQLAlchemy knows none such
+        ("dagster_postgres_url", "postgres://kp:hunter2@p/dagster"),  # unknown to SQLAlchemy
         ("dagster_postgres_url", "postgresql://kp:hunter2@p:5432"),  # no database
     ],
 )
-def test_a_wrong_url_is_refused_without_repeating_it(name: str, value: str) -> None:
+def test_an_invalid_url_is_rejected_without_repeating_it(name: str, value: str) -> None:
     with pytest.raises(ValidationError) as caught:
         settings(**{name: value})
     assert name in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
 
-def test_only_the_password_of_a_url_is_hidden() -> None:
+def test_only_the_password_of_a_url_is_masked() -> None:
     assert without_password("redis://user:p%40ss@h:1/10") == "redis://user:********@h:1/10"
     assert without_password("redis://h:1/10") == "redis://h:1/10"
     assert without_password("127.0.0.1:18092") == "127.0.0.1:18092"
@@ -124,9 +147,9 @@ REMOTE = "http://search.example:9200"
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        # a user that nobody named would be found by the first message that does not arrive
+        # without a user the first message would fail
         (SASL, "KP_KAFKA_USER: SASL_SSL .KP_KAFKA_SECURITY_PROTOCOL. needs a user"),
-        # a password that anybody between us and the server could read
+        # a password that can be read on the network
         (
             {"kafka_security_protocol": "SASL_PLAINTEXT", "kafka_user": "u"}
             | {"kafka_sasl_mechanism": "PLAIN"},
@@ -142,7 +165,7 @@ REMOTE = "http://search.example:9200"
             {"elasticsearch_url": "http://kp:hunter2@search.example:9200"},
             "the password in KP_ELASTICSEARCH_URL would be .*: use https",
         ),
-        # two ways to log in, of which one would silently lose
+        # two logins, of which one would be ignored silently
         (
             {"trino_url": "https://t", "trino_password": "hunter2", "trino_token": "hunter2"},
             "KP_TRINO_PASSWORD and KP_TRINO_TOKEN are both set: keep one",
@@ -151,29 +174,29 @@ REMOTE = "http://search.example:9200"
             {"elasticsearch_url": "https://kp:hunter2@s", "elasticsearch_api_key": "hunter2"},
             "KP_ELASTICSEARCH_API_KEY and the password in KP_ELASTICSEARCH_URL are both set",
         ),
-        # verification is no option
+        # verification cannot be disabled
         (
             {"redis_url": "rediss://kp:hunter2@r/10?ssl_cert_reqs=none"},
-            "says how TLS is verified: only KP_CA_FILE does",
+            "configures how TLS is verified: only KP_CA_FILE does",
         ),
-        # found when the first connection breaks otherwise, and by each client in its own words
+        # otherwise the first connection fails, with a different error in each client
         ({"ca_file": "/no/such.pem"}, "/no/such.pem cannot be read"),
     ],
 )
-def test_settings_that_would_lose_or_tell_a_secret_are_refused(
+def test_settings_that_would_ignore_or_expose_a_secret_are_rejected(
     values: dict[str, object], sentence: str
 ) -> None:
-    with pytest.raises(ValidationError, match=sentence) as refused:
+    with pytest.raises(ValidationError, match=sentence) as error:
         settings(**values)
-    assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in str(error.value)
 
 
-def test_a_password_may_go_without_tls_to_an_elasticsearch_of_this_machine() -> None:
+def test_a_password_may_be_sent_without_tls_to_a_local_elasticsearch() -> None:
     given = settings(elasticsearch_api_key="hunter2", elasticsearch_url="http://localhost:9200")
     assert given.elasticsearch_api_key.get_secret_value() == "hunter2"
 
 
-def test_without_a_file_of_authorities_those_of_the_system_are_trusted(tmp_path: Path) -> None:
+def test_without_a_ca_file_the_authorities_of_the_system_are_trusted(tmp_path: Path) -> None:
     own = tmp_path / "ca.pem"
     own.touch()
     assert settings(ca_file=str(own)).trusted_ca_file == str(own)

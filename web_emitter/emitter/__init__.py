@@ -1,1 +1,1 @@
-"""The emitter library: publishes one event per access. It imports nothing of the site."""
+"""The emitter library: publishes one event per access. Imports only it and `contract.py`."""

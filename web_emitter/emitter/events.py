@@ -1,29 +1,28 @@
-"""What is announced on Kafka: framework-free values that any language can consume.
+"""The events that are published to Kafka, as values; consumers may use any language.
 
-Belongs here: the events, their checks, their bytes. Does not belong here: reading a request
-(`middleware.py`), who accessed (`identity.py`) and sending (`producer.py`).
+Belongs here: events, their validation, their bytes. Does not belong here: reading a request
+(`middleware.py`), naming a visitor (`identity.py`), producing to Kafka (`producer.py`).
 
-The body is the contract, exactly the fields of `presto_etc/kafka/*.json`. What else is known
-travels beside it as CloudEvents attributes in Kafka headers ("binary content mode",
-https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/kafka-protocol-binding.md).
+The body has exactly the fields of `presto_etc/kafka/*.json`. Everything else is a CloudEvents
+attribute in a Kafka header (`contract.cloudevents_headers`).
 """
 
 import re
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import ClassVar, Protocol, Self
 from uuid import UUID, uuid4
 
 import orjson
 
-# Characters. Elasticsearch refuses a keyword over 32,766 bytes; servers answer 414 long before.
+from web_emitter.contract import Header, cloudevents_headers
+
+# Characters. Elasticsearch rejects a keyword over 32,766 bytes; servers answer 414 well below.
 MAX_URI_LENGTH = 8_192
-# Characters, as wide as the column a name is joined with: testing.tests.test_name varchar(85).
+# Characters, the width of the column that names are joined with: testing.tests.test_name.
 MAX_NAME_LENGTH = 85
 
-# Characters, a line break of a browser (CR LF) being two. As UTF-8 at most 80 kB.
+# Characters; a line break from a browser (CR LF) counts as two. At most 80 kB as UTF-8.
 MAX_TEXT_LENGTH = 20_000
 
 ACCESS_EVENT_TYPE = "kp.access.v1"
@@ -31,12 +30,9 @@ FULL_TEXT_EVENT_TYPE = "kp.fulltext.v1"
 
 _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*(.*)")
 
-# As wide as confluent-kafka's type, for a list is invariant.
-Header = tuple[str, str | bytes | None]
-
 
 class Event(Protocol):
-    """What a producer can send. `timestamp_ms` is when it happened, in ms since 1970 UTC."""
+    """What a producer accepts. `timestamp_ms` is the time of the event, in ms since 1970 UTC."""
 
     @property
     def timestamp_ms(self) -> int: ...
@@ -53,7 +49,7 @@ def now_ms() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _CloudEvent:
-    """What every event says of itself, in its headers. Raises ValueError when it is no event."""
+    """The attributes of every event, which are its headers. Raises ValueError when invalid."""
 
     type: ClassVar[str]
 
@@ -66,17 +62,16 @@ class _CloudEvent:
             raise ValueError("uuid is not a version 4 UUID")
 
     def headers(self) -> list[Header]:
-        version, source, kind = _same_of_all(self.type, self.source)
-        identity = ("ce_id", orjson.dumps(self.uuid)[1:-1])
-        return [version, identity, source, kind, ("ce_time", _rfc3339(self.timestamp_ms))]
+        event_id = orjson.dumps(self.uuid)[1:-1]
+        return cloudevents_headers(event_id, self.source, self.type, self.timestamp_ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessEvent(_CloudEvent):
-    """One access of one URL. `uri` is as the server received it: percent-encoded, never decoded.
+    """One access to one URL. `uri` is as the server received it: percent-encoded, never decoded.
 
-    Raises ValueError when a field breaks the contract. `truncated` says that the URI was longer
-    than MAX_URI_LENGTH and cut there; it travels as the extension attribute `kptruncated`.
+    Raises ValueError when a field violates the contract. `truncated` means that the URI was longer
+    than MAX_URI_LENGTH and was cut there; it becomes the extension attribute `kptruncated`.
     """
 
     type: ClassVar[str] = ACCESS_EVENT_TYPE
@@ -86,7 +81,7 @@ class AccessEvent(_CloudEvent):
     truncated: bool = False
 
     def __post_init__(self) -> None:
-        _CloudEvent.__post_init__(self)  # super() does not find its class behind slots
+        _CloudEvent.__post_init__(self)  # super() fails in a dataclass with slots
         if not self.uri or len(self.uri) > MAX_URI_LENGTH:
             raise ValueError(f"uri is empty or longer than {MAX_URI_LENGTH}")
         if not is_visible_ascii(self.uri):
@@ -96,7 +91,7 @@ class AccessEvent(_CloudEvent):
 
     @classmethod
     def of(cls, uri: str, *, name: str, source: str = "/", timestamp_ms: int | None = None) -> Self:
-        """An event of a moment, else of now; a URI over the limit is cut and marked."""
+        """An event at `timestamp_ms`, by default now; a URI over the limit is truncated."""
         return cls(
             uri=uri[:MAX_URI_LENGTH],
             name=name,
@@ -117,7 +112,7 @@ class AccessEvent(_CloudEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FullTextEvent(_CloudEvent):
-    """One note that somebody wrote, unchanged. Raises ValueError when it breaks the contract."""
+    """One note, unchanged. Raises ValueError when it violates the contract."""
 
     type: ClassVar[str] = FULL_TEXT_EVENT_TYPE
 
@@ -133,12 +128,12 @@ class FullTextEvent(_CloudEvent):
 
 
 def name_defect(name: object) -> str | None:
-    """Why something cannot be an event's name, in one word, or None."""
+    """Why a value cannot be the name of an event, in one word; None if it can."""
     return _defect(name, MAX_NAME_LENGTH)
 
 
 def text_defect(text: object) -> str | None:
-    """Why something cannot be an event's text, in one word, or None."""
+    """Why a value cannot be the text of an event, in one word; None if it can."""
     return _defect(text, MAX_TEXT_LENGTH)
 
 
@@ -163,8 +158,8 @@ def is_visible_ascii(text: str) -> bool:
 def uri_as_received(raw_path: bytes, query_string: bytes) -> str:
     """The request target without scheme, host and userinfo; neither decoded nor normalised.
 
-    Servers hand on the absolute form (`GET http://user:password@host/x`) or not; both become `/x`.
-    Raises ValueError when the target is none that HTTP knows, or has raw bytes to be encoded.
+    Some servers pass on the absolute form (`GET http://user:password@host/x`); it becomes `/x`.
+    Raises ValueError when HTTP defines no such target, or when it has bytes that must be encoded.
     """
     target = (raw_path + b"?" + query_string if query_string else raw_path).decode("ascii")
     if not is_visible_ascii(target):
@@ -179,24 +174,5 @@ def uri_as_received(raw_path: bytes, query_string: bytes) -> str:
 
 
 def _is_version_4(uuid: UUID) -> bool:
-    """By RFC 9562; the property `version` of a UUID takes three times as long."""
+    """As RFC 9562 defines it; the property `version` of a UUID takes three times as long."""
     return (uuid.int >> 76) & 0xF == 4 and (uuid.int >> 62) & 0x3 == 2
-
-
-@lru_cache
-def _same_of_all(kind: str, source: str) -> tuple[Header, Header, Header]:
-    return (
-        ("ce_specversion", b"1.0"),
-        ("ce_source", source.encode()),
-        ("ce_type", kind.encode()),
-    )
-
-
-def _rfc3339(timestamp_ms: int) -> bytes:
-    seconds, milliseconds = divmod(timestamp_ms, 1_000)
-    return b"%b.%03dZ" % (_rfc3339_seconds(seconds), milliseconds)
-
-
-@lru_cache(maxsize=4)
-def _rfc3339_seconds(seconds: int) -> bytes:
-    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat().encode()

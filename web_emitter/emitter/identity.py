@@ -1,7 +1,7 @@
-"""Who accessed: the hook that names a visitor, and its safe call.
+"""The name of a visitor: the identify hook and its safe call.
 
-Belongs here: the demo's hook, loading the hook of `KP_EMITTER_IDENTIFY`, falling back to
-"anonymous". Does not belong here: authentication; a hook reads what that left in the scope.
+Belongs here: the demo's hook, loading the hook of `KP_EMITTER_IDENTIFY`, the fallback "anonymous".
+Does not belong here: authentication; a hook reads its result from the ASGI scope.
 """
 
 import importlib
@@ -11,8 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
-from starlette.types import Scope
-
+from web_emitter.emitter.asgi import Scope
 from web_emitter.emitter.events import name_defect
 from web_emitter.emitter.rate_limit import RateLimitedLogger
 
@@ -23,12 +22,12 @@ IdentifyHook = Callable[[Scope], str]
 
 
 def random_demo_name(scope: Scope) -> str:
-    """The demo's visitor: one of the four names that have reference rows, drawn at random."""
+    """The demo's visitor: at random one of the four names that have reference data."""
     return random.choice(DEMO_NAMES)
 
 
 def load_hook(path: str) -> IdentifyHook:
-    """The function that `module:function` names. Raises ValueError when there is none."""
+    """The function that `module:function` names. Raises ValueError when it does not exist."""
     module_name, _, name = path.partition(":")
     try:
         hook = getattr(importlib.import_module(module_name), name)
@@ -36,18 +35,18 @@ def load_hook(path: str) -> IdentifyHook:
         raise ValueError(f"KP_EMITTER_IDENTIFY={path}: {error}") from error
     if not callable(hook) or inspect.iscoroutinefunction(hook):
         raise ValueError(f"KP_EMITTER_IDENTIFY={path} is not a plain function")
-    return hook  # type: ignore[no-any-return]  # a foreign module: checked at each call instead
+    return hook  # type: ignore[no-any-return]  # its result is checked at each call
 
 
 class Identity:
-    """Calls a hook that may be wrong: whatever it does, a name comes back.
+    """Calls the hook and returns a valid name, also when the hook fails.
 
     `anonymous` counts the fallbacks by reason: raised, not_text, empty, too_long, not_unicode.
     """
 
     def __init__(self, hook: IdentifyHook, logger: logging.Logger) -> None:
         self._hook = hook
-        self._throttle = RateLimitedLogger(logger)
+        self._logger = RateLimitedLogger(logger)
         self.anonymous: Counter[str] = Counter()
 
     def __call__(self, scope: Scope) -> str:
@@ -60,5 +59,5 @@ class Identity:
 
     def _fall_back(self, reason: str, detail: str = "") -> str:
         self.anonymous[reason] += 1
-        self._throttle.warning("identify gave no usable name: %s %s", reason, detail)
+        self._logger.warning("the identify hook returned no valid name: %s %s", reason, detail)
         return ANONYMOUS

@@ -1,6 +1,6 @@
-"""The book of one producer: every event stands in exactly one column, at any moment.
+"""The delivery ledger of one producer: at any time every event is in exactly one state.
 
-Belongs here: the columns and how an event moves between them. Does not belong here: Kafka
+Belongs here: the states and the transitions between them. Does not belong here: Kafka
 (`producer.py`) and the disk (`spool.py`).
 """
 
@@ -11,19 +11,20 @@ from itertools import islice
 from threading import Lock
 from typing import Any
 
-from web_emitter.emitter.spool import ACKED, WAITING, Place, Record
+from web_emitter.emitter.spool import ACKED, WAITING, Location, Record
 
 SLOW_DISK = "spool_slow"
-"""Why an event is dropped when nothing is known to be wrong with the spool."""
+"""The reason of a drop when the spool has reported no error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of the events: accepted = acked + in_flight + spooled + dropped.
+    """Number of events by state: accepted = acked + in_flight + spooled + dropped.
 
-    `recovered` are those of the accepted that an earlier process had accepted and left on disk.
-    `in_flight` is in memory, with librdkafka or on the way to the disk (with librdkafka it is on
-    disk too, when that takes long); `spooled` is on disk only; `dropped` is lost, by the reason.
+    `recovered` is the part of `accepted` that an earlier process accepted and left on disk.
+    `in_flight` events are in memory, in librdkafka's queue or waiting for the disk (slow ones in
+    librdkafka's queue are on disk too); `spooled` events are on disk only; `dropped` events are
+    lost, by reason.
     """
 
     accepted: int = 0
@@ -44,26 +45,27 @@ class Counts:
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """An event in flight: with librdkafka, or waiting for the disk, or both."""
+    """An event in flight: in librdkafka's queue (`is_produced`), waiting for the disk, or both."""
 
     record: Record
-    since: float
-    with_kafka: bool = True
-    place: Place | None = None
-    is_over: bool = False
+    accepted_at: float
+    is_produced: bool = True
+    location: Location | None = None
+    is_done: bool = False
 
 
 class Ledger:
-    """Written by the sending threads, by the one that serves delivery reports, and by the one that
-    owns the spool; no call waits for anything but a few steps of another.
+    """Used by the publishing threads, by the thread that serves delivery reports, and by the thread
+    that owns the spool. A call holds the lock for a few instructions only.
 
-    At most `max_waiting` events, with bodies of `max_waiting_bytes`, wait for the disk alone, and
-    at most `max_with_kafka` are with librdkafka. `obstacle` names what keeps them from the disk.
+    At most `max_waiting` events, with bodies of `max_waiting_bytes`, wait for the disk only, and at
+    most `max_produced` are in librdkafka's queue. `spool_error` is why events do not reach the
+    disk, or empty.
     """
 
-    def __init__(self, max_with_kafka: int, max_waiting: int, max_waiting_bytes: int) -> None:
-        self.obstacle = ""
-        self._max_in_flight = max_with_kafka + max_waiting
+    def __init__(self, max_produced: int, max_waiting: int, max_waiting_bytes: int) -> None:
+        self.spool_error = ""
+        self._max_in_flight = max_produced + max_waiting
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
         self._lock = Lock()
@@ -72,68 +74,69 @@ class Ledger:
         self._dropped: Counter[str] = Counter()
         self._unwritten: dict[Pending, None] = {}  # oldest first
         self._waiting = self._waiting_bytes = 0
-        self._settled: deque[tuple[Place, int]] = deque()
+        self._settled: deque[tuple[Location, int]] = deque()
 
     def close(self) -> None:
-        """No event is accepted any more."""
+        """Stop accepting events."""
         with self._lock:
             self._is_closed = True
 
     def accept(self) -> str | None:
-        """A new event, which may still have to be made. The reason when there is no room for it and
-        it is dropped."""
+        """Count a new event, which may not be created yet. Returns the reason when it is dropped
+        because there is no room, else None."""
         with self._lock:
             self._accepted += 1
             if not self._is_closed and self._in_flight < self._max_in_flight:
                 self._in_flight += 1
                 return None
-            reason = "closed" if self._is_closed else self.obstacle or SLOW_DISK
+            reason = "closed" if self._is_closed else self.spool_error or SLOW_DISK
             self._dropped[reason] += 1
             return reason
 
-    def made(self, record: Record, since: float) -> Pending:
-        """An accepted event, which goes to librdkafka, also after the end."""
-        pending = Pending(record, since)
+    def created(self, record: Record, accepted_at: float) -> Pending:
+        """The record of an accepted event, which is produced even when the ledger is closed."""
+        pending = Pending(record, accepted_at)
         with self._lock:
             self._unwritten[pending] = None
         return pending
 
-    def not_made(self) -> None:
-        """An accepted event that there will never be."""
+    def creation_failed(self) -> None:
+        """Drop an accepted event whose record could not be created."""
         with self._lock:
             self._in_flight -= 1
             self._dropped["error"] += 1
 
     def recover(self, events: int) -> None:
+        """Count events that were adopted from the spool of a dead process."""
         with self._lock:
             self._accepted += events
             self._recovered += events
             self._spooled += events
 
-    def retry(self, place: Place, record: Record, now: float) -> Pending:
-        """An event of the spool that goes to librdkafka."""
+    def retry(self, location: Location, record: Record, now: float) -> Pending:
+        """A spooled event that is produced again."""
         with self._lock:
             self._spooled -= 1
             self._in_flight += 1
-        return Pending(record, now, place=place)
+        return Pending(record, now, location=location)
 
     def ack(self, pending: Pending) -> None:
         with self._lock:
             self._acked += 1
-            self._leave(pending)
+            self._finish(pending)
 
     def drop(self, pending: Pending, reason: str) -> None:
         with self._lock:
             self._dropped[reason] += 1
-            self._leave(pending)
+            self._finish(pending)
 
-    def give_back(self, pending: Pending) -> str | None:
-        """librdkafka does not have it (any more): the spool does, or will. The reason when it will
-        not and the event is dropped."""
+    def return_to_spool(self, pending: Pending) -> str | None:
+        """The event is not in librdkafka's queue (any more): it stays on disk or waits for it.
+        Returns the reason when it is dropped because there is no room, else None."""
         with self._lock:
-            pending.with_kafka = False
-            if pending.place is not None:
-                self._stay(pending.place)
+            pending.is_produced = False
+            if pending.location is not None:
+                self._keep_spooled(pending.location)
                 return None
             size = len(pending.record.body)
             if self._waiting < self._max_waiting and (
@@ -142,54 +145,54 @@ class Ledger:
                 self._waiting += 1
                 self._waiting_bytes += size
                 return None
-            reason = self.obstacle or SLOW_DISK
-            pending.with_kafka = True  # it does not count among those that wait
+            reason = self.spool_error or SLOW_DISK
+            pending.is_produced = True  # it is not counted as waiting
             self._dropped[reason] += 1
-            self._leave(pending)
+            self._finish(pending)
             return reason
 
     def unwritten(self, before: float, limit: int) -> list[Pending]:
-        """The oldest events of before a moment that are not on disk."""
+        """The oldest events that were accepted before a time and are not on disk."""
         due: list[Pending] = []
         with self._lock:
             for pending in self._unwritten:
-                if pending.since > before or len(due) == limit:
+                if pending.accepted_at > before or len(due) == limit:
                     break
                 due.append(pending)
         return due
 
-    def wrote(self, pending: Pending, place: Place) -> None:
-        """The event is on disk; it may have been delivered meanwhile."""
+    def written(self, pending: Pending, location: Location) -> None:
+        """The event is on disk; it may have been delivered during the write."""
         with self._lock:
-            if pending.is_over:
-                self._settled.append((place, ACKED))
+            if pending.is_done:
+                self._settled.append((location, ACKED))
                 return
-            self._forget_unwritten(pending)
-            pending.place = place
-            if not pending.with_kafka:
-                self._stay(place)
+            self._remove_unwritten(pending)
+            pending.location = location
+            if not pending.is_produced:
+                self._keep_spooled(location)
 
-    def lose(self, place: Place) -> None:
-        """An event of the spool cannot be read any more."""
+    def unreadable(self, location: Location) -> None:
+        """Drop a spooled event that can no longer be read."""
         with self._lock:
             self._spooled -= 1
             self._dropped["spool_damaged"] += 1
-            self._settled.append((place, ACKED))
+            self._settled.append((location, ACKED))
 
     def take_waiting(self, limit: int) -> list[Pending]:
-        """The oldest events that wait for the disk alone; they go to librdkafka again."""
+        """The oldest events that wait for the disk only; they are produced again."""
         with self._lock:
             if not self._waiting or limit <= 0:
                 return []
-            waiting = (pending for pending in self._unwritten if not pending.with_kafka)
+            waiting = (pending for pending in self._unwritten if not pending.is_produced)
             taken = list(islice(waiting, limit))
             for pending in taken:
-                self._wait_no_more(pending)
-                pending.with_kafka = True
+                self._stop_waiting(pending)
+                pending.is_produced = True
             return taken
 
-    def settled(self) -> Iterator[tuple[Place, int]]:
-        """What the spool has to be told, each once."""
+    def settled(self) -> Iterator[tuple[Location, int]]:
+        """The new states of spooled records; each is returned once."""
         while self._settled:
             yield self._settled.popleft()
 
@@ -204,24 +207,24 @@ class Ledger:
                 recovered=self._recovered,
             )
 
-    def _leave(self, pending: Pending) -> None:
-        pending.is_over = True
+    def _finish(self, pending: Pending) -> None:
+        pending.is_done = True
         self._in_flight -= 1
-        if pending.place is not None:
-            self._settled.append((pending.place, ACKED))
+        if pending.location is not None:
+            self._settled.append((pending.location, ACKED))
         else:
-            self._forget_unwritten(pending)
+            self._remove_unwritten(pending)
 
-    def _stay(self, place: Place) -> None:
+    def _keep_spooled(self, location: Location) -> None:
         self._in_flight -= 1
         self._spooled += 1
-        self._settled.append((place, WAITING))
+        self._settled.append((location, WAITING))
 
-    def _forget_unwritten(self, pending: Pending) -> None:
+    def _remove_unwritten(self, pending: Pending) -> None:
         self._unwritten.pop(pending, None)
-        if not pending.with_kafka:
-            self._wait_no_more(pending)
+        if not pending.is_produced:
+            self._stop_waiting(pending)
 
-    def _wait_no_more(self, pending: Pending) -> None:
+    def _stop_waiting(self, pending: Pending) -> None:
         self._waiting -= 1
         self._waiting_bytes -= len(pending.record.body)

@@ -1,7 +1,7 @@
-"""A log line that could come thousands of times a second, said once per interval.
+"""A log message that may occur thousands of times a second, written once per interval.
 
-Belongs here: holding back repeated lines and saying how many were. Does not belong here: counting
-for people and machines, which whoever logs does itself.
+Belongs here: suppressing repeated messages and logging their number. Does not belong here: metrics,
+which the callers count.
 """
 
 import logging
@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 
 class RateLimitedLogger:
-    """One kind of line of one logger. Two threads may both speak at the turn of an interval."""
+    """Writes one kind of message to a logger, at most once per interval. At the end of an interval
+    two threads may both write."""
 
     def __init__(
         self,
@@ -22,17 +23,17 @@ class RateLimitedLogger:
         self._logger = logger
         self._interval_seconds = interval_seconds
         self._clock = clock
-        self._silent_until = float("-inf")
-        self._held_back = 0
+        self._next_at = float("-inf")
+        self._suppressed = 0
 
     def warning(self, message: str, *values: object) -> None:
         self.log(logging.WARNING, message, *values)
 
     def log(self, level: int, message: str, *values: object) -> None:
         now = self._clock()
-        if now < self._silent_until:
-            self._held_back += 1
+        if now < self._next_at:
+            self._suppressed += 1
             return
-        held_back, self._held_back = self._held_back, 0
-        self._silent_until = now + self._interval_seconds
-        self._logger.log(level, message + " (%d like it held back)", *values, held_back)
+        suppressed, self._suppressed = self._suppressed, 0
+        self._next_at = now + self._interval_seconds
+        self._logger.log(level, message + " (%d similar messages suppressed)", *values, suppressed)

@@ -1,15 +1,15 @@
-"""What must not reach Kafka is taken out of a uri; all other bytes stay as they were received.
+"""Removal of secret and personal data from a URI; all other bytes stay as they were received.
 
-Belongs here: which parts of a uri are secret or personal. Does not belong here: reading a request
-(`events.uri_as_received`, which has left out user and password), names (`identity.py`).
+Belongs here: which parts of a URI are secret or personal. Does not belong here: reading a request
+(`events.uri_as_received`, which omits user and password), names (`identity.py`).
 
-A query's value is kept only when its key is allowed, no rule denies the key, and the value, once
-decoded, looks like nothing secret: a JWT, an e-mail address, a card number, long hex or base64, or
-another query or encoding inside. A piece without `=` is a value without a key. In a path, where
-identifiers are expected, JWTs, e-mail addresses and card numbers are taken out, and the values of
-matrix parameters (`;jsessionid=`). A fragment is no part of a request: all of it goes.
+A query value is kept only if its key is allowed, no rule denies the key, and the decoded value
+does not look secret: no JWT, e-mail address, card number, long hex or base64, nested query or
+encoding. A piece without `=` is a value without a key. In a path, where identifiers are expected,
+JWTs, e-mail addresses, card numbers and the values of matrix parameters (`;jsessionid=`) are
+redacted. A fragment is no part of a request and is redacted completely.
 
-The work is linear in what is stored: it ends where an event's uri is cut.
+Time is linear in what is stored: redaction stops where the URI of an event is truncated.
 """
 
 import re
@@ -28,12 +28,12 @@ _WORD = re.compile("[a-z0-9]+")
 
 _SEPARATORS = ("&", ";")
 _SEPARATOR = re.compile("([&;])")
-# Most paths, names and values have nothing to look for.
+# A path without a match, and a key or value that is plain, needs no further check.
 _SUSPICIOUS_PATH = re.compile("[@;%]|eyJ|[2-6](?:[ -]?[0-9]){12}")
 _PLAIN = re.compile("[A-Za-z0-9_.,:-]{0,12}")
 _JWT = re.compile(r"(?<![\w-])eyJ[\w-]++\.[\w-]")
 _EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,8}\.[^\W\d_]{2,24}")
-# Not within a word, and not the beginning of a UUID that happens to be of digits.
+# Not within a word, and not the beginning of a UUID that consists of digits.
 _DIGITS = re.compile("(?<![0-9A-Za-z])[2-6](?:[ -]?[0-9]){12,18}(?![0-9A-Za-z]|-[0-9A-Fa-f]{4}-)")
 _RUN = re.compile(r"[A-Za-z0-9_+/=-]{16,}+")
 _HEX = re.compile("[0-9A-Fa-f]{16,}+")
@@ -41,25 +41,25 @@ _NESTED = re.compile("[%=?&;#]")
 
 
 def is_denied(key: str) -> bool:
-    """Whether a key's values are never kept: `token`, also in `X-Access-Token`."""
+    """Whether the values of a key are always redacted: `token`, also in `X-Access-Token`."""
     lower = key.lower()
     return bool(_DENIED_INSIDE.search(lower)) or not _DENIED_WORDS.isdisjoint(_WORD.findall(lower))
 
 
 class Redaction:
-    """Takes values out of uris, and counts them. Raises ValueError for a key that is denied."""
+    """Redacts values in URIs and counts them. Raises ValueError for denied keys."""
 
     def __init__(self, allowed_keys: Iterable[str] = ()) -> None:
         self._allowed = frozenset(key.strip().lower() for key in allowed_keys if key.strip())
         plain = "|".join(re.escape(key) for key in self._allowed if _PLAIN.fullmatch(key))
-        # Pieces that are kept as they are, which most of a page's links have.
+        # Fast path for the pieces that most links of a page have and that are kept as they are.
         self._kept = re.compile(f"(?:{plain})=[A-Za-z0-9_.,:-]{{0,12}}" if plain else "(?!)")
         if denied := sorted(filter(is_denied, self._allowed)):
-            raise ValueError(f"the values of {', '.join(denied)} are never kept")
+            raise ValueError(f"the values of {', '.join(denied)} are always redacted")
         self.count = 0
 
     def __call__(self, uri: str) -> str:
-        """The uri as it may be stored; it is at least as long as what is stored of it."""
+        """The URI without secrets; it is at least as long as the part that is stored."""
         target, fragment_mark, fragment = uri.partition("#")
         path, query_mark, query = target.partition("?")
         if _SUSPICIOUS_PATH.search(path):
@@ -114,7 +114,7 @@ class Redaction:
         return f"{self._key(key)}={value}"
 
     def _key(self, key: str) -> str:
-        """A key is a name, unless somebody's address or token stands there."""
+        """A key is redacted if it is an address or a token."""
         return self._redacted() if _is_secret(_decoded(key)) else key
 
     def _redacted(self) -> str:
@@ -153,7 +153,7 @@ def _is_random(run: str) -> bool:
 
 
 def _is_card_number(text: str) -> bool:
-    """By the check digit of ISO/IEC 7812 (Luhn)."""
+    """Checks the digit of ISO/IEC 7812 (Luhn)."""
     digits = [int(each) for each in reversed(text) if each.isdigit()]
     doubled = (sum(divmod(2 * each, 10)) for each in digits[1::2])
     return (sum(digits[::2]) + sum(doubled)) % 10 == 0

@@ -1,14 +1,14 @@
 """Events on disk while Kafka has not acknowledged them.
 
-Belongs here: the bytes of a record, segments, recovery after a crash, taking over the folder of a
-worker that died. Does not belong here: which event is written, sent or given up (`ledger.py`,
+Belongs here: the encoding of a record, segments, recovery after a crash, adopting the folder of a
+dead worker. Does not belong here: which events are written, produced or dropped (`ledger.py`,
 `producer.py`).
 
-Below the spool's folder each worker has one of its own, whose file `lock` it holds by flock while
-it lives, with append-only segments. A record is the length and the CRC32 of a payload (big-endian,
-four bytes each), then the payload. That a record was acknowledged is not written: a segment is
-deleted when all of its records are, so a crash sends again the rest of a segment. The pipeline
-makes one document of both. One thread owns a Spool.
+Each worker has its own subfolder with append-only segments, and holds the file `lock` in it by
+flock as long as it runs. A record is the length and the CRC32 of a payload (big-endian, four bytes
+each), then the payload. Acknowledgements are not written: a segment is deleted when all of its
+records are acknowledged. After a crash the remaining segments are produced again; the indexer makes
+one document of duplicates. One thread owns a Spool.
 """
 
 import fcntl
@@ -25,27 +25,27 @@ from uuid import uuid4
 
 import orjson
 
-from web_emitter.emitter.events import Header
+from web_emitter.contract import Header
 
 SEGMENT_BYTES = 1 << 20
 WAITING, SENT, ACKED = range(3)
-"""Of a record: to be sent, with librdkafka, delivered."""
+"""States of a record: to be produced, in librdkafka's queue or in memory, delivered."""
 
 _FRAME = struct.Struct(">II")
 _SUFFIX = ".segment"
 _LOCK = "lock"
-_UNFINISHED = "."  # the beginning of a name that no other worker looks at
+_UNFINISHED = "."  # prefix of a folder name that other workers ignore
 
 
 class Record(NamedTuple):
-    """A message as Kafka gets it."""
+    """A message as it is produced to Kafka."""
 
     timestamp_ms: int
     body: bytes
     headers: list[Header]
 
     def encoded(self) -> bytes:
-        """JSON, in which each byte of body and headers is one character."""
+        """Framed JSON in which each byte of body and headers is one character."""
         headers = [(key, _text(value)) for key, value in self.headers]
         payload = orjson.dumps((self.timestamp_ms, headers, self.body.decode("latin-1")))
         return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
@@ -69,7 +69,7 @@ def _value(text: str) -> bytes:
 
 
 class Segment:
-    """One file: where each record begins and what became of it."""
+    """One file: the offset and the state of each record."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -82,8 +82,8 @@ class Segment:
         return self.path.name < other.path.name
 
     @property
-    def began(self) -> float:
-        """When it was made, in seconds since 1970 UTC."""
+    def created_at(self) -> float:
+        """In seconds since 1970 UTC."""
         return int(self.path.name.partition("-")[0]) / 1e9
 
     def add(self, offset: int, state: int) -> int:
@@ -93,16 +93,16 @@ class Segment:
         return len(self.offsets) - 1
 
 
-class Place(NamedTuple):
-    """Where a record lies."""
+class Location(NamedTuple):
+    """The segment of a record and its number there."""
 
     segment: Segment
     number: int
 
 
 class Status(NamedTuple):
-    """How many bytes a spool holds, and since when (seconds since 1970 UTC). `damaged_bytes` were
-    found after crashes and belong to no record."""
+    """The size of a spool in bytes and the time of its oldest segment (seconds since 1970 UTC).
+    `damaged_bytes` were found after crashes and belong to no record."""
 
     size: int = 0
     since: float | None = None
@@ -110,8 +110,8 @@ class Status(NamedTuple):
 
 
 class Spool:
-    """The segments of one worker below `folder`, at most `max_bytes` of them. What reaches the disk
-    raises OSError when that is full, gone or not ours."""
+    """The segments of one worker below `folder`, at most `max_bytes` in all. Methods that access
+    the disk raise OSError when it is full, missing or not writable."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._root = folder
@@ -126,7 +126,7 @@ class Spool:
         self.sent = 0
 
     def open(self) -> None:
-        """Makes this worker's folder, locked before others can see it; again when it is gone."""
+        """Create this worker's folder, unless it exists; it is locked before it becomes visible."""
         if self._lock is not None and self._folder.is_dir():
             return
         self._seal()
@@ -145,17 +145,16 @@ class Spool:
         self._lock = lock
 
     def adopt(self, limit: int) -> Iterator[int]:
-        """Takes over at most `limit` segments that dead workers have left; of each, how many events
-        it holds."""
+        """Adopt at most `limit` segments of dead workers; yields the number of events of each."""
         for folder in self._root.iterdir():
             if folder != self._folder and not folder.name.startswith(_UNFINISHED):
                 for events in self._adopt(folder, limit):
                     limit -= 1
                     yield events
 
-    def append(self, records: Sequence[Record]) -> list[Place]:
-        """Stores the first records, as many as there is room for, and returns when they are on
-        disk, state SENT. All or, with an OSError, none."""
+    def append(self, records: Sequence[Record]) -> list[Location]:
+        """Write the first records, as many as there is room for. They are on disk, in state SENT,
+        when this returns; if it raises OSError none is."""
         room = self._max_bytes - self.size
         encoded: list[bytes] = []
         for record in records:
@@ -165,9 +164,9 @@ class Spool:
             encoded.append(data)
         return self._write(encoded) if encoded else []
 
-    def take(self, limit: int) -> list[tuple[Place, Record | None]]:
-        """The oldest records that wait, now SENT; None is one that cannot be read any more."""
-        taken: list[tuple[Place, Record | None]] = []
+    def take(self, limit: int) -> list[tuple[Location, Record | None]]:
+        """The oldest WAITING records, which become SENT; None for a record that is unreadable."""
+        taken: list[tuple[Location, Record | None]] = []
         for segment in self._segments:
             if len(taken) >= limit:
                 break
@@ -175,14 +174,14 @@ class Spool:
             data = _content(segment.path) if index >= 0 else b""
             while index >= 0 and len(taken) < limit:
                 segment.states[index] = SENT
-                taken.append((Place(segment, index), _read(data, segment.offsets[index])))
+                taken.append((Location(segment, index), _read(data, segment.offsets[index])))
                 index = segment.states.find(WAITING, index)
         self.sent += len(taken)
         return taken
 
-    def settle(self, place: Place, state: int) -> None:
-        """What became of a SENT record: ACKED, or WAITING again."""
-        segment, number = place
+    def settle(self, location: Location, state: int) -> None:
+        """Set the state of a SENT record to ACKED or back to WAITING."""
+        segment, number = location
         segment.states[number] = state
         self.sent -= 1
         if state == ACKED:
@@ -196,11 +195,11 @@ class Spool:
         return sum(segment.size for segment in self._segments)
 
     def status(self) -> Status:
-        since = self._segments[0].began if self._segments else None
+        since = self._segments[0].created_at if self._segments else None
         return Status(self.size, since, self._damaged_bytes)
 
     def close(self) -> None:
-        """Lets go of the folder: whoever starts next takes it over, unless it is empty."""
+        """Release the folder for adoption by another worker; remove it if it is empty."""
         self._seal()
         if self._lock is not None and not self._segments:
             _remove_folder(self._folder)
@@ -215,7 +214,7 @@ class Spool:
         try:
             lock = _locked(folder / _LOCK)
         except (FileNotFoundError, NotADirectoryError):
-            return  # another worker took it over just now, or it is no worker's
+            return  # another worker has adopted it, or it is no spool
         if lock is None:
             return
         try:
@@ -242,22 +241,22 @@ class Spool:
         insort(self._segments, segment)
         return segment.unacked
 
-    def _write(self, encoded: list[bytes]) -> list[Place]:
+    def _write(self, encoded: list[bytes]) -> list[Location]:
         data = b"".join(encoded)
         segment = self._room_for(len(data))
         try:
             if os.write(self._descriptor, data) < len(data):
-                raise OSError(f"{segment.path} took a part only")
+                raise OSError(f"{segment.path} was written partially")
             os.fdatasync(self._descriptor)
         except OSError:
             self._undo(segment)
             raise
-        places = []
+        locations = []
         for each in encoded:
-            places.append(Place(segment, segment.add(segment.size, SENT)))
+            locations.append(Location(segment, segment.add(segment.size, SENT)))
             segment.size += len(each)
-        self.sent += len(places)
-        return places
+        self.sent += len(locations)
+        return locations
 
     def _room_for(self, size: int) -> Segment:
         if self._open is not None and self._open.size + size > SEGMENT_BYTES:
@@ -272,7 +271,7 @@ class Spool:
         return self._open
 
     def _undo(self, segment: Segment) -> None:
-        """Half a batch is no record; and a segment that failed once is not written again."""
+        """Remove a partial write and seal the segment, which is not written again."""
         try:
             os.ftruncate(self._descriptor, segment.size)
         finally:
@@ -293,7 +292,7 @@ class Spool:
 
 
 def _locked(path: Path) -> int | None:
-    """The descriptor of a locked file, or None while another process holds it."""
+    """The descriptor of a locked file, or None while another process holds the lock."""
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -304,8 +303,8 @@ def _locked(path: Path) -> int | None:
 
 
 def _records(data: bytes) -> Iterator[tuple[int, int]]:
-    """Each good record's offset and length. One whose CRC is wrong is passed over; after a length
-    that leads out of the file, as a crash leaves it, nothing can be found."""
+    """Offset and length of each valid record. A record with a wrong CRC is skipped; a length beyond
+    the end of the file, as a crash leaves it, ends the iteration."""
     offset = 0
     while offset + _FRAME.size <= len(data):
         length, checksum = _FRAME.unpack_from(data, offset)
@@ -318,7 +317,7 @@ def _records(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _content(path: Path) -> bytes:
-    """All of a segment; nothing when it cannot be read."""
+    """The bytes of a segment; empty when it cannot be read."""
     try:
         return path.read_bytes()
     except OSError:
@@ -341,7 +340,7 @@ def _remove_folder(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A file's name is on disk only after its folder is."""
+    """The name of a file is on disk only after its folder is synced."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

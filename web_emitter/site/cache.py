@@ -1,6 +1,6 @@
-"""An answer that many ask for is found once and kept for a moment.
+"""A cached value that all requests share.
 
-Belongs here: that. Does not belong here: what is asked.
+Belongs here: expiry, and loading once for concurrent callers. Does not belong here: what is loaded.
 """
 
 import asyncio
@@ -12,32 +12,41 @@ T = TypeVar("T")
 
 
 class TTLCache(Generic[T]):
-    """The answer of `ask`, at most `seconds` old; asked once for all who wait. Half as old, it is
-    asked for anew while the old one is still given, so that under steady reading nobody waits. A
-    failure is raised to each who waits for it, and not kept."""
+    """The result of `load`, at most `ttl_seconds` old, loaded once for all concurrent callers.
 
-    def __init__(self, ask: Callable[[], Awaitable[T]], seconds: float) -> None:
-        self._ask = ask
-        self._seconds = seconds
-        self._asking: asyncio.Task[T] | None = None
-        self._found: tuple[T, float] | None = None
+    At half of that age it is reloaded in the background while the old value is still returned, so
+    that no caller waits under steady load. Errors are raised to waiting callers and not cached.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Awaitable[T]],
+        ttl_seconds: float,
+        *,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._load = load
+        self._ttl_seconds = ttl_seconds
+        self._clock = clock
+        self._loading: asyncio.Task[T] | None = None
+        self._cached: tuple[T, float] | None = None
 
     async def __call__(self) -> T:
-        age = monotonic() - self._found[1] if self._found else float("inf")
-        if self._asking is None and age >= self._seconds / 2:
-            self._asking = asyncio.create_task(self._answer())
-            self._asking.add_done_callback(self._asked)
-        if self._found and age < self._seconds:
-            return self._found[0]
-        assert self._asking is not None
-        return await asyncio.shield(self._asking)  # one who goes away takes nothing from the others
+        age = self._clock() - self._cached[1] if self._cached else float("inf")
+        if self._loading is None and age >= self._ttl_seconds / 2:
+            self._loading = asyncio.create_task(self._reload())
+            self._loading.add_done_callback(self._loaded)
+        if self._cached and age < self._ttl_seconds:
+            return self._cached[0]
+        assert self._loading is not None
+        return await asyncio.shield(self._loading)  # a cancelled caller does not affect the others
 
-    async def _answer(self) -> T:
-        answer = await self._ask()
-        self._found = answer, monotonic()
-        return answer
+    async def _reload(self) -> T:
+        value = await self._load()
+        self._cached = value, self._clock()
+        return value
 
-    def _asked(self, task: "asyncio.Task[T]") -> None:
-        self._asking = None
+    def _loaded(self, task: "asyncio.Task[T]") -> None:
+        self._loading = None
         if not task.cancelled():
-            task.exception()  # nobody may have waited for it
+            task.exception()  # marks it as retrieved, as there may be no waiting caller

@@ -1,8 +1,8 @@
-"""How Elasticsearch is asked: the one connection, and what every question has in common.
+"""Searching Elasticsearch: the connection, and what all requests have in common.
 
-Belongs here: the client, its errors, the order "newest first" and cursors in it. Does not belong
-here: a question and its answer as values (`logs.py`, `notes.py`, `insights.py`) and how they look
-(`pages.py`). Pages never query Trino: it is a back-end tool.
+Belongs here: the client, its errors, the order "newest first" and its cursors. Does not belong
+here: requests and results as values (`analysis/logs.py`, `analysis/insights.py`,
+`notes/search.py`), presentation. Pages never query Trino: it is a back-end tool.
 """
 
 import ssl
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from elasticsearch import AsyncElasticsearch
 
 Sort = list[Mapping[str, Any]]
-# Characters of the words of a search; more is cut. 20,000 words joined by `|` end Elasticsearch
-# with a StackOverflowError of the whole server [ran].
+# Maximum length of a search in characters; the rest is ignored. 20,000 words joined by `|` crash
+# Elasticsearch with a StackOverflowError (verified with 8.19).
 MAX_WORDS_LENGTH = 300
-# FUZZY, NEAR and SLOP are left out: what they cost depends on what somebody types.
+# FUZZY, NEAR and SLOP are left out: their cost depends on the input.
 _OPERATORS = "AND|ESCAPE|NOT|OR|PHRASE|PRECEDENCE|PREFIX|WHITESPACE"
-_LONGEST_TOKEN = 200
-_LONGEST_REACH = 30 * 86_400_000  # milliseconds
-# What is said of a shard that went away during a search.
+_MAX_TOKEN_LENGTH = 200
+_MAX_REACH = 30 * 86_400_000  # milliseconds
+# HTTP statuses when an index or shard disappears during a search.
 _GONE = (404, 503)
 _LONG = range(-(2**63), 2**63)
 LATEST = _LONG[-1]  # milliseconds
 
-# Before the first document the fields are mapped nowhere, and sorting by them would be an error.
-# A place in the topic tells events of one millisecond apart. The uuid would as well, but events lie
-# in the order they came in, so each of a large segment is the newest for a moment, and its text
-# would be looked up: 0.2 s for a million events, a fifth of that with numbers.
+# Without any document the fields have no mapping, and sorting by them would be an error. Partition
+# and offset order events of one millisecond. The uuid would too, but segments hold events in order
+# of arrival, so each in turn is the newest and its text is loaded: 0.2 s for a million events, five
+# times as long as with numbers.
 NEWEST_FIRST: Sort = [
     {"@timestamp": {"order": "desc", "unmapped_type": "date"}},
     {"partition": {"order": "asc", "unmapped_type": "integer"}},
@@ -51,8 +51,7 @@ OLDEST_FIRST: Sort = [
 
 
 def with_all_words(words: str, fields: Sequence[str]) -> dict[str, Any]:
-    """The query for documents with all of these words in one of the fields, in the syntax of
-    simple_query_string."""
+    """The query for all words in one of the fields, in simple_query_string syntax."""
     return {
         "simple_query_string": {
             "query": words[:MAX_WORDS_LENGTH],
@@ -66,8 +65,8 @@ def with_all_words(words: str, fields: Sequence[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a document stands in the order NEWEST_FIRST, its time in milliseconds since the epoch.
-    The page next to it is likely to lie within `reach` milliseconds of it."""
+    """The sort key of a document in the order NEWEST_FIRST; its time is in milliseconds since the
+    epoch. The neighbouring page is likely to lie within `reach` milliseconds of it."""
 
     milliseconds: int
     partition: int
@@ -75,23 +74,23 @@ class Cursor:
     reach: int
 
     @classmethod
-    def at_the_ends(cls, hits: Sequence[Mapping[str, Any]]) -> tuple[Self, Self]:
-        """The places of the first and the last hit of a page. A page next to it may span ten times
-        as much."""
+    def of_page(cls, hits: Sequence[Mapping[str, Any]]) -> tuple[Self, Self]:
+        """The cursors of the first and the last hit of a page. A neighbouring page may span ten
+        times the range of this one."""
         (newest, *first), (oldest, *last) = hits[0]["sort"], hits[-1]["sort"]
-        reach = min(10 * (newest - oldest) + 50, _LONGEST_REACH)
+        reach = min(10 * (newest - oldest) + 50, _MAX_REACH)
         return cls(newest, first[0], first[1], reach), cls(oldest, last[0], last[1], reach)
 
     @property
-    def place(self) -> list[int]:
-        """What `search_after` takes."""
+    def search_after(self) -> list[int]:
+        """The value of Elasticsearch's `search_after`."""
         return [self.milliseconds, self.partition, self.offset]
 
     @classmethod
     def from_token(cls, token: str) -> Self:
-        """Raises ValueError for a text that is no `token`."""
-        if len(token) > _LONGEST_TOKEN:
-            raise ValueError("no token is as long")
+        """Raises ValueError for a text that is not a `token`."""
+        if len(token) > _MAX_TOKEN_LENGTH:
+            raise ValueError("too long for a cursor")
         value = orjson.loads(urlsafe_b64decode(token + "=" * (-len(token) % 4)))
         if (
             not isinstance(value, list)
@@ -104,21 +103,23 @@ class Cursor:
 
     @property
     def token(self) -> str:
-        """The place as it stands in a link; what is in it is nobody's business."""
-        return urlsafe_b64encode(orjson.dumps([*self.place, self.reach])).rstrip(b"=").decode()
+        """The cursor as an opaque text for a link."""
+        return (
+            urlsafe_b64encode(orjson.dumps([*self.search_after, self.reach])).rstrip(b"=").decode()
+        )
 
 
 class SearchUnavailable(Exception):
-    """Elasticsearch did not give a whole answer; the message says why."""
+    """Elasticsearch returned no complete result; the message is the reason."""
 
 
 @asynccontextmanager
 async def connection(
     url: str, timeout_seconds: float, ca_file: str = "", api_key: str = ""
 ) -> AsyncIterator["AsyncElasticsearch"]:
-    """A client that is closed at the end. It connects on its first question, not here. Without
-    a `ca_file` https trusts the system's authorities."""
-    # One CPU-second: only where it is needed.
+    """A client that is closed at the end. It connects on its first request. Without a `ca_file`
+    https trusts the system's certificate authorities."""
+    # The import takes one CPU-second.
     from elasticsearch import AsyncElasticsearch, OrjsonSerializer
 
     options: dict[str, Any] = {"api_key": api_key} if api_key else {}
@@ -137,23 +138,23 @@ async def connection(
         await client.close()
 
 
-async def ask(client: "AsyncElasticsearch", index: str, **question: Any) -> Mapping[str, Any]:
-    """The answer to one search. Raises SearchUnavailable.
+async def run_search(client: "AsyncElasticsearch", index: str, **request: Any) -> Mapping[str, Any]:
+    """The result of one search. Raises SearchUnavailable.
 
-    An index that does not exist has no hits; half an answer is an error, not few hits. What an
-    index that went away was asked is asked once more: a replay may have put another in its place.
+    A missing index has no hits; partial results are an error. When an index disappears during the
+    search it is repeated once, because an index swap may have replaced it.
     """
     from elasticsearch import ApiError
 
-    asked: dict[str, Any] = {"index": index, "ignore_unavailable": True, **question}
+    arguments: dict[str, Any] = {"index": index, "ignore_unavailable": True, **request}
     with _as_unavailable():
         try:
-            answer = await client.search(allow_partial_search_results=False, **asked)
+            response = await client.search(allow_partial_search_results=False, **arguments)
         except ApiError as error:
             if error.meta.status not in _GONE:
                 raise
-            answer = await client.search(allow_partial_search_results=False, **asked)
-    body: Mapping[str, Any] = answer.body
+            response = await client.search(allow_partial_search_results=False, **arguments)
+    body: Mapping[str, Any] = response.body
     return body
 
 

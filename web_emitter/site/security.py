@@ -1,7 +1,7 @@
-"""What keeps a page of foreign text harmless, and foreign pages from sending our forms.
+"""Protection against cross-site scripting and cross-site request forgery.
 
-Belongs here: headers that every answer carries, and whether a request comes from another site. Does
-not belong here: escaping, which the templates do (`rendering.py`).
+Belongs here: the security headers of every response, and detection of cross-site requests. Does not
+belong here: escaping, which the templates do (`rendering.py`).
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# data: is for images only, the form icons inside Pico's stylesheet.
+# data: is allowed for images only, which are the form icons in Pico's stylesheet.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'self'",
@@ -30,20 +30,20 @@ SECURITY_HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-# Static files have an ETag: kept, and asked about again each time.
+# Static files have an ETag: they are cached and revalidated each time.
 STATIC_CACHE_CONTROL = "no-cache"
 
-# For a page with a form. Under no-referrer a browser posts `Origin: null`, and where it sends no
-# Sec-Fetch-Site either, because the site has no TLS, its own form would look like a foreign one.
+# For a page with a form. With no-referrer a browser posts `Origin: null`. Without TLS it sends no
+# Sec-Fetch-Site either, so that the site's own form would look like a cross-site request.
 FORM_HEADERS: Mapping[str, str] = {"Referrer-Policy": "same-origin"}
 
 
 def is_cross_site(headers: Headers) -> bool:
-    """Whether another site's page sent this request, which must be none that only reads.
+    """Whether a page of another site sent this request, which must not be a GET or HEAD.
 
-    The rules of Go's http.CrossOriginProtection: Sec-Fetch-Site decides, which every browser sends
-    to a trustworthy origin since 2023; else Origin must name our Host; without either it is no
-    browser's. https://github.com/golang/go/blob/go1.25.0/src/net/http/csrf.go#L120-L165
+    The rules of Go's http.CrossOriginProtection: Sec-Fetch-Site decides, which all browsers send to
+    a trustworthy origin since 2023; otherwise Origin must equal the Host; a request with neither
+    header does not come from a browser. https://github.com/golang/go/blob/go1.25.0/src/net/http/csrf.go#L120-L165
     """
     if site := headers.get("sec-fetch-site"):
         return site not in {"same-origin", "none"}
@@ -58,7 +58,7 @@ def is_cross_site(headers: Headers) -> bool:
 
 
 class SecurityHeadersMiddleware:
-    """Adds SECURITY_HEADERS where the application did not set its own."""
+    """Adds those SECURITY_HEADERS that the application did not set."""
 
     def __init__(self, app: ASGIApp, *, static_prefix: str = "/static/") -> None:
         self.app = app

@@ -56,7 +56,7 @@ def test_a_commit_waits_for_a_coordinator_only(code: int, again: bool) -> None:
 
 def test_changes_that_nobody_takes_name_the_setting_and_the_way_out() -> None:
     kafka = KafkaAdapter(Settings(kafka_bootstrap_servers="127.0.0.1:1"), delivery_seconds=0.5)
-    named = r"127.0.0.1:1 \(setting KP_KAFKA_BOOTSTRAP_SERVERS\).* announce again.*`kp up`"
+    named = r"127.0.0.1:1 \(setting KP_KAFKA_BOOTSTRAP_SERVERS\).* publish again.*`kp up`"
     with pytest.raises(ServerDown, match=f"Kafka does not take the changes at {named}"):
         kafka.publish_changes([ReferenceChange("mysql", "presto")])
 

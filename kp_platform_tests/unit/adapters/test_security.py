@@ -22,7 +22,7 @@ from kp_platform.adapters.kafka import Grant
 from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.local.secure import write_certificate
 from kp_platform.settings import Settings
-from web_emitter.site.search import SearchUnavailable, ask, connection
+from web_emitter.site.search import SearchUnavailable, connection, run_search
 
 API_KEY = "ApiKey c2VjcmV0OmtleQ=="
 
@@ -144,7 +144,7 @@ def test_the_pages_of_the_emitter_ask_over_https_with_the_api_key(
 ) -> None:
     async def hits(ca_file: str, api_key: str) -> object:
         async with connection(encrypted, 5, ca_file, api_key) as client:
-            return (await ask(client, "log.index"))["hits"]["hits"]
+            return (await run_search(client, "log.index"))["hits"]["hits"]
 
     trusted, key = str(certificate.with_name("ca.pem")), API_KEY.removeprefix("ApiKey ")
     assert anyio.run(hits, trusted, key) == []

@@ -20,8 +20,8 @@ from kp_platform.settings import Settings, environment
 from kp_platform_tests.stack import ROOT
 from kp_platform_tests.tools.reference_docs import COLLECTORS, metric_name
 from kp_platform_tests.toy_flow.flow import ORDERS
-from web_emitter.emitter.settings import Settings as EmitterSettings
 from web_emitter.site.app import create_app
+from web_emitter.site.settings import SiteSettings as EmitterSettings
 
 DOCS = {
     str(path.relative_to(ROOT)): path.read_text()

@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings
 from kp_platform.settings import Settings, environment
 from kp_platform_tests.stack import ROOT
 from kp_platform_tests.tools.reference_docs import PAGES, Setting, metric_row, settings_of
-from web_emitter.emitter.settings import Settings as EmitterSettings
+from web_emitter.site.settings import SiteSettings as EmitterSettings
 
 
 class Odd(BaseSettings):

@@ -12,17 +12,17 @@ from kp_platform_tests.unit.web_emitter.fakes import (
     FakeNotes,
     FakeSink,
 )
-from web_emitter.emitter.settings import Settings
 from web_emitter.site.app import Searches, Sinks, create_app
+from web_emitter.site.settings import SiteSettings
 
 
 @pytest.fixture
-def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(monkeypatch: pytest.MonkeyPatch) -> SiteSettings:
     """The defaults, whatever the environment and the folder's `.env` say."""
-    for name in Settings.model_fields:
+    for name in SiteSettings.model_fields:
         monkeypatch.delenv(f"KP_{name.upper()}", raising=False)
-    monkeypatch.setitem(Settings.model_config, "env_file", None)
-    return Settings()
+    monkeypatch.setitem(SiteSettings.model_config, "env_file", None)
+    return SiteSettings()
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def freshness() -> FakeFreshness:
 
 @pytest.fixture
 def client(
-    settings: Settings,
+    settings: SiteSettings,
     sink: FakeSink,
     note_sink: FakeSink,
     search: FakeLogs,

@@ -17,14 +17,14 @@ from confluent_kafka import KafkaError
 from web_emitter.emitter.events import AccessEvent, Event, FullTextEvent
 from web_emitter.emitter.ledger import Counts
 from web_emitter.emitter.producer import BrokersUnreachable
-from web_emitter.emitter.spool import Place, Record, Spool, Status
-from web_emitter.site.chart import EPOCH, step_of
-from web_emitter.site.freshness import Freshness
-from web_emitter.site.insights import HOUR, HOURS, HourOfAccess, Popular, Ranking
-from web_emitter.site.log_query import LogQuery
-from web_emitter.site.logs import Document, EnrichedLog, Found, Summary
-from web_emitter.site.notes import FoundNotes, Note, NoteQuery, Part
+from web_emitter.emitter.spool import Location, Record, Spool, Status
+from web_emitter.site.analysis.chart import EPOCH, step_of
+from web_emitter.site.analysis.insights import HOUR, HOURS, HourOfAccess, Popular, Ranking
+from web_emitter.site.analysis.log_query import LogQuery
+from web_emitter.site.analysis.logs import Document, EnrichedLog, LogPage, Summary
+from web_emitter.site.notes.search import Note, NotePage, NoteQuery, Part
 from web_emitter.site.search import Cursor, SearchUnavailable
+from web_emitter.site.status.freshness import Freshness
 
 
 class Message(NamedTuple):
@@ -94,7 +94,7 @@ class MortalSpool(Spool):
     disk_is_full = False
     during_a_write: Callable[[], object] = staticmethod(lambda: None)
 
-    def append(self, records: Sequence[Record]) -> list[Place]:
+    def append(self, records: Sequence[Record]) -> list[Location]:
         self.during_a_write()
         if self.disk_is_full:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -118,15 +118,15 @@ class FakeSink:
         self.broker_questions = 0
         self.closed = False
 
-    def send(self, event: Event) -> bool:
+    def publish(self, event: Event) -> bool:
         if self.failure is not None:
             raise self.failure
         if not self.is_full:
             self.events.append(event)
         return not self.is_full
 
-    def defer(self, make: Callable[[], Event]) -> bool:
-        return self.send(make())
+    def defer(self, create: Callable[[], Event]) -> bool:
+        return self.publish(create())
 
     def counts(self) -> Counts:
         return Counts(accepted=len(self.events), acked=len(self.events))
@@ -179,7 +179,7 @@ class FakeLogs(MayFail):
         self.documents: dict[str, Document] = {}
         self.exported: list[LogQuery] = []
 
-    async def newest(self, query: LogQuery) -> Found:
+    async def newest(self, query: LogQuery) -> LogPage:
         await self.ping()
         logs = self._matching(query)
         cursors = [Cursor(0, 0, number, reach=0) for number in range(len(logs))]
@@ -187,7 +187,7 @@ class FakeLogs(MayFail):
         if query.before:
             start = max(0, cursors.index(query.before) - 50)
         shown = logs[start : start + 50]
-        return Found(
+        return LogPage(
             shown,
             None if query.after or query.before else len(logs),
             anything_indexed=bool(self.logs),
@@ -215,10 +215,10 @@ class FakeLogs(MayFail):
         await self.ping()
         return self.documents.get(uuid)
 
-    async def all(self, query: LogQuery, most: int) -> AsyncIterator[list[dict[str, Any]]]:
+    async def all(self, query: LogQuery, limit: int) -> AsyncIterator[list[dict[str, Any]]]:
         await self.ping()
         self.exported.append(query)
-        for log in self._matching(query)[:most]:
+        for log in self._matching(query)[:limit]:
             yield [{"uuid": log.uuid, "uri": log.uri, "name": log.name}]
 
     def _matching(self, query: LogQuery) -> tuple[EnrichedLog, ...]:
@@ -260,7 +260,7 @@ class FakeNotes(MayFail):
     def __init__(self, notes: tuple[Note, ...] = ()) -> None:
         self.notes = notes
 
-    async def find(self, query: NoteQuery) -> FoundNotes:
+    async def search(self, query: NoteQuery) -> NotePage:
         await self.ping()
         written = [note for note in self.notes if note.text.strip()]
         newest = sorted(written, key=lambda note: note.registered_at, reverse=True)
@@ -268,7 +268,7 @@ class FakeNotes(MayFail):
         found = [_marked(note, words) for note in newest if words <= _words(note.text)]
         if query.is_search and not words:
             found = []
-        return FoundNotes(tuple(found[:50]), len(found), anything_registered=bool(written))
+        return NotePage(tuple(found[:50]), len(found), anything_registered=bool(written))
 
 
 def _words(text: str) -> set[str]:

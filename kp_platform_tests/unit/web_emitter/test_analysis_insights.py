@@ -16,10 +16,10 @@ from kp_platform_tests.unit.web_emitter.fakes import (
     hour_of_access,
 )
 from kp_platform_tests.unit.web_emitter.html import Tags
-from web_emitter.emitter.settings import Settings
+from web_emitter.site.analysis.insights import HOUR, Popular, Ranking
 from web_emitter.site.app import Searches, Sinks, create_app
-from web_emitter.site.insights import HOUR, Popular, Ranking
 from web_emitter.site.search import Cursor
+from web_emitter.site.settings import SiteSettings
 
 
 def this_hour() -> datetime:
@@ -74,7 +74,7 @@ def test_the_hours_are_bars_that_can_be_heard_and_a_table(
     assert [bar["height"] for bar in bars] == ["0"] * 22 + ["60.0", "1.2"]
     cells = [text for text in page.texts("td") if text.strip()]
     assert cells[:6] == ["30", "4", "17", "75.0%", "0", "1,500"]
-    assert "1,530 in 24 h, at most 1,500 in one bar" in page.text
+    assert "1,530 in 24 h, at most 1,500 per bar" in page.text
 
 
 def test_above_the_logs_of_a_filter_are_their_own_numbers(
@@ -183,7 +183,7 @@ class MeetingInsights(FakeInsights):
         await self._meeting.ping()
 
 
-def test_the_three_searches_run_side_by_side(settings: Settings) -> None:
+def test_the_three_searches_run_side_by_side(settings: SiteSettings) -> None:
     logs, sink = MeetingLogs(), FakeSink()
     searches = Searches(logs, FakeNotes(), MeetingInsights(logs), FakeFreshness())
     with TestClient(create_app(settings, Sinks(sink, sink), searches)) as client:

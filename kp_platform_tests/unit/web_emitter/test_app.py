@@ -17,8 +17,8 @@ from kp_platform_tests.unit.web_emitter.fakes import (
     FakeSink,
 )
 from web_emitter.emitter.producer import EventProducer
-from web_emitter.emitter.settings import Settings
 from web_emitter.site.app import Searches, Sinks, create_app
+from web_emitter.site.settings import SiteSettings
 
 
 def test_importing_the_application_with_an_empty_environment_opens_nothing() -> None:
@@ -32,7 +32,7 @@ def test_importing_the_application_with_an_empty_environment_opens_nothing() -> 
 
 
 def test_a_server_finds_one_application(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: SiteSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KP_DAGSTER_URL", "http://dagster.test")
     app = web_emitter.site.app.app
@@ -46,13 +46,13 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
         _ = web_emitter.site.app.application
 
 
-def test_a_hook_that_does_not_exist_ends_the_start(settings: Settings) -> None:
+def test_a_hook_that_does_not_exist_ends_the_start(settings: SiteSettings) -> None:
     wrong = settings.model_copy(update={"emitter_identify": "nowhere:hook"})
     with pytest.raises(ValueError, match="KP_EMITTER_IDENTIFY"):
         create_app(wrong)
 
 
-def test_what_is_given_is_left_open(settings: Settings) -> None:
+def test_what_is_given_is_left_open(settings: SiteSettings) -> None:
     sink, note_sink = FakeSink(), FakeSink()
     searches = Searches(FakeLogs(), FakeNotes(), FakeInsights(), FakeFreshness())
     with TestClient(create_app(settings, Sinks(sink, note_sink), searches)) as client:
@@ -62,7 +62,7 @@ def test_what_is_given_is_left_open(settings: Settings) -> None:
 
 
 def test_without_servers_the_pages_answer_and_the_end_counts_every_event(
-    settings: Settings,
+    settings: SiteSettings,
 ) -> None:
     nowhere = settings.model_copy(
         update={
@@ -86,7 +86,7 @@ def test_without_servers_the_pages_answer_and_the_end_counts_every_event(
         assert counts.balanced
 
 
-def test_both_producers_end_within_one_grace(settings: Settings) -> None:
+def test_both_producers_end_within_one_grace(settings: SiteSettings) -> None:
     nowhere = settings.model_copy(
         update={"kafka_bootstrap_servers": "127.0.0.1:1", "emitter_flush_seconds": 3.0}
     )

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kp_platform_tests.unit.web_emitter.fakes import hour_of_access
-from web_emitter.site.chart import EPOCH, HEIGHT, MOST_BARS, Chart, step_of
-from web_emitter.site.insights import HOUR
+from web_emitter.site.analysis.chart import EPOCH, HEIGHT, MAX_BARS, Chart, step_of
+from web_emitter.site.analysis.insights import HOUR
 
 NOW = datetime(2026, 3, 1, 10, 20, 30, tzinfo=UTC)
 CURRENT = datetime(2026, 3, 1, 10, tzinfo=UTC)
@@ -61,7 +61,7 @@ def test_the_bars_of_counts_cover_a_period_without_a_gap(one: datetime, other: d
     assert chart.bars[0].start <= start < chart.bars[0].end
     assert chart.bars[-1].start < end <= chart.bars[-1].end
     assert all(bar.end == after.start for bar, after in pairwise(chart.bars))
-    assert len(chart.bars) <= MOST_BARS + 1
+    assert len(chart.bars) <= MAX_BARS + 1
 
 
 def test_each_count_is_at_its_bar() -> None:

@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from kp_platform_tests.unit.web_emitter.fakes import FakeLogs
 from kp_platform_tests.unit.web_emitter.html import Tags
-from web_emitter.site.logs import Document
+from web_emitter.site.analysis.logs import Document
 from web_emitter.site.rendering import STATIC_FOLDER
 
 UUID = "0b1c6b1e-6f0f-4d3b-9a57-0d6f4d1f2a01"
@@ -37,10 +37,10 @@ def test_each_field_says_where_it_came_from(client: TestClient, search: FakeLogs
     shown = " ".join(page.text.split())
     for each in (
         "log.index-2026.03.01",
-        "uri /x?<script> Kafka, in the message",
+        "uri /x?<script> Kafka, message value",
         "redis_value none Redis, red_tests.test.string",
         "test_id 2 MySQL, my_tests.testing.tests",
-        "offset 41 Kafka, the message's place",
+        "offset 41 Kafka, message metadata",
         "enrichment.missing redis, mysql kp_platform",
         "mine another hand's unknown",
     ):
@@ -51,7 +51,7 @@ def test_each_field_says_where_it_came_from(client: TestClient, search: FakeLogs
 def test_a_uuid_that_nothing_has_is_not_found(client: TestClient, search: FakeLogs) -> None:
     answer = client.get(f"/analysis/{UUID}")
     assert answer.status_code == 404
-    assert "No such log" in answer.text
+    assert "Log not found" in answer.text
 
 
 def test_elasticsearch_down_is_a_503(client: TestClient, search: FakeLogs) -> None:

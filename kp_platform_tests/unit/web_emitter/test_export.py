@@ -7,7 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from kp_platform_tests.unit.web_emitter.fakes import FakeLogs, enriched_log
-from web_emitter.site.log_query import LogQuery
+from web_emitter.site.analysis.log_query import LogQuery
 from web_emitter.site.search import Cursor
 
 
@@ -30,7 +30,7 @@ def test_csv_has_a_heading_and_no_cell_that_a_spreadsheet_runs(
     ]
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
     assert answer.headers["content-disposition"] == 'attachment; filename="analysis.csv"'
-    assert answer.headers["x-most-logs"] == "100000"
+    assert answer.headers["x-max-logs"] == "100000"
 
 
 @pytest.mark.parametrize("cell", ["=1", "+1", "-1", "@a", "\t=1", "\r=1"])
@@ -44,7 +44,7 @@ def test_whatever_begins_a_formula_is_quoted(
 
 def test_json_and_ndjson_are_the_documents(client: TestClient, two: None) -> None:
     whole = client.get("/analysis.json").json()
-    assert whole["most"] == 100_000
+    assert whole["max_logs"] == 100_000
     lines = [json.loads(line) for line in client.get("/analysis.ndjson").text.splitlines()]
     assert whole["logs"] == lines
     assert [each["uuid"] for each in lines] == ["1", "2"]

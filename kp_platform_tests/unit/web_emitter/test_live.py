@@ -7,19 +7,19 @@ import pytest
 from starlette.testclient import TestClient
 
 from kp_platform_tests.unit.web_emitter.fakes import FakeLogs, enriched_log
-from web_emitter.site import live
-from web_emitter.site.live import LiveViewers
-from web_emitter.site.log_query import LogQuery
-from web_emitter.site.logs import Found
+from web_emitter.site.analysis import live
+from web_emitter.site.analysis.live import LiveViewers
+from web_emitter.site.analysis.log_query import LogQuery
+from web_emitter.site.analysis.logs import LogPage
 from web_emitter.site.search import SearchUnavailable
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(live, "POLL_SECONDS", 0.01)
 
 
-def table(found: Found) -> str:
+def table(found: LogPage) -> str:
     return " ".join(log.uuid for log in found.logs)
 
 
@@ -67,14 +67,14 @@ def test_while_elasticsearch_is_down_the_stream_says_so_and_goes_on() -> None:
 
 
 def test_only_so_many_follow_at_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "MOST_FOLLOWERS", 0)
+    monkeypatch.setattr(live, "MAX_VIEWERS", 0)
     answer = client.get("/analysis/live")
     assert answer.status_code == 503
     assert "Too many" in answer.text
 
 
 def test_one_that_leaves_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "MOST_FOLLOWERS", 1)
+    monkeypatch.setattr(live, "MAX_VIEWERS", 1)
 
     async def follow() -> None:
         followers = LiveViewers()
@@ -106,7 +106,7 @@ def test_a_page_that_can_not_follow_does_not_say_so(
     client: TestClient, search: FakeLogs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search.logs = (enriched_log(),)
-    monkeypatch.setattr(live, "MOST_FOLLOWERS", 0)
+    monkeypatch.setattr(live, "MAX_VIEWERS", 0)
     text = client.get("/analysis?live=on").text
     assert "hx-sse:connect" not in text
-    assert "Follow live" in text
+    assert "View live" in text

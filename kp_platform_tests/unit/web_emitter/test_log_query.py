@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from web_emitter.site.chart import EPOCH
-from web_emitter.site.log_query import BadQuery, LogQuery, Period
+from web_emitter.site.analysis.chart import EPOCH
+from web_emitter.site.analysis.log_query import BadQuery, LogQuery, Period
 from web_emitter.site.search import Cursor
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -33,12 +33,12 @@ def test_every_state_survives_its_url(query: LogQuery) -> None:
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
-        ({"last": "1y"}, "known are 15m, 1h, 24h, 7d"),
-        ({"from": "yesterday"}, "From: 'yesterday' is no time"),
-        ({"to": "0001-01-01T00:00+14:00"}, "To: .* is no time"),
-        ({"to": "9999-12-31T23:59"}, "To: .* is no time"),
-        ({"from": "2026-01-02", "to": "2026-01-01"}, "From must lie before To"),
-        ({"after": "x"}, "was cut or changed"),
+        ({"last": "1y"}, "not one of 15m, 1h, 24h, 7d"),
+        ({"from": "yesterday"}, "From: 'yesterday' is not a time"),
+        ({"to": "0001-01-01T00:00+14:00"}, "To: .* is not a time"),
+        ({"to": "9999-12-31T23:59"}, "To: .* is not a time"),
+        ({"from": "2026-01-02", "to": "2026-01-01"}, "From must be before To"),
+        ({"after": "x"}, "incomplete or was changed"),
     ],
 )
 def test_what_no_link_has_is_told(asked: dict[str, str], why: str) -> None:
@@ -93,7 +93,7 @@ def test_each_filter_is_a_chip_that_a_link_removes() -> None:
     assert chips == [
         ("Words", "a b"),
         ("Name", "k"),
-        ("URI starting with", "/x"),
+        ("URI prefix", "/x"),
         ("Time", "last 1 hour"),
     ]
     links = [query.link_without(chip.field) for chip in query.chips()]

@@ -11,11 +11,11 @@ from starlette.testclient import TestClient
 from kp_platform_tests.unit.web_emitter.fakes import FakeFreshness, FakeSink
 from web_emitter.emitter.identity import Identity
 from web_emitter.emitter.ledger import Counts
+from web_emitter.emitter.metrics import registry_of
 from web_emitter.emitter.middleware import AccessPublisher
 from web_emitter.emitter.redaction import Redaction
 from web_emitter.emitter.spool import Status
-from web_emitter.site.freshness import FlowState, Freshness, Partition
-from web_emitter.site.metrics import registry_of
+from web_emitter.site.status.freshness import FlowState, Freshness, Partition
 
 LOGGER = logging.getLogger("test.metrics")
 
@@ -49,11 +49,11 @@ def samples(text: str) -> dict[tuple[str, str], float]:
 
 
 def test_every_number_of_the_book_is_a_metric_and_they_balance() -> None:
-    announcer = AccessPublisher(Identity(lambda scope: "", LOGGER), Redaction(), LOGGER)
-    announcer.publish("/?token=x", {"state": {"sink": FakeSink()}})
-    announcer.publish("/", {})
-    announcer.rejected = 6
-    registry = registry_of({"analyze.action": CountingSink()}, announcer)
+    publisher = AccessPublisher(Identity(lambda scope: "", LOGGER), Redaction(), LOGGER)
+    publisher.publish("/?token=x", {"state": {"sink": FakeSink()}})
+    publisher.publish("/", {})
+    publisher.rejected = 6
+    registry = registry_of({"analyze.action": CountingSink()}, publisher)
 
     def value(name: str, **labels: str) -> float | None:
         labels["worker"] = str(os.getpid())
@@ -119,7 +119,10 @@ def test_prometheus_sees_how_far_each_flow_is(client: TestClient, freshness: Fak
         newest=moment,
         flows=(
             FlowState(
-                flow="access_log", topic="analyze.action", partitions=(partition,), beat_at=moment
+                flow="access_log",
+                topic="analyze.action",
+                partitions=(partition,),
+                heartbeat_at=moment,
             ),
         ),
     )
@@ -131,7 +134,7 @@ def test_prometheus_sees_how_far_each_flow_is(client: TestClient, freshness: Fak
         ("high_watermark", *place): 10,
         ("lag", *place): 3,
         ("newest_event_timestamp_seconds",): moment.timestamp(),
-        ("beat_timestamp_seconds", "access_log"): moment.timestamp(),
+        ("heartbeat_timestamp_seconds", "access_log"): moment.timestamp(),
     }
 
 

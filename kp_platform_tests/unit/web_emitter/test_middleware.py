@@ -46,7 +46,7 @@ async def echoing(websocket: WebSocket) -> None:
     await websocket.close()
 
 
-def announcer() -> AccessPublisher:
+def publisher() -> AccessPublisher:
     identity = Identity(lambda scope: "kafka", LOGGER)
     return AccessPublisher(identity, Redaction(["page"]), LOGGER, source="/test")
 
@@ -59,7 +59,7 @@ def application(the_announcer: AccessPublisher, *, reject: bool = False) -> Star
             Route("/reading", reading, methods=["POST"]),
             WebSocketRoute("/socket", echoing),
         ],
-        middleware=[Middleware(AccessEventMiddleware, announcer=the_announcer, reject=reject)],
+        middleware=[Middleware(AccessEventMiddleware, publisher=the_announcer, reject=reject)],
     )
 
 
@@ -72,7 +72,7 @@ def visitor_of(app: Starlette, sink: FakeSink) -> TestClient:
 
 @pytest.fixture
 def visitor(sink: FakeSink) -> TestClient:
-    return visitor_of(application(announcer()), sink)
+    return visitor_of(application(publisher()), sink)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_websocket_is_no_access(visitor: TestClient, sink: FakeSink) -> None:
 
 
 def test_a_lifespan_is_no_access(sink: FakeSink) -> None:
-    with visitor_of(application(announcer()), sink):
+    with visitor_of(application(publisher()), sink):
         pass
     assert sink.events == []
 
@@ -134,7 +134,7 @@ def test_a_lifespan_is_no_access(sink: FakeSink) -> None:
 def test_a_sink_that_fails_is_counted_and_the_visitor_sees_nothing(
     sink: FakeSink, caplog: pytest.LogCaptureFixture, failure: Exception
 ) -> None:
-    the_announcer = announcer()
+    the_announcer = publisher()
     visitor = visitor_of(application(the_announcer), sink)
     sink.failure = failure
     for _ in range(3):
@@ -144,14 +144,14 @@ def test_a_sink_that_fails_is_counted_and_the_visitor_sees_nothing(
 
 
 def test_a_sink_that_drops_counts_itself_and_the_visitor_sees_nothing(sink: FakeSink) -> None:
-    the_announcer = announcer()
+    the_announcer = publisher()
     sink.is_full = True
     assert visitor_of(application(the_announcer), sink).get("/streaming").status_code == 200
     assert the_announcer.sink_failures == 0
 
 
 def test_with_reject_a_request_whose_event_was_dropped_goes_no_further(sink: FakeSink) -> None:
-    the_announcer = announcer()
+    the_announcer = publisher()
     visitor = visitor_of(application(the_announcer, reject=True), sink)
     assert visitor.get("/streaming").status_code == 200
     sink.is_full = True
@@ -164,7 +164,7 @@ def test_with_reject_a_request_whose_event_was_dropped_goes_no_further(sink: Fak
 
 def test_with_reject_a_defect_of_ours_is_not_the_visitors(sink: FakeSink) -> None:
     sink.failure = RuntimeError("broken")
-    visitor = visitor_of(application(announcer(), reject=True), sink)
+    visitor = visitor_of(application(publisher(), reject=True), sink)
     assert visitor.get("/streaming").status_code == 200
 
 
@@ -175,7 +175,7 @@ def test_a_forged_name_in_a_header_is_not_the_visitor(sink: FakeSink) -> None:
 
 
 def test_an_application_without_a_sink_still_answers() -> None:
-    the_announcer = announcer()
+    the_announcer = publisher()
     visitor = TestClient(application(the_announcer))
     assert visitor.get("/streaming").text == "abc"
     assert the_announcer.sink_failures == 1
@@ -205,7 +205,7 @@ def ask(scope: Scope, app: Any = None) -> list[Message]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    middleware = AccessEventMiddleware(app or PlainTextResponse("ok"), announcer=announcer())
+    middleware = AccessEventMiddleware(app or PlainTextResponse("ok"), publisher=publisher())
     anyio.run(middleware, scope, receive, send)
     return sent
 

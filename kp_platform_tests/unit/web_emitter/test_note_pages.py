@@ -11,8 +11,8 @@ from starlette.testclient import TestClient
 from kp_platform_tests.unit.web_emitter.fakes import FakeNotes, FakeSink
 from kp_platform_tests.unit.web_emitter.html import Tags
 from web_emitter.emitter.events import MAX_TEXT_LENGTH
-from web_emitter.site.forms import FORM_TYPE, MAX_BODY_BYTES
-from web_emitter.site.notes import Note, Part
+from web_emitter.site.notes.form import FORM_TYPE, MAX_BODY_BYTES
+from web_emitter.site.notes.search import Note, Part
 
 HOSTILE_TEXTS = [
     "<script>alert(1)</script></textarea></p><img src=x onerror=alert(2)>\"'",
@@ -98,7 +98,7 @@ def test_a_note_says_where_it_comes_from(client: TestClient, note_sink: FakeSink
 def test_the_page_after_a_note_may_be_loaded_again(client: TestClient, note_sink: FakeSink) -> None:
     answer = client.post("/fulltext/register", data={"text": "a note"})
     assert answer.url.path == "/fulltext/registered"
-    assert "on its way" in answer.text
+    assert "is registered" in answer.text
     assert "/fulltext" in [link["href"] for link in Tags(answer.text).named("a")]
     client.get("/fulltext/registered")
     assert note_sink.texts == ["a note"]
@@ -107,11 +107,11 @@ def test_the_page_after_a_note_may_be_loaded_again(client: TestClient, note_sink
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "Write something"),
-        (" \r\n\t\u3000", "Write something"),
-        ("x" * (MAX_TEXT_LENGTH + 1), "These are 20,001 characters"),
-        ("\r\n" * 10_000 + "é", "These are 20,001 characters"),
-        (f"</textarea>{HOSTILE_TEXTS[0]}" + "x" * MAX_TEXT_LENGTH, "A note has at most 20,000"),
+        ("", "The note is empty"),
+        (" \r\n\t\u3000", "The note is empty"),
+        ("x" * (MAX_TEXT_LENGTH + 1), "The text has 20,001 characters"),
+        ("\r\n" * 10_000 + "é", "The text has 20,001 characters"),
+        (f"</textarea>{HOSTILE_TEXTS[0]}" + "x" * MAX_TEXT_LENGTH, "The maximum is 20,000"),
     ],
 )
 def test_what_is_no_note_comes_back_with_the_reason_beside_the_field(
@@ -262,7 +262,7 @@ def test_a_note_of_a_megabyte_is_cut_on_the_page_and_says_so(
     notes.notes = (note("x" * 1_000_000),)
     html = client.get("/fulltext").text
     assert len(html) < 30_000
-    assert "The first 20,000 of its 1,000,000 characters." in html
+    assert "The first 20,000 of 1,000,000 characters." in html
 
 
 @pytest.mark.parametrize("text", [*HOSTILE_TEXTS, CONTROLS])
@@ -292,7 +292,7 @@ def test_each_text_has_a_direction_of_its_own(client: TestClient, notes: FakeNot
 def test_no_note_at_all_says_how_to_write_one(client: TestClient) -> None:
     answer = client.get("/fulltext")
     assert answer.status_code == 200
-    assert "Nothing is registered yet" in answer.text
+    assert "No notes yet" in answer.text
     assert "/fulltext/form" in [link["href"] for link in Tags(answer.text).named("a")]
     assert Tags(answer.text).named("input") == []
 
@@ -301,7 +301,7 @@ def test_no_match_links_to_all_notes(client: TestClient, notes: FakeNotes) -> No
     notes.notes = (note("kafka"),)
     answer = client.get("/fulltext?q=redis")
     assert answer.status_code == 200
-    assert "No note matches" in answer.text
+    assert "No matching notes" in answer.text
     assert '<a href="/fulltext">Clear the search</a>' in answer.text
 
 

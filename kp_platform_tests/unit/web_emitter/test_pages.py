@@ -17,10 +17,10 @@ from kp_platform_tests.unit.web_emitter.fakes import (
 )
 from kp_platform_tests.unit.web_emitter.html import OUR_SCRIPTS, Tags
 from web_emitter.emitter.ledger import Counts
-from web_emitter.emitter.settings import Settings
 from web_emitter.site.app import Searches, Sinks, create_app
 from web_emitter.site.search import Cursor
 from web_emitter.site.security import SECURITY_HEADERS
+from web_emitter.site.settings import SiteSettings
 
 PAGES = ("/", "/analysis", "/fulltext", "/fulltext/form", "/fulltext/registered")
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{7*7}}\u202e=cmd()"
@@ -75,7 +75,7 @@ def test_nothing_is_older_than_the_last_one(client: TestClient, search: FakeLogs
     search.logs = (enriched_log(),)
     answer = client.get(f"/analysis?after={Cursor(0, 0, 0, reach=0).token}")
     assert answer.status_code == 200
-    assert "No log is older" in answer.text
+    assert "No older logs" in answer.text
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_nothing_is_older_than_the_last_one(client: TestClient, search: FakeLogs
 def test_a_link_that_was_changed_says_so(client: TestClient, token: str) -> None:
     answer = client.get(f"/analysis?after={token}")
     assert answer.status_code == 400
-    assert "No such page" in answer.text
+    assert "Invalid address" in answer.text
 
 
 def test_a_page_has_one_heading_and_a_table_that_can_be_heard(
@@ -118,7 +118,7 @@ def test_no_match_links_to_all_logs(client: TestClient, search: FakeLogs) -> Non
     search.logs = (enriched_log(),)
     answer = client.get("/analysis?name=nobody")
     assert answer.status_code == 200
-    assert "No log matches" in answer.text
+    assert "No matching logs" in answer.text
     assert '<a href="/analysis">Clear the filter</a>' in answer.text
 
 
@@ -135,7 +135,7 @@ def test_elasticsearch_down_is_a_503_that_names_the_address(
 
 
 def test_the_password_of_elasticsearch_is_on_no_page(
-    settings: Settings, sink: FakeSink, search: FakeLogs, notes: FakeNotes
+    settings: SiteSettings, sink: FakeSink, search: FakeLogs, notes: FakeNotes
 ) -> None:
     secret = settings.model_copy(
         update={"elasticsearch_url": "http://elastic:hunter2@127.0.0.1:18020"}
@@ -214,7 +214,7 @@ def test_a_bug_is_a_500_page_with_the_security_headers_and_an_event(
     search.failure = RuntimeError("a bug")
     answer = client.get("/analysis")
     assert answer.status_code == 500
-    assert "Something went wrong" in answer.text
+    assert "Internal server error" in answer.text
     assert {name: answer.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
     assert sink.uris == ["/analysis"]
 

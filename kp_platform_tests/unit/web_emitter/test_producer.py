@@ -17,7 +17,8 @@ from confluent_kafka import KafkaException
 
 from kp_platform_tests.stack import ROOT
 from kp_platform_tests.unit.web_emitter.fakes import MortalSpool
-from web_emitter.emitter.events import AccessEvent, Header
+from web_emitter.contract import Header
+from web_emitter.emitter.events import AccessEvent
 from web_emitter.emitter.ledger import Counts
 from web_emitter.emitter.producer import BrokersUnreachable, EventProducer
 from web_emitter.emitter.settings import ProducerSettings, SpoolSettings
@@ -87,7 +88,7 @@ def test_closing_without_a_broker_ends_in_time_with_every_event_counted(
     producer: EventProducer,
 ) -> None:
     for _ in range(3):
-        producer.send(event())
+        producer.publish(event())
     assert producer.counts() == Counts(accepted=3, in_flight=3)
     started = monotonic()
     counts = producer.close(0.3)
@@ -97,19 +98,19 @@ def test_closing_without_a_broker_ends_in_time_with_every_event_counted(
 
 
 def test_closing_twice_tells_the_same_numbers(producer: EventProducer) -> None:
-    producer.send(event())
+    producer.publish(event())
     assert producer.close(0.01) == producer.close(60)
 
 
 def test_what_the_queue_has_no_room_for_is_spooled(producer: EventProducer) -> None:
-    assert [producer.send(event()) for _ in range(8)] == [True] * 8
+    assert [producer.publish(event()) for _ in range(8)] == [True] * 8
     spooled = counts_when(producer, lambda counts: counts.spooled > 0)
     assert spooled == Counts(accepted=8, in_flight=5, spooled=3)
 
 
 def test_an_event_that_expires_is_sent_again(nowhere: ProducerSettings) -> None:
     producer = started(replace(nowhere, options={"message.timeout.ms": 300}))
-    producer.send(event())
+    producer.publish(event())
     assert counts_when(producer, lambda counts: counts.spooled == 1).spooled == 1
     again = counts_when(producer, lambda counts: counts.in_flight == 1)
     assert again == Counts(accepted=1, in_flight=1)
@@ -118,7 +119,7 @@ def test_an_event_that_expires_is_sent_again(nowhere: ProducerSettings) -> None:
 
 def test_the_next_process_takes_over_what_was_left(nowhere: ProducerSettings) -> None:
     first = started(nowhere)
-    first.send(event())
+    first.publish(event())
     first.close(0.01)
     second = started(nowhere)
     recovered = counts_when(second, lambda counts: counts.recovered == 1)
@@ -134,7 +135,7 @@ def test_a_spool_that_cannot_be_written_drops_when_memory_is_full(
     deadline = monotonic() + 10
     while "spool of analyze.action" not in caplog.text and monotonic() < deadline:
         sleep(0.01)
-    assert [producer.send(event()) for _ in range(8)] == [True] * 7 + [False]
+    assert [producer.publish(event()) for _ in range(8)] == [True] * 7 + [False]
     assert producer.counts() == Counts(accepted=8, in_flight=7, dropped={"spool_failed": 1})
     assert producer.close(0.01) == Counts(accepted=8, dropped={"spool_failed": 8})
 
@@ -143,7 +144,7 @@ def test_at_the_cap_what_does_not_fit_is_dropped(nowhere: ProducerSettings) -> N
     cap = replace(nowhere.spool, max_bytes=800, max_waiting=1)
     producer = started(replace(nowhere, spool=cap, options={**OPTIONS, "message.timeout.ms": 300}))
     for _ in range(5):
-        producer.send(event())
+        producer.publish(event())
     counts = counts_when(producer, lambda counts: "spool_full" in counts.dropped)
     assert counts.balanced
     counts = producer.close(0.01)
@@ -153,7 +154,7 @@ def test_at_the_cap_what_does_not_fit_is_dropped(nowhere: ProducerSettings) -> N
 def test_the_bytes_that_wait_for_the_disk_are_bounded(nowhere: ProducerSettings) -> None:
     spool = replace(nowhere.spool, max_waiting_bytes=1_000)
     producer = EventProducer(replace(nowhere, spool=spool), LOGGER)  # whose disk never comes
-    taken = [producer.send(event()) for _ in range(30)]
+    taken = [producer.publish(event()) for _ in range(30)]
     assert taken.count(True) == OPTIONS["queue.buffering.max.messages"] + 1_000 // len(
         event().body()
     )
@@ -163,13 +164,13 @@ def test_the_bytes_that_wait_for_the_disk_are_bounded(nowhere: ProducerSettings)
 def test_an_event_that_kafka_never_takes_is_dropped_by_its_reason(
     producer: EventProducer,
 ) -> None:
-    assert not producer.send(HugeEvent())
+    assert not producer.publish(HugeEvent())
     assert producer.counts() == Counts(accepted=1, dropped={"MSG_SIZE_TOO_LARGE": 1})
 
 
 def test_an_event_that_cannot_say_its_bytes_was_never_accepted(producer: EventProducer) -> None:
     with pytest.raises(TypeError, match="not JSON"):
-        producer.send(BrokenEvent())
+        producer.publish(BrokenEvent())
     assert producer.counts() == Counts()
 
 
@@ -183,7 +184,7 @@ def test_a_deferred_event_is_counted_at_once_and_made_later(nowhere: ProducerSet
 
     assert producer.defer(make)
     assert (producer.counts(), made) == (Counts(accepted=1, in_flight=1), [])
-    producer.hand_over()
+    producer.produce_deferred()
     assert (producer.counts(), len(made)) == (Counts(accepted=1, in_flight=1), 1)
     assert producer.close(0.01) == Counts(accepted=1, spooled=1)
 
@@ -209,7 +210,7 @@ def test_a_deferred_event_that_cannot_be_made_is_counted(nowhere: ProducerSettin
     producer = EventProducer(nowhere, LOGGER)
     assert producer.defer(BrokenEvent)
     assert producer.defer(event)
-    producer.hand_over()
+    producer.produce_deferred()
     assert producer.counts() == Counts(accepted=2, in_flight=1, dropped={"error": 1})
     producer.close(0.01)
 
@@ -226,7 +227,7 @@ def test_an_event_that_memory_has_no_room_for_is_refused_at_once(
 
 def test_a_closed_producer_drops(producer: EventProducer) -> None:
     producer.close(0.01)
-    assert not producer.send(event())
+    assert not producer.publish(event())
     assert not producer.defer(event)
     assert producer.counts() == Counts(accepted=2, dropped={"closed": 2})
     with pytest.raises(BrokersUnreachable, match="closed"):
@@ -250,7 +251,7 @@ def test_librdkafka_and_the_end_are_logged_through_the_given_logger(
 ) -> None:
     caplog.set_level(logging.INFO)
     producer = started(nowhere)
-    producer.send(event())
+    producer.publish(event())
     producer.close(0.3)
     messages = [record.getMessage() for record in caplog.records if record.name == LOGGER.name]
     assert len([message for message in messages if message.startswith("FAIL")]) == 1
@@ -282,7 +283,7 @@ producer = EventProducer(settings, logging.getLogger())
 producer.start()
 events = [AccessEvent.of(f"/{number}", name="kafka") for number in range(2_000)]
 is_watching = True
-taken = [producer.send(event) for event in events]
+taken = [producer.publish(event) for event in events]
 is_watching = False
 assert all(taken)
 assert not done, sorted(set(done))
@@ -320,9 +321,9 @@ def test_a_disk_that_hangs_holds_up_no_sender(nowhere: ProducerSettings) -> None
     spool.during_a_write = hang
     producer = EventProducer(nowhere, LOGGER, spool=spool)
     producer.start()
-    producer.send(event())
+    producer.publish(event())
     assert hangs.wait(60)
-    assert [producer.send(event()) for _ in range(20)] == [True] * 20  # or this never returns
+    assert [producer.publish(event()) for _ in range(20)] == [True] * 20  # or this never returns
     assert producer.counts() == Counts(accepted=21, in_flight=21)
     goes_on.set()
     assert producer.close(0.01) == Counts(accepted=21, spooled=21)

@@ -17,6 +17,6 @@ def test_a_line_is_said_once_per_interval_with_the_number_held_back(
     for number in range(4):
         throttle.warning("dropped: %d", number)
     assert caplog.messages == [
-        "dropped: 0 (0 like it held back)",
-        "dropped: 3 (2 like it held back)",
+        "dropped: 0 (0 similar messages suppressed)",
+        "dropped: 3 (2 similar messages suppressed)",
     ]

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from web_emitter.site.rendering import is_web_address, span, utc_time, visible
+from web_emitter.site.rendering import duration, is_web_address, utc_time, visible
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_times_are_shown_in_utc(text: str, shown: str) -> None:
     ],
 )
 def test_a_span_is_told_in_one_unit(seconds: float, shown: str) -> None:
-    assert span(timedelta(seconds=seconds)) == shown
+    assert duration(timedelta(seconds=seconds)) == shown
 
 
 @pytest.mark.parametrize(

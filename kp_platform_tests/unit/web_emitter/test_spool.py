@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kp_platform_tests.unit.web_emitter.fakes import MortalSpool
-from web_emitter.emitter.spool import ACKED, SEGMENT_BYTES, WAITING, Place, Record, Spool
+from web_emitter.emitter.spool import ACKED, SEGMENT_BYTES, WAITING, Location, Record, Spool
 
 ROOM = 1 << 30
 
@@ -23,7 +23,7 @@ def opened(folder: Path, max_bytes: int = ROOM) -> MortalSpool:
     return spool
 
 
-def waiting(spool: Spool, records: list[Record]) -> list[Place]:
+def waiting(spool: Spool, records: list[Record]) -> list[Location]:
     """Stored and given back by Kafka."""
     places = spool.append(records)
     for place in places:
@@ -203,7 +203,7 @@ def test_a_batch_that_fails_is_not_stored_and_the_next_one_is(
     waiting(spool, [record(0)])
     with monkeypatch.context() as broken:
         broken.setattr(os, "write", lambda descriptor, data: len(data) // 2)
-        with pytest.raises(OSError, match="a part only"):
+        with pytest.raises(OSError, match="was written partially"):
             spool.append([record(1)])
     waiting(spool, [record(2)])
     assert taken(spool) == [record(0), record(2)]

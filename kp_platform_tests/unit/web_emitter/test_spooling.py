@@ -57,7 +57,7 @@ class Spooling(RuleBasedStateMachine):
             binding,
             LOGGER,
             spool=self.spool,
-            make=lambda options, logger: self.kafka,
+            create_producer=lambda options, logger: self.kafka,
             clock=lambda: self.now,
         )
         self.ages: dict[UUID, int] = {}
@@ -67,7 +67,7 @@ class Spooling(RuleBasedStateMachine):
     def send(self, count: int) -> None:
         for _ in range(count):
             event = self.event()
-            self.took(event, self.producer.send(event))
+            self.took(event, self.producer.publish(event))
 
     @rule(count=st.integers(1, 5))
     def defer(self, count: int) -> None:
@@ -87,9 +87,9 @@ class Spooling(RuleBasedStateMachine):
         else:
             self.may_be_lost.add(event.uuid)
 
-    def hand_over(self) -> None:
+    def produce_deferred(self) -> None:
         before = self.dropped()
-        self.producer.hand_over()
+        self.producer.produce_deferred()
         if self.dropped() > before:  # memory was full of what had come from the disk meanwhile
             self.may_be_lost |= self.deferred
         self.deferred.clear()
@@ -119,9 +119,9 @@ class Spooling(RuleBasedStateMachine):
     def time_passes(self, rounds: int, acks_during_a_write: int) -> None:
         for _ in range(rounds):
             self.now += 0.1
-            self.hand_over()
+            self.produce_deferred()
             self.spool.during_a_write = lambda: self.kafka.deliver(acks_during_a_write)
-            self.producer.keep()
+            self.producer.maintain_spool()
             if self.disk_has_room():
                 self.ages = {uuid: age + 1 for uuid, age in self.ages.items()}
         self.note_deliveries()
@@ -139,7 +139,7 @@ class Spooling(RuleBasedStateMachine):
     @rule(is_up=st.booleans())
     def the_process_ends_and_is_started_again(self, is_up: bool) -> None:
         self.kafka.is_up = is_up
-        self.hand_over()
+        self.produce_deferred()
         before = self.producer.counts().dropped
         counts = self.producer.close(0)
         assert counts.in_flight == 0
@@ -163,12 +163,12 @@ class Spooling(RuleBasedStateMachine):
     def teardown(self) -> None:
         """The broker is there: all that is kept arrives, unchanged, also from a disk that is
         full."""
-        self.hand_over()
+        self.produce_deferred()
         for _ in range(CAP // 100):
             self.now += 1
-            self.producer.keep()
+            self.producer.maintain_spool()
             self.kafka.deliver(QUEUE)
-        self.producer.keep()
+        self.producer.maintain_spool()
         self.note_deliveries()
         counts = self.producer.counts()
         assert (counts.in_flight, counts.spooled) == (0, 0)

@@ -1,7 +1,7 @@
-"""Reading the notes that were registered as full text.
+"""Searching the notes that were registered as full text.
 
-Belongs here: what is asked for, how a hit is marked, documents as values. Does not belong here: the
-connection (`search.py`), how notes look (`pages.py`).
+Belongs here: the query, highlighting, documents as values. Does not belong here: the connection
+(`site/search.py`), presentation (`pages.py`).
 """
 
 import re
@@ -10,31 +10,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from web_emitter.contract import FULL_TEXT_INDEX
 from web_emitter.emitter.events import MAX_TEXT_LENGTH
-from web_emitter.emitter.settings import FULL_TEXT_INDEX
-from web_emitter.site.search import NEWEST_FIRST, Sort, ask, with_all_words
+from web_emitter.site.search import NEWEST_FIRST, Sort, run_search, with_all_words
 
 if TYPE_CHECKING:
     from elasticsearch import AsyncElasticsearch
 
 PAGE_SIZE = 50
-# Characters that are shown of a note at once.
-BEGINNING = 500
+# Number of characters in an excerpt without hits.
+EXCERPT_LENGTH = 500
 
 _FRAGMENTS = 3
 _FRAGMENT_LENGTH = 300
 _FRAGMENT_PARTS = 20
-# Characters that are looked at for hits to mark, those that a page shows at most. Elasticsearch
-# calls a text over index.highlight.max_analyzed_offset an error, unless told to look no further.
+# Number of characters that are highlighted, the maximum that a page shows. Without this limit
+# Elasticsearch reports an error for a text over index.highlight.max_analyzed_offset.
 _MAX_ANALYZED_OFFSET = MAX_TEXT_LENGTH
 _MOST_RELEVANT_FIRST: Sort = [{"_score": {"order": "desc"}}, *NEWEST_FIRST]
-# A document without letters is empty; it is kept, but nobody wants to read it.
+# An empty note is stored, but not shown.
 _NOT_EMPTY = {"range": {"length": {"gt": 0}}}
 
 
 @dataclass(frozen=True, slots=True)
 class NoteQuery:
-    """Which notes: those with all the words, in the syntax of simple_query_string. Blank: all."""
+    """Selects notes with all the words, in simple_query_string syntax. Blank: all notes."""
 
     words: str = ""
 
@@ -51,21 +51,21 @@ class NoteQuery:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of a text, as it is stored; `is_hit` says that it is what was searched for."""
+    """A piece of a stored text; `is_hit` when it matches the search."""
 
     text: str
     is_hit: bool = False
 
 
 def _near_hits(parts: Sequence[Part]) -> Iterator[Part]:
-    """A fragment ends where a word does; of a word without an end, what is next to a hit."""
+    """Fragments end at word boundaries; very long words are cut to the text next to a hit."""
     for index, part in enumerate(parts[:_FRAGMENT_PARTS]):
         text = part.text[-_FRAGMENT_LENGTH:] if index == 0 else part.text[:_FRAGMENT_LENGTH]
         yield Part(text, part.is_hit)
 
 
-class Marker:
-    """Marks hits in the answer to one question by texts that nobody can have written before it."""
+class Highlighter:
+    """Delimits the hits in one response by random tags that no stored text can contain."""
 
     def __init__(self) -> None:
         token = secrets.token_hex(16)
@@ -73,14 +73,14 @@ class Marker:
         self._hit = re.compile(f"{re.escape(self.start)}(.*?){re.escape(self.end)}", re.DOTALL)
 
     def parts(self, fragment: str) -> tuple[Part, ...]:
-        """The pieces in their order: every second one was between two markers."""
+        """The pieces in order: every second one was between two tags."""
         pieces = enumerate(self._hit.split(fragment))
         return tuple(Part(piece, is_hit=index % 2 == 1) for index, piece in pieces if piece)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """One document. `fragments` are the places of its text where the search hit, best first."""
+    """One document. `fragments` are the pieces of its text around hits, best first."""
 
     registered_at: str
     uuid: str
@@ -88,29 +88,29 @@ class Note:
     fragments: tuple[tuple[Part, ...], ...] = ()
 
     @classmethod
-    def from_hit(cls, hit: Mapping[str, Any], marker: Marker) -> Self:
+    def from_hit(cls, hit: Mapping[str, Any], highlighter: Highlighter) -> Self:
         document = hit["_source"]
         fragments = hit.get("highlight", {}).get("text", [])
         return cls(
             registered_at=str(document.get("@timestamp", "")),
             uuid=document.get("uuid", ""),
             text=document.get("text", ""),
-            fragments=tuple(tuple(_near_hits(marker.parts(each))) for each in fragments),
+            fragments=tuple(tuple(_near_hits(highlighter.parts(each))) for each in fragments),
         )
 
     @property
     def excerpt(self) -> tuple[tuple[Part, ...], ...]:
-        """Where the search hit; without a search, or past what is looked at, the beginning."""
-        return self.fragments or ((Part(self.text[:BEGINNING]),),)
+        """The text around hits, or the beginning of the note when it has no highlighted hit."""
+        return self.fragments or ((Part(self.text[:EXCERPT_LENGTH]),),)
 
     @property
-    def excerpt_is_whole(self) -> bool:
+    def excerpt_is_complete(self) -> bool:
         return "".join(part.text for part in self.excerpt[0]).strip() == self.text.strip()
 
 
 @dataclass(frozen=True, slots=True)
-class FoundNotes:
-    """The notes of a query, and how many there are ("at least", when not exact)."""
+class NotePage:
+    """The first notes of a query and their total number, a lower bound when it is not exact."""
 
     notes: tuple[Note, ...] = ()
     total: int = 0
@@ -121,7 +121,7 @@ class FoundNotes:
 class NoteSearch(Protocol):
     """Raises SearchUnavailable."""
 
-    async def find(self, query: NoteQuery) -> FoundNotes: ...
+    async def search(self, query: NoteQuery) -> NotePage: ...
 
 
 class ElasticsearchNotes:
@@ -131,19 +131,19 @@ class ElasticsearchNotes:
         self._client = client
         self._index = index
 
-    async def find(self, query: NoteQuery) -> FoundNotes:
-        marker = Marker()
-        hits = (await self._search(query, marker))["hits"]
+    async def search(self, query: NoteQuery) -> NotePage:
+        highlighter = Highlighter()
+        hits = (await self._hits(query, highlighter))["hits"]
         anything = bool(hits["hits"]) or (query.is_search and await self._has_any())
-        return FoundNotes(
-            notes=tuple(Note.from_hit(hit, marker) for hit in hits["hits"]),
+        return NotePage(
+            notes=tuple(Note.from_hit(hit, highlighter) for hit in hits["hits"]),
             total=hits["total"]["value"],
             total_is_exact=hits["total"]["relation"] == "eq",
             anything_registered=anything,
         )
 
-    async def _search(self, query: NoteQuery, marker: Marker) -> Mapping[str, Any]:
-        return await ask(
+    async def _hits(self, query: NoteQuery, highlighter: Highlighter) -> Mapping[str, Any]:
+        return await run_search(
             self._client,
             self._index,
             query=query.as_elasticsearch(),
@@ -152,8 +152,8 @@ class ElasticsearchNotes:
             source={"includes": ["@timestamp", "uuid", "text"]},
             highlight={
                 "fields": {"text": {}},
-                "pre_tags": [marker.start],
-                "post_tags": [marker.end],
+                "pre_tags": [highlighter.start],
+                "post_tags": [highlighter.end],
                 "number_of_fragments": _FRAGMENTS,
                 "fragment_size": _FRAGMENT_LENGTH,
                 "order": "score",
@@ -162,5 +162,6 @@ class ElasticsearchNotes:
         )
 
     async def _has_any(self) -> bool:
-        answer = await ask(self._client, self._index, query=NoteQuery().as_elasticsearch(), size=0)
-        return bool(answer["hits"]["total"]["value"])
+        query = NoteQuery().as_elasticsearch()
+        result = await run_search(self._client, self._index, query=query, size=0)
+        return bool(result["hits"]["total"]["value"])

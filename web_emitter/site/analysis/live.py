@@ -1,7 +1,7 @@
-"""The newest logs of a query, sent again whenever they are others: server-sent events.
+"""The newest logs of a query as server-sent events, sent when they change.
 
-Belongs here: how often they are looked for, how many may follow, and how it ends. Does not belong
-here: the table (`templates/logs.html`), asking Elasticsearch (`logs.py`).
+Belongs here: the polling interval, the maximum number of viewers, the end of a stream. Does not
+belong here: the table (`templates/logs.html`), reading from Elasticsearch (`logs.py`).
 """
 
 import asyncio
@@ -9,34 +9,34 @@ from collections.abc import AsyncIterator, Callable
 
 from sse_starlette import ServerSentEvent
 
-from web_emitter.site.log_query import LogQuery
-from web_emitter.site.logs import Found, LogSearch
+from web_emitter.site.analysis.log_query import LogQuery
+from web_emitter.site.analysis.logs import LogPage, LogSearch
 from web_emitter.site.search import SearchUnavailable
 
-LOOK_SECONDS = 1.0
-# Each of them asks Elasticsearch once a look.
-MOST_FOLLOWERS = 50
+POLL_SECONDS = 1.0
+# Each viewer sends one request to Elasticsearch per poll.
+MAX_VIEWERS = 50
 PING_SECONDS = 15
 
 
 class LiveViewers:
-    """How many follow at a worker, and their streams."""
+    """The live viewers of a worker and their streams."""
 
     def __init__(self) -> None:
         self._count = 0
 
     @property
     def is_full(self) -> bool:
-        return self._count >= MOST_FOLLOWERS
+        return self._count >= MAX_VIEWERS
 
     async def stream(
         self,
         search: LogSearch,
         query: LogQuery,
-        render: Callable[[Found], str],
+        render: Callable[[LogPage], str],
         render_failure: Callable[[SearchUnavailable], str],
     ) -> AsyncIterator[ServerSentEvent]:
-        """An event with the table of the newest logs, now and whenever they are others."""
+        """An event with the table of the newest logs, at once and whenever they change."""
         self._count += 1
         sent: str | None = None
         try:
@@ -48,6 +48,6 @@ class LiveViewers:
                 if text != sent:
                     yield ServerSentEvent(data=text)
                     sent = text
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(POLL_SECONDS)
         finally:
             self._count -= 1

@@ -1,7 +1,7 @@
-"""Whether this worker lives, and whether it can do its work.
+"""Liveness and readiness of this worker.
 
-Belongs here: `/livez`, `/readyz`. Does not belong here: the health of the pipeline, which Dagster's
-checks and `kp status` tell.
+Belongs here: `/livez`, `/readyz`. Does not belong here: the health of the platform, which Dagster's
+checks and `kp status` report.
 """
 
 import asyncio
@@ -15,24 +15,24 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from web_emitter.emitter.producer import BrokersUnreachable, Sink
-from web_emitter.site.logs import LogSearch
+from web_emitter.site.analysis.logs import LogSearch
 from web_emitter.site.search import SearchUnavailable
 
-# Orchestrators give a probe one second by default.
+# By default, orchestrators time out a probe after one second.
 _PROBE_SECONDS = 0.8
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The answer of one server that this worker needs."""
+    """The result of a request to one server."""
 
     ok: bool
     detail: str
 
 
 class Readiness:
-    """Asks the servers at most once a second, one asker at a time: a frozen broker must not hold
-    one thread for each probe that an orchestrator sends."""
+    """Checks the servers at most once a second and never concurrently, so that an unresponsive
+    broker does not block one thread per probe."""
 
     def __init__(self, sink: Sink, search: LogSearch) -> None:
         self._sink = sink
@@ -62,7 +62,7 @@ class Readiness:
         except SearchUnavailable as error:
             return Check(False, str(error))
         except TimeoutError:
-            return Check(False, f"no answer in {_PROBE_SECONDS} s")
+            return Check(False, f"no response within {_PROBE_SECONDS} s")
         return Check(True, "answers")
 
 
@@ -71,8 +71,8 @@ async def livez(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """503 until a broker answers. Elasticsearch is told but does not decide: without it the pages
-    say so, and events flow all the same."""
+    """503 while no broker answers. Elasticsearch is reported but does not affect the status: events
+    are published without it, and the pages show that it is unavailable."""
     checks = await request.state.readiness.checks()
     ready = checks["kafka"].ok
     return _json(
@@ -81,9 +81,9 @@ async def readyz(request: Request) -> Response:
             "checks": checks,
             "events": request.state.sink.counts(),
             "notes": request.state.note_sink.counts(),
-            "sink_failures": request.state.announcer.sink_failures,
-            "rejected": request.state.announcer.rejected,
-            "anonymous": request.state.announcer.identity.anonymous,
+            "sink_failures": request.state.publisher.sink_failures,
+            "rejected": request.state.publisher.rejected,
+            "anonymous": request.state.publisher.identity.anonymous,
         },
         status_code=200 if ready else 503,
     )

@@ -1,7 +1,7 @@
-"""Reading what the platform computes from the logs: who is popular now, and the numbers of an hour.
+"""Reading the ranking and the hourly KPIs that the platform computes from the logs.
 
-Belongs here: what is asked for, and documents as values. Does not belong here: computing them
-(the platform does), how they look (`pages.py`, `chart.py`).
+Belongs here: the requests, and documents as values. Does not belong here: computing them (the
+platform does), presentation (`overview.py`, `chart.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from web_emitter.emitter.settings import KPI_INDEX, RANKING_INDEX
-from web_emitter.site.search import ask
+from web_emitter.contract import KPI_INDEX, RANKING_INDEX
+from web_emitter.site.search import run_search
 
 if TYPE_CHECKING:
     from elasticsearch import AsyncElasticsearch
 
-MOST_POPULAR = 5
+TOP_SIZE = 5
 HOURS = 24
 HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Popular:
-    """One name or URI and how often it was accessed in the window of the ranking."""
+    """One name or URI and the number of its accesses in the window of the ranking."""
 
     rank: int
     key: str
@@ -45,7 +45,7 @@ class Ranking:
 
     @classmethod
     def from_documents(cls, documents: Sequence[Mapping[str, Any]]) -> Self:
-        """Of documents sorted by rank, of one computation or more: the newest counts."""
+        """From documents sorted by rank; of several computations the newest is used."""
         newest = max(document["computed_at"] for document in documents)
         current = [document for document in documents if document["computed_at"] == newest]
         return cls(
@@ -65,7 +65,7 @@ def _of_kind(kind: str, documents: Sequence[Mapping[str, Any]]) -> tuple[Popular
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HourOfAccess:
-    """The numbers of one hour over all names. `hour` is its start, in UTC."""
+    """The KPIs of one hour over all names. `hour` is its start, in UTC."""
 
     hour: datetime
     accesses: int
@@ -91,14 +91,14 @@ class HourOfAccess:
 
 
 class Insights(Protocol):
-    """Both verbs raise SearchUnavailable."""
+    """Both methods raise SearchUnavailable."""
 
     async def ranking(self) -> Ranking | None:
-        """The newest ranking, or None when none was computed yet."""
+        """The newest ranking, or None when none has been computed."""
         ...
 
     async def hours(self, now: datetime) -> tuple[HourOfAccess, ...]:
-        """Those of the last HOURS hours that were computed, oldest first."""
+        """The computed hours among the last HOURS hours, oldest first."""
         ...
 
 
@@ -118,12 +118,12 @@ class ElasticsearchInsights:
     async def ranking(self) -> Ranking | None:
         documents = await self._documents(
             self._ranking_index,
-            query={"range": {"rank": {"lte": MOST_POPULAR}}},
+            query={"range": {"rank": {"lte": TOP_SIZE}}},
             sort=[
                 {"computed_at": {"order": "desc", "unmapped_type": "date"}},
                 {"rank": {"order": "asc", "unmapped_type": "integer"}},
             ],
-            size=2 * MOST_POPULAR,
+            size=2 * TOP_SIZE,
         )
         return Ranking.from_documents(documents) if documents else None
 
@@ -151,6 +151,6 @@ class ElasticsearchInsights:
         )
         return tuple(HourOfAccess.from_document(document) for document in documents)
 
-    async def _documents(self, index: str, **question: Any) -> list[Mapping[str, Any]]:
-        answer = await ask(self._client, index, **question)
-        return [hit["_source"] for hit in answer["hits"]["hits"]]
+    async def _documents(self, index: str, **request: Any) -> list[Mapping[str, Any]]:
+        result = await run_search(self._client, index, **request)
+        return [hit["_source"] for hit in result["hits"]["hits"]]

@@ -1,7 +1,7 @@
-"""Which logs somebody asks for: the state of the analysis page, all of it in the URL.
+"""The query for logs: the state of the analysis page, all of which is in its URL.
 
-Belongs here: reading it from a URL, writing it into links, and what it means to Elasticsearch. Does
-not belong here: asking (`logs.py`), and how it looks (`pages.py`).
+Belongs here: parsing a URL, building links, the corresponding Elasticsearch query. Does not belong
+here: running it (`logs.py`), presentation (`pages.py`).
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 from web_emitter.emitter.events import MAX_URI_LENGTH
-from web_emitter.site.chart import EPOCH
+from web_emitter.site.analysis.chart import EPOCH
 from web_emitter.site.search import Cursor, with_all_words
 
-# By the name that Elasticsearch's date math has for them too.
+# The names are valid in Elasticsearch's date math.
 PRESETS: Mapping[str, timedelta] = {
     "15m": timedelta(minutes=15),
     "1h": timedelta(hours=1),
@@ -27,21 +27,22 @@ PRESETS_IN_WORDS: Mapping[str, str] = {
     "24h": "24 hours",
     "7d": "7 days",
 }
-DEFAULT_SPAN = PRESETS["24h"]
+DEFAULT_LENGTH = PRESETS["24h"]
 
-# index.max_regex_length, in UTF-16 units; never more than UTF-8 bytes. A range has it too [ran].
+# index.max_regex_length, in UTF-16 units, of which a text has at most as many as UTF-8 bytes. It
+# limits range queries on keywords too (verified with Elasticsearch 8).
 _MAX_PREFIX = 1_000
 _MAX_KEYWORD_BYTES = 32_766
 _YEARS = range(1970, 9_000)
 
 
 class BadQuery(ValueError):
-    """A URL that no link of ours has; the message is for the person who made it."""
+    """A URL with invalid parameters; the message is shown to the visitor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Period:
-    """A span of time: a preset that ends now, or from a moment, to another one, both or neither."""
+    """A period: a preset that ends now, or a start, an end, both or neither."""
 
     last: str = ""
     start: datetime | None = None
@@ -49,14 +50,14 @@ class Period:
 
     @classmethod
     def of(cls, last: str, start: str, end: str) -> Self:
-        """Times are ISO 8601, UTC unless they say else, and win over a preset. Raises BadQuery."""
+        """Times are ISO 8601, in UTC by default, and override a preset. Raises BadQuery."""
         if last and not (start or end):
             if last not in PRESETS:
-                raise BadQuery(f"The last {last!r}: known are {', '.join(PRESETS)}.")
+                raise BadQuery(f"The period {last!r} is not one of {', '.join(PRESETS)}.")
             return cls(last=last)
         period = cls(start=_moment("From", start), end=_moment("To", end))
         if period.start and period.end and period.start >= period.end:
-            raise BadQuery("From must lie before To.")
+            raise BadQuery("From must be before To.")
         return period
 
     def __bool__(self) -> bool:
@@ -69,28 +70,27 @@ class Period:
         return ", ".join(f"{word} {each:%Y-%m-%d %H:%M:%S}" for word, each in sides if each)
 
     def bounds(self, now: datetime) -> tuple[datetime, datetime]:
-        """Start and end of what a chart shows: where one is not given, DEFAULT_SPAN from the other
-        one, or from now."""
+        """Start and end of a chart; a missing one is DEFAULT_LENGTH from the other, or now."""
         if self.last:
             return now - PRESETS[self.last], now
         end = self.end or (max(now, self.start + timedelta(minutes=1)) if self.start else now)
-        return self.start or end - DEFAULT_SPAN, end
+        return self.start or end - DEFAULT_LENGTH, end
 
     def as_elasticsearch(self) -> dict[str, Any]:
         if self.last:
-            span: dict[str, Any] = {"gte": f"now-{self.last}"}
+            bounds: dict[str, Any] = {"gte": f"now-{self.last}"}
         else:
-            span = {"format": "epoch_millis"}
+            bounds = {"format": "epoch_millis"}
             if self.start:
-                span["gte"] = milliseconds(self.start)
+                bounds["gte"] = milliseconds(self.start)
             if self.end:
-                span["lt"] = milliseconds(self.end)
-        return {"range": {"@timestamp": span}}
+                bounds["lt"] = milliseconds(self.end)
+        return {"range": {"@timestamp": bounds}}
 
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """One filter that is set, as a person reads it."""
+    """One active filter as it is displayed."""
 
     field: str
     label: str
@@ -99,11 +99,10 @@ class Chip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogQuery:
-    """Which logs: those with all the words in URI or name, of exactly this name, whose URI starts
-    like this, that this Dagster run indexed, of this period; the page behind one place, or before
-    another. Empty: all, the newest.
+    """Selects logs by words in URI or name, exact name, prefix of the URI, Dagster run and period;
+    `after` and `before` are the cursor of a page. An empty query selects the newest of all logs.
 
-    A URI is cut as the stored ones are, so that a whole long one finds its event.
+    The URI is truncated like the stored ones, so that a complete long URI matches its event.
     """
 
     words: str = ""
@@ -115,17 +114,17 @@ class LogQuery:
     before: Cursor | None = None
 
     @classmethod
-    def of(cls, asked: Mapping[str, str]) -> Self:
+    def of(cls, parameters: Mapping[str, str]) -> Self:
         """From the parameters of a URL. Raises BadQuery."""
-        period = Period.of(*(asked.get(name, "").strip() for name in ("last", "from", "to")))
+        period = Period.of(*(parameters.get(name, "").strip() for name in ("last", "from", "to")))
         return cls(
-            words=asked.get("q", ""),
-            name=asked.get("name", ""),
-            uri=asked.get("uri", ""),
-            run=asked.get("run", ""),
+            words=parameters.get("q", ""),
+            name=parameters.get("name", ""),
+            uri=parameters.get("uri", ""),
+            run=parameters.get("run", ""),
             period=period,
-            after=_cursor(asked.get("after")),
-            before=_cursor(asked.get("before")),
+            after=_cursor(parameters.get("after")),
+            before=_cursor(parameters.get("before")),
         )
 
     @property
@@ -142,32 +141,32 @@ class LogQuery:
 
     @property
     def is_overview(self) -> bool:
-        """Everything, from the newest on."""
+        """Whether this is the first page of all logs."""
         return not self.is_filtered and self.is_first_page
 
     def parameters(self) -> dict[str, str]:
-        """What stands in a URL; the reverse of `of`."""
-        given = {
+        """The parameters of a URL; the reverse of `of`."""
+        values = {
             "q": self.words,
             "name": self.name,
             "uri": self.uri,
             "run": self.run,
             "last": self.period.last,
-            "from": _written(self.period.start),
-            "to": _written(self.period.end),
+            "from": _input_value(self.period.start),
+            "to": _input_value(self.period.end),
             "after": self.after.token if self.after else "",
             "before": self.before.token if self.before else "",
         }
-        return {name: value for name, value in given.items() if value}
+        return {name: value for name, value in values.items() if value}
 
     def link(self, path: str = "/analysis", **changes: Any) -> str:
-        """The path of the first page with these changes, or of the page that they name."""
+        """The path of the first page with these changes, or of the page of a cursor in them."""
         query = replace(self, **{"after": None, "before": None} | changes)
-        given = urlencode(query.parameters())
-        return f"{path}?{given}" if given else path
+        parameters = urlencode(query.parameters())
+        return f"{path}?{parameters}" if parameters else path
 
     def live_link(self) -> str:
-        """The path of the first page, which then follows the newest logs."""
+        """The path of the first page with live updates."""
         return self.link() + ("&" if self.is_filtered else "?") + "live=on"
 
     def link_to_period(self, start: datetime, end: datetime) -> str:
@@ -178,22 +177,22 @@ class LogQuery:
 
     def link_without(self, name: str) -> str:
         """The path of the first page without one of the filters."""
-        nothing: dict[str, Any] = {name: Period() if name == "period" else ""}
-        return self.link(**nothing)
+        removed: dict[str, Any] = {name: Period() if name == "period" else ""}
+        return self.link(**removed)
 
     def chips(self) -> list[Chip]:
         chips = [
             Chip("words", "Words", self.words if self.has_words else ""),
             Chip("name", "Name", self.name),
-            Chip("uri", "URI starting with", self.uri),
+            Chip("uri", "URI prefix", self.uri),
             Chip("run", "Run", self.run),
             Chip("period", "Time", str(self.period)),
         ]
         return [chip for chip in chips if chip.value]
 
-    def as_elasticsearch(self, *more: dict[str, Any]) -> dict[str, Any]:
-        """The query of Elasticsearch, with more filters."""
-        filters = list(more)
+    def as_elasticsearch(self, *additional: dict[str, Any]) -> dict[str, Any]:
+        """The Elasticsearch query, with additional filters."""
+        filters = list(additional)
         if self.has_words:
             filters.append(with_all_words(self.words, ["uri.words", "name.words"]))
         if self.name:
@@ -208,7 +207,7 @@ class LogQuery:
 
 
 def milliseconds(moment: datetime) -> int:
-    """Since the epoch."""
+    """Milliseconds since the epoch."""
     return (moment - EPOCH) // timedelta(milliseconds=1)
 
 
@@ -222,11 +221,11 @@ def _moment(label: str, text: str) -> datetime | None:
             return moment
     except (ValueError, OverflowError):
         pass
-    raise BadQuery(f"{label}: {text[:50]!r} is no time; write it like 2026-01-31T12:00.")
+    raise BadQuery(f"{label}: {text[:50]!r} is not a time such as 2026-01-31T12:00.")
 
 
-def _written(moment: datetime | None) -> str:
-    """As a field for a date and a time has it; in UTC, as `of` reads it."""
+def _input_value(moment: datetime | None) -> str:
+    """The value of a datetime-local field, in UTC."""
     if moment is None:
         return ""
     precision = "milliseconds" if moment.microsecond else "seconds"
@@ -239,18 +238,18 @@ def _cursor(token: str | None) -> Cursor | None:
     try:
         return Cursor.from_token(token)
     except ValueError:
-        raise BadQuery("The link to this page was cut or changed.") from None
+        raise BadQuery("The link to this page is incomplete or was changed.") from None
 
 
 def _starting_with(field: str, start: str) -> dict[str, Any]:
-    """A start that is too long for a prefix query must be the whole text."""
+    """A prefix that is too long for a prefix query must equal the whole text."""
     if len(start.encode()) > _MAX_PREFIX:
         return equal(field, start)
     return {"prefix": {field: start}}
 
 
 def equal(field: str, text: str) -> dict[str, Any]:
-    """What is longer than any keyword is found nowhere; Elasticsearch would call it an error."""
+    """A text longer than any keyword matches nothing; Elasticsearch would report an error."""
     if len(text.encode()) > _MAX_KEYWORD_BYTES:
         return {"match_none": {}}
     return {"term": {field: text}}

@@ -1,19 +1,18 @@
-"""The bars of accesses in time, in the units of an SVG.
+"""The bar chart of accesses over time, in SVG units.
 
-Belongs here: how long a bar is, and geometry. Does not belong here: markup and words
-(`templates/insights.html`), colours (`static/kp.css`), the numbers themselves (`insights.py`,
-`logs.py`).
+Belongs here: the time step of a bar, and geometry. Does not belong here: markup and texts
+(`templates/overview.html`), colours (`static/kp.css`), the numbers (`insights.py`, `logs.py`).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from web_emitter.site.insights import HOUR, HOURS, HourOfAccess
+from web_emitter.site.analysis.insights import HOUR, HOURS, HourOfAccess
 
 SLOT_WIDTH = 10
 HEIGHT = 60
-MOST_BARS = 60
+MAX_BARS = 60
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STEPS = [
     timedelta(seconds=seconds)
@@ -23,8 +22,8 @@ _STEPS = [
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One step. `accesses` is None, and the height 0, while it is not computed; `numbers` are what
-    else is known of an hour."""
+    """One time step. `accesses` is None, and the height 0, when it has not been computed; `numbers`
+    are the other KPIs of an hour."""
 
     start: datetime
     end: datetime
@@ -40,7 +39,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Bars of one length, side by side; the highest is as high as the picture."""
+    """Bars of equal time steps, side by side; the highest bar has the height of the picture."""
 
     bars: tuple[Bar, ...]
     highest: int
@@ -63,7 +62,7 @@ class Chart:
 
     @classmethod
     def of_hours(cls, hours: Sequence[HourOfAccess], now: datetime) -> "Chart":
-        """HOURS bars up to the current hour."""
+        """HOURS bars up to the current hour; `now` has a time zone."""
         current = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         numbers = {each.hour: each for each in hours}
         starts = [current - HOUR * (HOURS - 1 - number) for number in range(HOURS)]
@@ -74,8 +73,7 @@ class Chart:
     def of_counts(
         cls, counts: Mapping[datetime, int], start: datetime, end: datetime, step: timedelta
     ) -> "Chart":
-        """Bars from start to end, which are multiples of `step` since the epoch; where no count is
-        known there was none."""
+        """Bars from `start` to `end` at multiples of `step` since the epoch; counts default to 0."""
         first = EPOCH + (start - EPOCH) // step * step
         number = -((first - end) // step)
         starts = [first + step * each for each in range(number)]
@@ -89,25 +87,25 @@ class Chart:
         counts: Mapping[datetime, int | None],
         numbers: Mapping[datetime, HourOfAccess],
     ) -> "Chart":
-        known = [count for count in counts.values() if count is not None]
-        highest = max(known, default=0)
+        computed = [count for count in counts.values() if count is not None]
+        highest = max(computed, default=0)
         bars = tuple(
             Bar(
                 start,
                 start + step,
-                SLOT_WIDTH * place,
+                SLOT_WIDTH * index,
                 _height(counts[start], highest),
                 counts[start],
                 numbers.get(start),
             )
-            for place, start in enumerate(starts)
+            for index, start in enumerate(starts)
         )
-        return cls(bars, highest, sum(known), step)
+        return cls(bars, highest, sum(computed), step)
 
 
 def step_of(start: datetime, end: datetime) -> timedelta:
-    """The shortest length of bars of which MOST_BARS are enough, in whole seconds."""
-    least = (end - start) / MOST_BARS
+    """The shortest time step with at most MAX_BARS bars, in whole seconds."""
+    least = (end - start) / MAX_BARS
     for step in _STEPS:
         if step >= least:
             return step
@@ -115,7 +113,7 @@ def step_of(start: datetime, end: datetime) -> timedelta:
 
 
 def _height(accesses: int | None, highest: int) -> float:
-    """An hour with few accesses is still seen."""
+    """A bar with few accesses remains visible."""
     if not accesses:
         return 0
     return max(1.0, round(HEIGHT * accesses / highest, 1))

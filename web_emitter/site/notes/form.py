@@ -1,8 +1,7 @@
-"""The form of a note: from the bytes of a request to a text, or to the reason why not.
+"""The form of a note: from the bytes of a request to a text or an error message.
 
-Belongs here: what the form sends, its limits, the words for what is wrong. Does not belong here:
-whether the request may come at all (`security.py`), the page (`pages.py`), the event
-(`events.py`).
+Belongs here: parsing the form, its limits, the error messages. Does not belong here: cross-site
+requests (`security.py`), the page (`pages.py`), the event (`emitter/events.py`).
 """
 
 from urllib.parse import parse_qs
@@ -13,12 +12,12 @@ from web_emitter.emitter.events import MAX_TEXT_LENGTH, text_defect
 
 FORM_TYPE = "application/x-www-form-urlencoded"
 FIELD = "text"
-# A character is at most four bytes, each sent as %XX; then the field's name.
+# A character has at most four bytes, each sent as %XX; 100 bytes are for the field name.
 MAX_BODY_BYTES = 12 * MAX_TEXT_LENGTH + 100
 
 
-class FormRefused(Exception):
-    """A request that is not this form; `status` is the answer's."""
+class FormRejected(Exception):
+    """A request that is not this form; `status` is that of the response."""
 
     def __init__(self, status: int, heading: str, text: str) -> None:
         super().__init__(text)
@@ -27,8 +26,8 @@ class FormRefused(Exception):
 
 
 class InvalidNote(ValueError):
-    """What somebody sent cannot be a note: the message tells them why; `text` is what they sent,
-    as far as it could be read."""
+    """A submitted text that cannot be a note. The message is shown to the visitor; `text` is the
+    submitted text as far as it could be decoded."""
 
     def __init__(self, message: str, text: str) -> None:
         super().__init__(message)
@@ -36,15 +35,15 @@ class InvalidNote(ValueError):
 
 
 async def submitted_note(request: Request) -> str:
-    """The text as the browser sent it, its line breaks being CR LF.
+    """The text as the browser sent it, with CR LF as line breaks.
 
-    Raises FormRefused when the request is not the form, InvalidNote when its text is no note.
+    Raises FormRejected when the request is not the form, InvalidNote when its text is invalid.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0]
     if content_type.strip().lower() != FORM_TYPE:
-        raise FormRefused(415, "That is not the form", f"Send it as {FORM_TYPE}.")
+        raise FormRejected(415, "Unsupported content type", f"Use {FORM_TYPE}.")
     text = _text(await _body(request))
-    if message := _complaint(text):
+    if message := _error(text):
         raise InvalidNote(message, text)
     return text
 
@@ -56,9 +55,9 @@ async def _body(request: Request) -> bytes:
             body += chunk
             if len(body) > MAX_BODY_BYTES:
                 limit = f"A note has at most {MAX_TEXT_LENGTH:,} characters."
-                raise FormRefused(413, "That is far too long", limit)
+                raise FormRejected(413, "Request too large", limit)
     except ClientDisconnect:
-        raise FormRefused(400, "The form did not arrive", "The visitor left.") from None
+        raise FormRejected(400, "Incomplete request", "The client disconnected.") from None
     return body
 
 
@@ -71,18 +70,20 @@ def _text(body: bytes) -> str:
         )
         (text,) = fields.get(FIELD, [""])
     except ValueError:  # not UTF-8, not name=value, or the field twice
-        raise InvalidNote("The form did not arrive whole. Please send it again.", "") from None
+        raise InvalidNote(
+            "The form was not received completely. Please send it again.", ""
+        ) from None
     return text
 
 
-def _complaint(text: str) -> str | None:
+def _error(text: str) -> str | None:
     match text_defect(text):
         case None:
             return None
         case "empty":
-            return "Write something: blanks alone are no note."
+            return "The note is empty: enter some text."
         case _:
             return (
-                f"These are {len(text):,} characters, a line break counting as two. "
-                f"A note has at most {MAX_TEXT_LENGTH:,}."
+                f"The text has {len(text):,} characters (a line break counts as two). "
+                f"The maximum is {MAX_TEXT_LENGTH:,}."
             )

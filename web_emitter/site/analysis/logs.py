@@ -1,7 +1,7 @@
 """Reading the enriched logs.
 
-Belongs here: questions for logs, and documents as values. Does not belong here: what is asked for
-(`log_query.py`), the connection (`search.py`), how logs look (`pages.py`).
+Belongs here: requests for logs, and documents as values. Does not belong here: the query
+(`log_query.py`), the connection (`search.py`), presentation (`pages.py`).
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -9,28 +9,28 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from web_emitter.emitter.settings import ACCESS_LOG_INDEX
-from web_emitter.site.chart import step_of
-from web_emitter.site.insights import MOST_POPULAR, Popular
-from web_emitter.site.log_query import LogQuery, Period, equal
-from web_emitter.site.search import LATEST, NEWEST_FIRST, OLDEST_FIRST, Cursor, ask
+from web_emitter.contract import ACCESS_LOG_INDEX
+from web_emitter.site.analysis.chart import step_of
+from web_emitter.site.analysis.insights import TOP_SIZE, Popular
+from web_emitter.site.analysis.log_query import LogQuery, Period, equal
+from web_emitter.site.search import LATEST, NEWEST_FIRST, OLDEST_FIRST, Cursor, run_search
 
 if TYPE_CHECKING:
     from elasticsearch import AsyncElasticsearch
 
 PAGE_SIZE = 50
 EXPORT_PAGE_SIZE = 1_000
-# Of more logs than these, names and URIs are counted in a sample: a URI's text is looked up for
-# each of them, and there may be as many as logs.
-SAMPLE = 20_000
+# Above twice this number of logs, names and URIs are counted in a sample of this size: counting
+# loads the URI of every log, and there may be as many different URIs as logs.
+SAMPLE_SIZE = 20_000
 _SECOND = timedelta(seconds=1)
-# How many times farther from its neighbour a page is looked for, when near it there is too little.
-_FARTHER = 100
+# Factor by which the time range of a neighbouring page grows when it holds too few logs.
+_REACH_FACTOR = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrichedLog:
-    """One document as the page shows it. What a document lacks is None, or empty text."""
+    """One document as the page shows it. Missing fields are None or empty."""
 
     accessed_at: str
     uuid: str
@@ -60,11 +60,11 @@ class EnrichedLog:
         )
 
 
-# Where each field of a document comes from, in words.
-_MESSAGE, _PLACE = "Kafka, in the message", "Kafka, the message's place"
+# The origin of each field of a document, as displayed.
+_MESSAGE, _METADATA = "Kafka, message value", "Kafka, message metadata"
 _REDIS, _MYSQL = "Redis, red_tests.test.string", "MySQL, my_tests.testing.tests"
 ORIGINS: Mapping[str, str] = {
-    "@timestamp": "Kafka, the message's timestamp",
+    "@timestamp": "Kafka, message timestamp",
     "uuid": _MESSAGE,
     "uri": _MESSAGE,
     "name": _MESSAGE,
@@ -73,20 +73,20 @@ ORIGINS: Mapping[str, str] = {
     "test_id": _MYSQL,
     "test_name": _MYSQL,
     "created_at": _MYSQL,
-    "topic": _PLACE,
-    "partition": _PLACE,
-    "offset": _PLACE,
-    "enrichment.state": "kp_platform, whether both had the name",
-    "enrichment.missing": "kp_platform, which of them had not",
-    "indexed_at": "kp_platform, when it was sent to Elasticsearch",
-    "delay_ms": "kp_platform, milliseconds from the access to that",
-    "run_id": "kp_platform, the Dagster run that sent it",
+    "topic": _METADATA,
+    "partition": _METADATA,
+    "offset": _METADATA,
+    "enrichment.state": "kp_platform, whether both sources have the name",
+    "enrichment.missing": "kp_platform, sources without the name",
+    "indexed_at": "kp_platform, time of the bulk request",
+    "delay_ms": "kp_platform, milliseconds from the access to indexed_at",
+    "run_id": "kp_platform, Dagster run that indexed it",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a document, and where it comes from."""
+    """A field of a document and its origin."""
 
     name: str
     value: Any
@@ -94,14 +94,14 @@ class Field:
 
 
 def fields_of(document: Mapping[str, Any]) -> list[Field]:
-    """Those that every log has, and after them what another hand may have written."""
+    """The fields that every log has, then any others."""
     values = flat(document)
     known = [Field(name, values.pop(name, None), origin) for name, origin in ORIGINS.items()]
     return known + [Field(name, value, "unknown") for name, value in values.items()]
 
 
 def flat(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Members of objects by the names that Elasticsearch has for them."""
+    """The fields of a document by their full names, as Elasticsearch names them."""
     values: dict[str, Any] = {}
     for name, value in document.items():
         if isinstance(value, Mapping):
@@ -112,10 +112,10 @@ def flat(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Logs of a query, newest first, how many it has ("at least", when not exact; None: not
-    counted, which would take longer than to find them), and the places next to which there are
-    newer and older ones."""
+class LogPage:
+    """One page of the logs of a query, newest first. `total` is None when it was not counted, which
+    takes longer than the page itself, and a lower bound when it is not exact. `newer` and `older`
+    are the cursors of the neighbouring pages."""
 
     logs: tuple[EnrichedLog, ...] = ()
     total: int | None = 0
@@ -127,9 +127,9 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The logs of a query in numbers: how many there are in each `step` of its period (steps
-    without any are left out), and the names and URIs that most of them have. `sampled` is the size
-    of the sample in which these were counted; None: all were."""
+    """Counts of the logs of a query: for each `step` of its period (empty steps are omitted), and
+    for the most frequent names and URIs. `sampled` is the size of the sample in which names and
+    URIs were counted; None: in all logs."""
 
     start: datetime
     end: datetime
@@ -143,25 +143,25 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A whole document, and the index in which it lies."""
+    """A complete document and its index."""
 
     index: str
     source: Mapping[str, Any]
 
 
 class LogSearch(Protocol):
-    """All verbs raise SearchUnavailable."""
+    """All methods raise SearchUnavailable."""
 
-    async def newest(self, query: LogQuery) -> Found: ...
+    async def newest(self, query: LogQuery) -> LogPage: ...
 
     async def summary(self, query: LogQuery, now: datetime) -> Summary: ...
 
     async def one(self, uuid: str) -> Document | None:
-        """The document of an event; of several, which days apart can have, the newest."""
+        """The document of an event. When several daily indices have one, the newest."""
         ...
 
-    def all(self, query: LogQuery, most: int) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-        """The documents of a query in batches, newest first, at most so many in all."""
+    def all(self, query: LogQuery, limit: int) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+        """The documents of a query in batches, newest first, at most `limit` in all."""
         ...
 
     async def ping(self) -> None: ...
@@ -174,16 +174,16 @@ class ElasticsearchLogs:
         self._client = client
         self._index = index
 
-    async def newest(self, query: LogQuery) -> Found:
+    async def newest(self, query: LogQuery) -> LogPage:
         hits = await self._page(query)
         if query.before is not None and len(hits["hits"]) <= PAGE_SIZE:
-            return await self.newest(replace(query, before=None))  # a whole page, not its rest
+            return await self.newest(replace(query, before=None))  # a full page
         more = len(hits["hits"]) > PAGE_SIZE
         shown = hits["hits"][-PAGE_SIZE:] if query.before else hits["hits"][:PAGE_SIZE]
         anything = bool(shown) or (not query.is_overview and await self._has_any())
         total = hits.get("total", {"value": None, "relation": "gte"})
-        first, last = Cursor.at_the_ends(shown) if shown else (None, None)
-        return Found(
+        first, last = Cursor.of_page(shown) if shown else (None, None)
+        return LogPage(
             logs=tuple(EnrichedLog.from_document(hit["_source"]) for hit in shown),
             total=total["value"],
             total_is_exact=total["relation"] == "eq",
@@ -195,21 +195,21 @@ class ElasticsearchLogs:
     async def summary(self, query: LogQuery, now: datetime) -> Summary:
         start, end = query.period.bounds(now)
         step = step_of(start, end)
-        asked = query.as_elasticsearch(Period(start=start, end=end).as_elasticsearch())
+        restricted = query.as_elasticsearch(Period(start=start, end=end).as_elasticsearch())
         times = {"field": "@timestamp", "fixed_interval": f"{step // _SECOND}s", "min_doc_count": 1}
-        answer = await self._ask(
-            query=asked,
+        result = await self._run(
+            query=restricted,
             size=0,
             track_total_hits=True,
             aggs={"times": {"date_histogram": times}},
         )
-        total = answer["hits"]["total"]["value"]
-        aggregations = answer.get("aggregations", {"times": {"buckets": []}})
+        total = result["hits"]["total"]["value"]
+        aggregations = result.get("aggregations", {"times": {"buckets": []}})
         counts = {
             datetime.fromtimestamp(bucket["key"] / 1_000, UTC): bucket["doc_count"]
             for bucket in aggregations["times"]["buckets"]
         }
-        names, uris = await self._popular(asked, total) if total else ((), ())
+        names, uris = await self._popular(restricted, total) if total else ((), ())
         return Summary(
             start=start,
             end=end,
@@ -218,58 +218,57 @@ class ElasticsearchLogs:
             counts=counts,
             names=names,
             uris=uris,
-            sampled=SAMPLE if total > 2 * SAMPLE else None,
+            sampled=SAMPLE_SIZE if total > 2 * SAMPLE_SIZE else None,
         )
 
     async def _popular(
-        self, asked: Mapping[str, Any], total: int
+        self, query: Mapping[str, Any], total: int
     ) -> tuple[tuple[Popular, ...], tuple[Popular, ...]]:
-        # Ordinals of millions of URIs would be made again after each refresh.
+        # Global ordinals of millions of URIs would be rebuilt after each refresh.
         terms = {
-            field: {"terms": {"field": field, "size": MOST_POPULAR, "execution_hint": "map"}}
+            field: {"terms": {"field": field, "size": TOP_SIZE, "execution_hint": "map"}}
             for field in ("name", "uri")
         }
-        # Elasticsearch takes a probability of at most one half, or of one.
-        share = 1.0 if total <= 2 * SAMPLE else SAMPLE / total
+        # Elasticsearch accepts a probability of at most 0.5, or 1.
+        share = 1.0 if total <= 2 * SAMPLE_SIZE else SAMPLE_SIZE / total
         sample = {"random_sampler": {"probability": share, "seed": 1}, "aggs": terms}
-        answer = await self._ask(
-            query=asked, size=0, track_total_hits=False, aggs={"sample": sample}
+        result = await self._run(
+            query=query, size=0, track_total_hits=False, aggs={"sample": sample}
         )
-        found = answer["aggregations"]["sample"]
-        return _popular(found["name"]["buckets"]), _popular(found["uri"]["buckets"])
+        counted = result["aggregations"]["sample"]
+        return _popular(counted["name"]["buckets"]), _popular(counted["uri"]["buckets"])
 
     async def one(self, uuid: str) -> Document | None:
-        answer = await self._ask(query=equal("uuid", uuid), sort=NEWEST_FIRST, size=1)
-        hits = answer["hits"]["hits"]
+        result = await self._run(query=equal("uuid", uuid), sort=NEWEST_FIRST, size=1)
+        hits = result["hits"]["hits"]
         return Document(hits[0]["_index"], hits[0]["_source"]) if hits else None
 
-    async def all(self, query: LogQuery, most: int) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-        left, after = most, query.after
+    async def all(self, query: LogQuery, limit: int) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+        left, after = limit, query.after
         while left > 0:
             size = min(left, EXPORT_PAGE_SIZE)
             hits = (await self._search(replace(query, after=after), size))["hits"]
             if hits:
                 yield [hit["_source"] for hit in hits]
-                _, after = Cursor.at_the_ends(hits)
+                _, after = Cursor.of_page(hits)
             if len(hits) < size:
                 return
             left -= size
 
     async def ping(self) -> None:
-        # Not es.info(): a minimal build does not answer it.
+        # Not es.info(), which a minimal build of Elasticsearch does not answer.
         await self._search(LogQuery(), 0)
 
     async def _page(self, query: LogQuery) -> Mapping[str, Any]:
-        """The hits of a page, and one more if there is one. A page next to another is first looked
-        for near it, and then not quite so near: else all events of its day would be sorted for it.
-        """
-        if at := query.after or query.before:
-            for reach in (at.reach, _FARTHER * at.reach):
+        """The hits of a page, and one more if there is one. A neighbouring page is searched in a
+        short time range first, then in a longer one, to avoid sorting all events of its day."""
+        if cursor := query.after or query.before:
+            for reach in (cursor.reach, _REACH_FACTOR * cursor.reach):
                 if query.after:
-                    span = {"gte": max(0, at.milliseconds - reach)}
+                    bounds = {"gte": max(0, cursor.milliseconds - reach)}
                 else:
-                    span = {"lte": min(at.milliseconds + reach, LATEST)}
-                near = {"range": {"@timestamp": span | {"format": "epoch_millis"}}}
+                    bounds = {"lte": min(cursor.milliseconds + reach, LATEST)}
+                near = {"range": {"@timestamp": bounds | {"format": "epoch_millis"}}}
                 hits = await self._search(query, PAGE_SIZE + 1, near)
                 if len(hits["hits"]) > PAGE_SIZE:
                     return hits
@@ -279,23 +278,23 @@ class ElasticsearchLogs:
         return bool((await self._search(LogQuery(), 1))["hits"])
 
     async def _search(self, query: LogQuery, size: int, *filters: Any) -> Mapping[str, Any]:
-        """Hits in the order of the page; before a place, those next to it."""
-        behind: dict[str, Any] = {}
-        if at := query.after or query.before:
-            behind = {"search_after": at.place, "track_total_hits": False}
-        answer = await self._ask(
+        """Hits in the order of the page; before a cursor, those closest to it."""
+        paging: dict[str, Any] = {}
+        if cursor := query.after or query.before:
+            paging = {"search_after": cursor.search_after, "track_total_hits": False}
+        result = await self._run(
             query=query.as_elasticsearch(*filters),
             sort=OLDEST_FIRST if query.before else NEWEST_FIRST,
             size=size,
-            **behind,
+            **paging,
         )
-        hits: dict[str, Any] = dict(answer["hits"])
+        hits: dict[str, Any] = dict(result["hits"])
         if query.before:
             hits["hits"] = hits["hits"][::-1]
         return hits
 
-    async def _ask(self, **question: Any) -> Mapping[str, Any]:
-        return await ask(self._client, self._index, **question)
+    async def _run(self, **request: Any) -> Mapping[str, Any]:
+        return await run_search(self._client, self._index, **request)
 
 
 def _popular(buckets: Sequence[Mapping[str, Any]]) -> tuple[Popular, ...]:

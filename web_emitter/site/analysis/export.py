@@ -1,12 +1,11 @@
 """The logs of a query as a file: CSV, JSON or NDJSON, streamed.
 
-Belongs here: the three formats, and what keeps a spreadsheet from running a cell. Does not belong
-here: reading documents (`logs.py`), which are asked for (`log_query.py`).
+Belongs here: the three formats, and escaping of cells that a spreadsheet would execute. Does not
+belong here: reading documents (`logs.py`), selecting them (`log_query.py`).
 """
 
 import csv
 import io
-import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,24 +14,23 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from web_emitter.site.log_query import BadQuery, LogQuery
-from web_emitter.site.logs import ORIGINS, flat
+from web_emitter.site.analysis.log_query import BadQuery, LogQuery
+from web_emitter.site.analysis.logs import ORIGINS, flat
+from web_emitter.site.responses import log_unavailable
 from web_emitter.site.search import SearchUnavailable
 
 EXPORT_CAP = 100_000
 COLUMNS = tuple(ORIGINS)
-# A spreadsheet takes a cell that begins like this for a formula
+# A spreadsheet treats a cell that begins with one of these as a formula
 # (https://owasp.org/www-community/attacks/CSV_Injection).
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 Documents = Sequence[Mapping[str, Any]]
 Batches = AsyncIterator[Documents]
 
-logger = logging.getLogger(__name__)
-
 
 async def export(request: Request) -> Response:
-    """At most EXPORT_CAP logs, newest first; the header `X-Most-Logs` says so too."""
+    """At most EXPORT_CAP logs, newest first; the header `X-Max-Logs` has that limit."""
     write, media_type = FORMATS[request.url.path.rpartition(".")[2]]
     try:
         query = replace(LogQuery.of(request.query_params), after=None, before=None)
@@ -41,22 +39,21 @@ async def export(request: Request) -> Response:
     except BadQuery as error:
         return PlainTextResponse(f"{error}\n", 400)
     except SearchUnavailable as error:
-        logger.warning("elasticsearch is unavailable: %s", error)
-        address = request.app.state.settings.elasticsearch_address
-        return PlainTextResponse(f"Elasticsearch at {address} does not answer: {error}\n", 503)
+        address = log_unavailable(request, error)
+        return PlainTextResponse(f"Elasticsearch at {address} is unavailable: {error}\n", 503)
     headers = {
         "Content-Disposition": f'attachment; filename="{request.url.path.rpartition("/")[2]}"',
-        "X-Most-Logs": str(EXPORT_CAP),
+        "X-Max-Logs": str(EXPORT_CAP),
     }
     return StreamingResponse(write(first, batches), media_type=media_type, headers=headers)
 
 
 async def _json(first: Documents, batches: Batches) -> AsyncIterator[bytes]:
-    yield orjson.dumps({"most": EXPORT_CAP})[:-1] + b',"logs":['
-    between = b""
+    yield orjson.dumps({"max_logs": EXPORT_CAP})[:-1] + b',"logs":['
+    separator = b""
     async for documents in _all(first, batches):
-        yield between + b",".join(map(orjson.dumps, documents))
-        between = b","
+        yield separator + b",".join(map(orjson.dumps, documents))
+        separator = b","
     yield b"]}\n"
 
 

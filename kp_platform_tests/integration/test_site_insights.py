@@ -1,4 +1,4 @@
-"""Questions for ranking and KPIs to Elasticsearch; one contract on fake and real."""
+"""Reading ranking and KPIs from Elasticsearch; the same contract tests on fake and real."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ CURRENT = datetime(2026, 3, 1, 10, tzinfo=UTC)
 
 
 def ranked(kind: str, rank: int, key: str, computed_at: str = "2026-03-01T10:20:00Z") -> Any:
-    """A document of the ranking as the platform writes it, without the facts of its name."""
+    """A document of the ranking as the platform writes it, without reference data."""
     return {
         "kind": kind,
         "rank": rank,
@@ -48,7 +48,7 @@ def hour_document(hour: HourOfAccess, scope: str = "all") -> dict[str, Any]:
 
 
 class RealInsights:
-    """Two indices of their own, mapped as the platform maps its own, and what is asked of them."""
+    """Two separate indices with the mappings of the platform, and the requests to them."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -57,7 +57,7 @@ class RealInsights:
         self.ranking_index, self.kpi_index = f"test-ranking-{identity}", f"test-kpi-{identity}"
 
     def write(self, index: str, documents: list[dict[str, Any]]) -> None:
-        """The mappings are strict: a field that the platform does not write is refused."""
+        """The mappings are strict: a field that the platform does not write is rejected."""
         name = RANKING_INDEX if index == self.ranking_index else KPI_INDEX
         declared = json.loads((ROOT / "kp_platform" / "analytics" / f"{name}.json").read_text())
         self._client.indices.create(index=index, **declared)
@@ -65,13 +65,13 @@ class RealInsights:
             self._client.index(index=index, document=document)
         self._client.indices.refresh(index=index)
 
-    def ask(self, verb: Callable[[Insights], Any]) -> Any:
-        async def ask() -> Any:
+    def read(self, method: Callable[[Insights], Any]) -> Any:
+        async def read() -> Any:
             async with connection(self._url, 60) as client:
-                found = ElasticsearchInsights(client, self.ranking_index, self.kpi_index)
-                return await verb(found)
+                insights = ElasticsearchInsights(client, self.ranking_index, self.kpi_index)
+                return await method(insights)
 
-        return anyio.run(ask)
+        return anyio.run(read)
 
     def delete(self) -> None:
         for index in (self.ranking_index, self.kpi_index):
@@ -88,7 +88,7 @@ def real(stack: Stack) -> Iterator[RealInsights]:
 
 @pytest.fixture(params=["fake", "real"])
 def hours_of(request: pytest.FixtureRequest) -> Callable[..., tuple[HourOfAccess, ...]]:
-    """What a search over these hours finds."""
+    """Returns a search over the given hours."""
 
     def find(*hours: HourOfAccess) -> tuple[HourOfAccess, ...]:
         if request.param == "fake":
@@ -96,7 +96,7 @@ def hours_of(request: pytest.FixtureRequest) -> Callable[..., tuple[HourOfAccess
         real: RealInsights = request.getfixturevalue("real")
         documents = [hour_document(hour, scope) for hour in hours for scope in ("all", "name")]
         real.write(real.kpi_index, documents)
-        found: tuple[HourOfAccess, ...] = real.ask(lambda insights: insights.hours(NOW))
+        found: tuple[HourOfAccess, ...] = real.read(lambda insights: insights.hours(NOW))
         return found
 
     return find
@@ -122,7 +122,7 @@ def test_the_ranking_has_five_of_each_kind_in_order_of_their_rank(real: RealInsi
         ranked(kind, rank, f"{kind}-{rank}") for rank in range(7, 0, -1) for kind in ("name", "uri")
     ]
     real.write(real.ranking_index, documents)
-    found = real.ask(lambda insights: insights.ranking())
+    found = real.read(lambda insights: insights.ranking())
     assert found == Ranking(
         names=tuple(Popular(rank=n, key=f"name-{n}", accesses=100 - n) for n in range(1, 6)),
         uris=tuple(Popular(rank=n, key=f"uri-{n}", accesses=100 - n) for n in range(1, 6)),
@@ -132,7 +132,7 @@ def test_the_ranking_has_five_of_each_kind_in_order_of_their_rank(real: RealInsi
     )
 
 
-def test_what_an_older_computation_left_is_not_shown(real: RealInsights) -> None:
+def test_documents_of_an_older_computation_are_ignored(real: RealInsights) -> None:
     real.write(
         real.ranking_index,
         [
@@ -141,15 +141,15 @@ def test_what_an_older_computation_left_is_not_shown(real: RealInsights) -> None
             ranked("uri", 1, "/before", "2026-03-01T09:00:00Z"),
         ],
     )
-    found = real.ask(lambda insights: insights.ranking())
+    found = real.read(lambda insights: insights.ranking())
     assert [each.key for each in found.names] == ["now"]
     assert found.uris == ()
 
 
-def test_before_the_first_computation_there_is_nothing(real: RealInsights) -> None:
+def test_without_a_computation_there_is_no_ranking_and_no_hour(real: RealInsights) -> None:
     def found() -> tuple[Ranking | None, tuple[HourOfAccess, ...]]:
-        ranking = real.ask(lambda insights: insights.ranking())
-        return ranking, real.ask(lambda insights: insights.hours(NOW))
+        ranking = real.read(lambda insights: insights.ranking())
+        return ranking, real.read(lambda insights: insights.hours(NOW))
 
     assert found() == (None, ())  # no index
     real.write(real.ranking_index, [])

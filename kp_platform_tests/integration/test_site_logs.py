@@ -1,4 +1,4 @@
-"""Questions for logs to Elasticsearch, and documents as values."""
+"""Searching logs in Elasticsearch, and documents as values."""
 
 import json
 from base64 import urlsafe_b64encode
@@ -48,7 +48,7 @@ DOCUMENT = {
 
 
 class Answer:
-    """What the client returns: an object with a body."""
+    """A response of the client: an object with a body."""
 
     def __init__(self, *documents: dict[str, Any], relation: str = "eq") -> None:
         self.body: dict[str, Any] = {
@@ -67,27 +67,27 @@ class Answer:
 
 
 class FakeClient:
-    """The one verb that the search uses; gives its answers in turn and keeps the questions."""
+    """The one method that the search uses; returns its answers in turn and stores the requests."""
 
     def __init__(self, *answers: Answer | ApiError) -> None:
         self._answers = list(answers)
-        self.questions: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
 
-    async def search(self, **question: Any) -> Answer:
-        self.questions.append(question)
+    async def search(self, **request: Any) -> Answer:
+        self.requests.append(request)
         answer = self._answers.pop(0)
         if isinstance(answer, ApiError):
             raise answer
         return answer
 
 
-def refusal(status: int) -> ApiError:
+def api_error(status: int) -> ApiError:
     meta = ApiResponseMeta(status, "1.1", HttpHeaders(), 0.0, NodeConfig("http", "x", 1))
-    return ApiError("refused", meta, {})
+    return ApiError("rejected", meta, {})
 
 
 def newest(client: FakeClient, query: LogQuery) -> LogPage:
-    logs = ElasticsearchLogs(client)  # type: ignore[arg-type]  # only its one verb
+    logs = ElasticsearchLogs(client)  # type: ignore[arg-type]  # only its one method
     return anyio.run(logs.newest, query)
 
 
@@ -101,15 +101,15 @@ def newest(client: FakeClient, query: LogQuery) -> LogPage:
             LogQuery(name="k", uri="/"),
             {"bool": {"filter": [{"term": {"name": "k"}}, {"prefix": {"uri": "/"}}]}},
         ),
-        (  # the longest prefix that Elasticsearch takes
+        (  # the longest prefix that Elasticsearch accepts
             LogQuery(uri="/" * 1_000),
             {"bool": {"filter": [{"prefix": {"uri": "/" * 1_000}}]}},
         ),
-        (  # over it, the whole URI is meant
+        (  # a longer one must equal the URI
             LogQuery(uri="/" * 1_001),
             {"bool": {"filter": [{"term": {"uri": "/" * 1_001}}]}},
         ),
-        (  # the event was cut there too
+        (  # the event was truncated there too
             LogQuery(uri="/" * (MAX_URI_LENGTH + 9)),
             {"bool": {"filter": [{"term": {"uri": "/" * MAX_URI_LENGTH}}]}},
         ),
@@ -123,19 +123,22 @@ def test_a_query_becomes_filters(query: LogQuery, expected: dict[str, Any]) -> N
     assert query.as_elasticsearch() == expected
 
 
-def test_the_newest_fifty_are_asked_for_in_a_total_order() -> None:
+def test_the_newest_fifty_are_requested_in_a_total_order() -> None:
     client = FakeClient(Answer(DOCUMENT))
     newest(client, LogQuery())
-    (question,) = client.questions
-    assert (question["index"], question["size"]) == ("log.index", 51)  # one tells of more
-    assert "search_after" not in question
-    assert [list(field) for field in question["sort"]] == [
+    (request,) = client.requests
+    assert (request["index"], request["size"]) == (
+        "log.index",
+        51,
+    )  # one more than shown
+    assert "search_after" not in request
+    assert [list(field) for field in request["sort"]] == [
         ["@timestamp"],
         ["partition"],
         ["offset"],
     ]
-    assert question["ignore_unavailable"]
-    assert not question["allow_partial_search_results"]
+    assert request["ignore_unavailable"]
+    assert not request["allow_partial_search_results"]
 
 
 def test_documents_become_logs() -> None:
@@ -171,15 +174,15 @@ def test_a_full_page_tells_where_the_next_one_begins() -> None:
 def test_an_older_page_is_looked_for_near_its_place_and_then_everywhere() -> None:
     client = FakeClient(Answer(*[DOCUMENT] * 50), Answer(*[DOCUMENT] * 9), Answer(DOCUMENT))
     found = newest(client, LogQuery(name="kafka", after=Cursor(9_000, 3, 7, reach=20)))
-    near, farther, everywhere = client.questions
-    for question in (near, farther, everywhere):
-        assert question["search_after"] == [9_000, 3, 7]
-        assert question["track_total_hits"] is False
-        assert "from" not in question
+    near, farther, everywhere = client.requests
+    for request in (near, farther, everywhere):
+        assert request["search_after"] == [9_000, 3, 7]
+        assert request["track_total_hits"] is False
+        assert "from" not in request
     name = {"term": {"name": "kafka"}}
-    for question, start in ((near, 8_980), (farther, 7_000)):
+    for request, start in ((near, 8_980), (farther, 7_000)):
         span = {"range": {"@timestamp": {"gte": start, "format": "epoch_millis"}}}
-        assert question["query"] == {"bool": {"filter": [span, name]}}
+        assert request["query"] == {"bool": {"filter": [span, name]}}
     assert everywhere["query"] == {"bool": {"filter": [name]}}
     assert len(found.logs) == 1
 
@@ -242,7 +245,7 @@ def test_pages_show_each_log_once_and_the_newest_first(
 
 
 @pytest.mark.parametrize("number", [-(2**63), -1, 0, 2**31 - 1, 2**63 - 1])
-def test_no_place_is_an_error(real: Callable[[LogQuery], LogPage], number: int) -> None:
+def test_no_cursor_is_an_error(real: Callable[[LogQuery], LogPage], number: int) -> None:
     for place in (
         Cursor(number, 0, 0, reach=0),
         Cursor(NOON, number, 0, reach=0),
@@ -253,12 +256,12 @@ def test_no_place_is_an_error(real: Callable[[LogQuery], LogPage], number: int) 
 
 
 @given(st.text() | st.binary().map(lambda raw: urlsafe_b64encode(raw).decode()))
-def test_what_is_no_token_is_a_value_error(token: str) -> None:
+def test_an_invalid_token_is_a_value_error(token: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         Cursor.from_token(token)
 
 
-PLACE = {
+RANKED = {
     "kind": "name",
     "rank": 1,
     "key": "kafka",
@@ -281,12 +284,12 @@ COMPUTED_HOUR = {
 @pytest.mark.parametrize(
     ("path", "insights", "searches"),
     [
-        ("/analysis", [PLACE, COMPUTED_HOUR], 3),  # logs, ranking, hours
+        ("/analysis", [RANKED, COMPUTED_HOUR], 3),  # logs, ranking, hours
         ("/analysis?name=kafka&uri=/", [DOCUMENT, DOCUMENT], 3),  # logs, times, names and URIs
         (f"/analysis?after={Cursor(1, 2, 3, reach=4).token}", [], 1),
     ],
 )
-def test_a_page_costs_few_searches(
+def test_a_page_needs_few_searches(
     settings: SiteSettings, path: str, insights: list[dict[str, Any]], searches: int
 ) -> None:
     client: Any = FakeClient(Answer(*[DOCUMENT] * 51), *map(Answer, insights))
@@ -298,40 +301,40 @@ def test_a_page_costs_few_searches(
     )
     with TestClient(app) as reader:
         reader.get(path).raise_for_status()
-    assert len(client.questions) == searches
+    assert len(client.requests) == searches
 
 
-def test_a_document_of_another_hand_without_fields_is_still_a_log() -> None:
+def test_a_document_without_fields_is_a_log() -> None:
     (log,) = newest(FakeClient(Answer({})), LogQuery()).logs
     assert (log.uuid, log.test_id, log.state, log.missing) == ("", None, "", ())
 
 
-def test_without_a_filter_no_hit_means_nothing_indexed() -> None:
+def test_no_hit_without_a_filter_means_that_nothing_is_indexed() -> None:
     client = FakeClient(Answer())
     assert not newest(client, LogQuery()).anything_indexed
-    assert len(client.questions) == 1
+    assert len(client.requests) == 1
 
 
-def test_with_a_filter_no_hit_is_asked_again_without_it() -> None:
+def test_a_filter_without_hits_is_followed_by_a_search_without_it() -> None:
     assert newest(FakeClient(Answer(), Answer(DOCUMENT)), LogQuery(name="x")).anything_indexed
     assert not newest(FakeClient(Answer(), Answer()), LogQuery(name="x")).anything_indexed
 
 
 @pytest.mark.parametrize("status", [404, 503])
-def test_an_index_that_went_away_during_a_search_is_searched_again(status: int) -> None:
-    """A replay puts another in its place."""
-    found = newest(FakeClient(refusal(status), Answer(DOCUMENT)), LogQuery())
+def test_a_search_is_repeated_when_its_index_disappears(status: int) -> None:
+    """An index swap replaces it."""
+    found = newest(FakeClient(api_error(status), Answer(DOCUMENT)), LogQuery())
     assert len(found.logs) == 1
     with pytest.raises(SearchUnavailable, match=str(status)):
-        newest(FakeClient(refusal(status), refusal(status)), LogQuery())
+        newest(FakeClient(api_error(status), api_error(status)), LogQuery())
 
 
-def test_a_search_that_is_refused_is_not_sent_again() -> None:
+def test_a_rejected_search_is_not_repeated() -> None:
     with pytest.raises(SearchUnavailable, match="400"):
-        newest(FakeClient(refusal(400)), LogQuery())
+        newest(FakeClient(api_error(400)), LogQuery())
 
 
-def test_an_elasticsearch_that_is_not_there_is_unavailable() -> None:
+def test_a_connection_error_is_reported_as_unavailable() -> None:
     async def ask() -> None:
         async with connection("http://127.0.0.1:1", 2.0) as client:
             logs = ElasticsearchLogs(client)
@@ -345,7 +348,7 @@ def test_an_elasticsearch_that_is_not_there_is_unavailable() -> None:
 
 @pytest.fixture
 def written(stack: Stack) -> Iterator[Callable[..., Any]]:
-    """Asks a verb of the search in an index of these few logs."""
+    """Calls a method of the search in an index of these few logs."""
     url, index = stack.settings.elasticsearch_url, f"test-logs-{uuid4()}"
     template = json.loads(MAPPING.read_bytes())["template"]
     logs = [
@@ -362,11 +365,11 @@ def written(stack: Stack) -> Iterator[Callable[..., Any]]:
             client.index(index=index, document=document)
         client.indices.refresh(index=index)
 
-        def run(verb: str, *arguments: Any) -> Any:
+        def run(method: str, *arguments: Any) -> Any:
             async def ask() -> Any:
                 async with connection(url, 60) as reader:
-                    answer = getattr(ElasticsearchLogs(reader, index), verb)(*arguments)
-                    if verb == "all":
+                    answer = getattr(ElasticsearchLogs(reader, index), method)(*arguments)
+                    if method == "all":
                         return [each async for batch in answer for each in batch]
                     return await answer
 
@@ -391,7 +394,7 @@ def written(stack: Stack) -> Iterator[Callable[..., Any]]:
         ("(((", set()),
     ],
 )
-def test_words_are_found_in_uri_and_name(
+def test_words_match_in_uri_and_name(
     written: Callable[..., Any], words: str, found: set[str]
 ) -> None:
     answer: LogPage = written("newest", LogQuery(words=words))
@@ -421,12 +424,12 @@ def test_names_of_many_logs_are_counted_in_a_sample() -> None:
     some.body["aggregations"] = {"sample": {"name": buckets, "uri": buckets}}
     client = FakeClient(many, some)
     summary = anyio.run(
-        ElasticsearchLogs(client).summary,  # type: ignore[arg-type]  # only its one verb
+        ElasticsearchLogs(client).summary,  # type: ignore[arg-type]  # only its one method
         LogQuery(),
         datetime.now(UTC),
     )
     assert summary.sampled == SAMPLE_SIZE
-    assert client.questions[1]["aggs"]["sample"]["random_sampler"]["probability"] == 0.1
+    assert client.requests[1]["aggs"]["sample"]["random_sampler"]["probability"] == 0.1
 
 
 def test_one_document_is_found_by_its_uuid(written: Callable[..., Any]) -> None:
@@ -434,14 +437,14 @@ def test_one_document_is_found_by_its_uuid(written: Callable[..., Any]) -> None:
     assert written("one", "9") is None
 
 
-def test_all_documents_come_in_order_and_no_more_than_asked_for(
+def test_all_documents_come_in_order_up_to_the_limit(
     written: Callable[..., Any],
 ) -> None:
     assert [each["uuid"] for each in written("all", LogQuery(), 100)] == ["3", "2", "1", "0"]
     assert [each["uuid"] for each in written("all", LogQuery(name="kafka"), 1)] == ["1"]
 
 
-def test_pages_lead_back_the_way_they_came(real: Callable[[LogQuery], LogPage]) -> None:
+def test_newer_pages_equal_the_ones_before(real: Callable[[LogQuery], LogPage]) -> None:
     pages: list[LogPage] = [real(LogQuery())]
     while after := pages[-1].older:
         pages.append(real(LogQuery(after=after)))

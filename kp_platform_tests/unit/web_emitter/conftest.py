@@ -1,4 +1,4 @@
-"""An application on fakes, and a client of it."""
+"""An application with fakes, and a client of it."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ from web_emitter.site.settings import SiteSettings
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> SiteSettings:
-    """The defaults, whatever the environment and the folder's `.env` say."""
+    """The defaults, independent of the environment and of `.env`."""
     for name in SiteSettings.model_fields:
         monkeypatch.delenv(f"KP_{name.upper()}", raising=False)
     monkeypatch.setitem(SiteSettings.model_config, "env_file", None)

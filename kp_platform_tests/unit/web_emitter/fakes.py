@@ -1,4 +1,4 @@
-"""Hand-written stand-ins of the servers the emitter speaks to, with their state in memory.
+"""Hand-written fakes of the servers that the emitter uses, with their state in memory.
 
 Belongs here: librdkafka's producer, a spool, a sink and the searches. Does not belong here:
 requests and assertions.
@@ -28,15 +28,15 @@ from web_emitter.site.status.freshness import Freshness
 
 
 class Message(NamedTuple):
-    """What librdkafka was given."""
+    """A message in librdkafka's queue."""
 
     record: Record
     on_delivery: Callable[[KafkaError | None, object], None]
 
 
 class FakeLibrdkafka:
-    """As much of confluent_kafka.Producer as the emitter uses. Messages stay in its queue until a
-    test says what became of them; `flush` delivers them all while the broker `is_up`."""
+    """The part of confluent_kafka.Producer that the emitter uses. Messages stay in its queue until
+    a test delivers or fails them; `flush` delivers all of them while the broker `is_up`."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -89,7 +89,7 @@ class FakeLibrdkafka:
 
 
 class MortalSpool(Spool):
-    """A real spool whose disk may be full, and whose process may be killed."""
+    """A real spool whose disk can be full and whose process can be killed."""
 
     disk_is_full = False
     during_a_write: Callable[[], object] = staticmethod(lambda: None)
@@ -101,21 +101,21 @@ class MortalSpool(Spool):
         return super().append(records)
 
     def die(self) -> None:
-        """What the kernel does for a process that was killed: its locks are gone."""
+        """Release the locks, as the kernel does for a killed process."""
         self._seal()
         self._unlock()
 
 
 class FakeSink:
-    """Keeps what it is sent, unless it is full; `failure` is raised instead, and without brokers
-    none is known."""
+    """Stores the published events unless it is full; `failure` is raised instead. `broker_count` is
+    the number of brokers."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.failure: Exception | None = None
         self.is_full = False
         self.broker_count = 1
-        self.broker_questions = 0
+        self.broker_requests = 0
         self.closed = False
 
     def publish(self, event: Event) -> bool:
@@ -135,7 +135,7 @@ class FakeSink:
         return Status()
 
     def brokers(self, timeout_seconds: float) -> int:
-        self.broker_questions += 1
+        self.broker_requests += 1
         if not self.broker_count:
             raise BrokersUnreachable("Local: Broker transport failure")
         return self.broker_count
@@ -158,7 +158,7 @@ class FakeSink:
 
 
 class MayFail:
-    """A search whose `failure` is raised instead of an answer."""
+    """A search that raises `failure` when it is set."""
 
     failure: Exception | None = None
 
@@ -171,8 +171,8 @@ class MayFail:
 
 
 class FakeLogs(MayFail):
-    """Finds among `logs`, newest first as they stand; `documents` are whole ones, by uuid;
-    `exported` are the queries that all logs were asked for."""
+    """Searches `logs`, which are newest first; `documents` are complete ones by uuid; `exported`
+    are the queries of `all`."""
 
     def __init__(self, logs: tuple[EnrichedLog, ...] = ()) -> None:
         self.logs = logs
@@ -244,7 +244,7 @@ def _accessed_at(log: EnrichedLog) -> datetime:
 
 
 class FakeFreshness(MayFail):
-    """What a test says, or nothing."""
+    """The `answer` of a test, by default empty."""
 
     def __init__(self) -> None:
         self.answer: Freshness | None = None
@@ -255,7 +255,7 @@ class FakeFreshness(MayFail):
 
 
 class FakeNotes(MayFail):
-    """Finds among `notes` those with all the words; knows no operators."""
+    """Searches `notes` for all words; operators are not supported."""
 
     def __init__(self, notes: tuple[Note, ...] = ()) -> None:
         self.notes = notes
@@ -265,7 +265,7 @@ class FakeNotes(MayFail):
         written = [note for note in self.notes if note.text.strip()]
         newest = sorted(written, key=lambda note: note.registered_at, reverse=True)
         words = _words(query.words)
-        found = [_marked(note, words) for note in newest if words <= _words(note.text)]
+        found = [_highlighted(note, words) for note in newest if words <= _words(note.text)]
         if query.is_search and not words:
             found = []
         return NotePage(tuple(found[:50]), len(found), anything_registered=bool(written))
@@ -275,7 +275,7 @@ def _words(text: str) -> set[str]:
     return {word.lower() for word in re.findall(r"\w+", text)}
 
 
-def _marked(note: Note, words: set[str]) -> Note:
+def _highlighted(note: Note, words: set[str]) -> Note:
     if not words:
         return note
     pieces = re.split(r"(\w+)", note.text)
@@ -291,7 +291,7 @@ def _marked(note: Note, words: set[str]) -> Note:
 
 
 class FakeInsights(MayFail):
-    """A ranking and hours as they were computed."""
+    """A ranking and hours, as the platform computes them."""
 
     def __init__(
         self, ranking: Ranking | None = None, hours: tuple[HourOfAccess, ...] = ()
@@ -318,7 +318,7 @@ def hour_of_access(
     dead_letters: int = 0,
     p95_delay_seconds: float | None = 0.84,
 ) -> HourOfAccess:
-    """The numbers of one hour; each test states only the fields it is about."""
+    """The numbers of one hour; a test sets only the fields that it checks."""
     return HourOfAccess(
         hour=hour,
         accesses=accesses,
@@ -341,7 +341,7 @@ def enriched_log(
     test_id: int | None = 2,
     missing: tuple[str, ...] = (),
 ) -> EnrichedLog:
-    """One complete log; each test states only the fields it is about."""
+    """One complete log; a test sets only the fields that it checks."""
     return EnrichedLog(
         accessed_at=accessed_at,
         uuid=uuid,

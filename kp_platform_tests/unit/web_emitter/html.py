@@ -12,7 +12,7 @@ OUR_SCRIPTS: list[list[tuple[str, str | None]]] = [
 
 class Tags(HTMLParser):
     """The tags of a page with their attributes, the text between them, and each text of a tag. The
-    two files of ours that every page runs are not among them."""
+    two vendored scripts of every page are omitted."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -41,5 +41,5 @@ class Tags(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
     def texts(self, tag: str) -> list[str]:
-        """What stands directly in the tags of this name."""
+        """The texts directly in the tags of this name."""
         return [text for name, text in self._texts if name == tag]

@@ -1,6 +1,6 @@
-"""A real emitter process, and raw bytes to it, for what no HTTP client would send.
+"""A real emitter process, and raw requests to it that no HTTP client would send.
 
-Belongs here: starting, asking and stopping `python -m web_emitter`, and a broker for it. Does not
+Belongs here: starting, querying and stopping `python -m web_emitter`, and a broker for it. Does not
 belong here: assertions.
 """
 
@@ -36,7 +36,7 @@ def free_port() -> int:
 
 @dataclass(slots=True)
 class EmitterProcess:
-    """One server; what it logs is in `log`."""
+    """One server; `log` is its log file."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -44,7 +44,7 @@ class EmitterProcess:
 
     @classmethod
     def start(cls, folder: Path, **variables: str) -> "EmitterProcess":
-        """Returns when it answers. Its spool is below the folder."""
+        """Returns when the server responds. Its spool is below the folder."""
         port = free_port()
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("KP_")},
@@ -95,7 +95,7 @@ class EmitterProcess:
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
 
     def raw(self, request: bytes) -> bytes:
-        """All that the server answers to the bytes, which should ask it to close."""
+        """The complete response to a request, which must have `Connection: close`."""
         with self.connect() as connection:
             connection.sendall(request)
             parts = []
@@ -108,20 +108,20 @@ class EmitterProcess:
         self.process.send_signal(number)
         return self.process.wait(DEADLINE_SECONDS)
 
-    def end(self) -> None:
-        """Whatever it does, and its workers with it."""
+    def kill(self) -> None:
+        """Kill the server and its workers."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(DEADLINE_SECONDS)
 
     def last_counts(self) -> list[dict[str, Any]]:
-        """Of each worker's access producer, what it logged at its end."""
+        """The counts that the access producer of each worker logged when it closed."""
         lines = re.findall(r"producer of analyze.action closed in .*?: (.*)", self.log.read_text())
         return [literal_eval(line) for line in lines]
 
 
 def spooled_events(folder: Path) -> list[dict[str, Any]]:
-    """The bodies of the access events on disk, read by another hand than the spool's."""
+    """The bodies of the access events on disk, read without the code of the spool."""
     found = []
     for path in sorted(folder.glob("emitter/spool/analyze.action/*/*.segment")):
         data = path.read_bytes()
@@ -133,7 +133,7 @@ def spooled_events(folder: Path) -> list[dict[str, Any]]:
 
 
 class MockBroker:
-    """librdkafka's own broker, in this process and on a real port; slow if it is told to."""
+    """librdkafka's mock broker in this process, on a real port, with an optional delay."""
 
     def __init__(self, answer_milliseconds: int = 0) -> None:
         self._host = Producer(
@@ -147,7 +147,7 @@ class MockBroker:
         self.address = f"{broker.host}:{broker.port}"
 
     def bodies(self, topic: str, count: int) -> list[dict[str, Any]]:
-        """The values of a topic from its beginning, at least so many."""
+        """The values of a topic from its beginning, at least `count` if they arrive in time."""
         consumer = Consumer({"bootstrap.servers": self.address, "group.id": "test"})
         partitions = self._host.list_topics(topic, timeout=10).topics[topic].partitions
         consumer.assign([TopicPartition(topic, number, 0) for number in partitions])

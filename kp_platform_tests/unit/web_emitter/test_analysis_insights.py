@@ -1,4 +1,4 @@
-"""What stands above the logs of the analysis page: the ranking, and the accesses of each hour."""
+"""The overview above the logs of the analysis page: the ranking, and the accesses per hour."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -48,7 +48,7 @@ def shown(search: FakeLogs, insights: FakeInsights) -> FakeInsights:
     return insights
 
 
-def test_the_ranking_links_to_the_logs_of_each_entry_and_says_how_old_it_is(
+def test_the_ranking_links_to_the_logs_of_each_entry_and_shows_its_age(
     client: TestClient, shown: FakeInsights
 ) -> None:
     page = Tags(client.get("/analysis").text)
@@ -62,9 +62,7 @@ def test_the_ranking_links_to_the_logs_of_each_entry_and_says_how_old_it_is(
     ]
 
 
-def test_the_hours_are_bars_that_can_be_heard_and_a_table(
-    client: TestClient, shown: FakeInsights
-) -> None:
+def test_the_hours_are_accessible_bars_and_a_table(client: TestClient, shown: FakeInsights) -> None:
     page = Tags(client.get("/analysis").text)
     (picture,) = page.named("svg")
     assert picture["role"] == "group"
@@ -77,9 +75,7 @@ def test_the_hours_are_bars_that_can_be_heard_and_a_table(
     assert "1,530 in 24 h, at most 1,500 per bar" in page.text
 
 
-def test_above_the_logs_of_a_filter_are_their_own_numbers(
-    client: TestClient, search: FakeLogs
-) -> None:
+def test_the_overview_of_a_filter_counts_its_logs(client: TestClient, search: FakeLogs) -> None:
     search.logs = (
         enriched_log(accessed_at="2026-03-01T10:20:30.456Z"),
         enriched_log(accessed_at="2026-03-01T10:20:31Z", uri="/b"),
@@ -96,14 +92,16 @@ def test_above_the_logs_of_a_filter_are_their_own_numbers(
     assert zoomed in [link["href"] for link in page.named("a")]
 
 
-def test_above_older_logs_there_is_nothing(client: TestClient, shown: FakeInsights) -> None:
-    place = Cursor(0, 0, 0, reach=0).token
-    page = Tags(client.get(f"/analysis?after={place}").text)
+def test_a_page_of_older_logs_has_no_overview(client: TestClient, shown: FakeInsights) -> None:
+    cursor = Cursor(0, 0, 0, reach=0).token
+    page = Tags(client.get(f"/analysis?after={cursor}").text)
     assert page.named("svg") == page.named("details") == []
 
 
 @pytest.mark.parametrize("part", ["ranking", "hours"])
-def test_each_part_may_be_absent(client: TestClient, shown: FakeInsights, part: str) -> None:
+def test_each_part_of_the_overview_is_optional(
+    client: TestClient, shown: FakeInsights, part: str
+) -> None:
     if part == "ranking":
         shown.newest_ranking = None
     else:
@@ -113,7 +111,7 @@ def test_each_part_may_be_absent(client: TestClient, shown: FakeInsights, part: 
     assert ("Accesses per hour" in text) == (part != "hours")
 
 
-def test_before_anything_is_computed_the_page_counts_the_logs_of_the_last_day(
+def test_without_computed_figures_the_page_counts_the_logs_of_the_last_day(
     client: TestClient, search: FakeLogs
 ) -> None:
     search.logs = (enriched_log(accessed_at=datetime.now(UTC).isoformat(), uri="/new"),)
@@ -122,7 +120,7 @@ def test_before_anything_is_computed_the_page_counts_the_logs_of_the_last_day(
     assert "Accesses per 30 minutes 1 in 24 h" in " ".join(page.text.split())
 
 
-def test_of_older_logs_without_figures_the_page_shows_the_logs_alone(
+def test_without_figures_and_recent_logs_the_page_shows_only_the_logs(
     client: TestClient, search: FakeLogs
 ) -> None:
     search.logs = (enriched_log(),)
@@ -132,7 +130,7 @@ def test_of_older_logs_without_figures_the_page_shows_the_logs_alone(
 
 
 @pytest.mark.parametrize("failure", [None, RuntimeError("a bug"), KeyError("rank")])
-def test_what_fails_here_does_not_take_the_logs_away(
+def test_the_logs_are_shown_when_the_overview_fails(
     client: TestClient, shown: FakeInsights, failure: Exception | None
 ) -> None:
     shown.go_down()
@@ -143,7 +141,7 @@ def test_what_fails_here_does_not_take_the_logs_away(
     assert "Popular now" not in answer.text
 
 
-def test_hostile_names_and_uris_are_inert(client: TestClient, shown: FakeInsights) -> None:
+def test_hostile_names_and_uris_are_escaped(client: TestClient, shown: FakeInsights) -> None:
     hostile = "\"'><script>alert(1)</script>{{7*7}}\u202e\x00&uri=x"
     shown.newest_ranking = ranking(hostile, hostile)
     page = Tags(client.get("/analysis").text)
@@ -154,8 +152,8 @@ def test_hostile_names_and_uris_are_inert(client: TestClient, shown: FakeInsight
     assert not any("&" in str(link) or "<" in str(link) for link in links)
 
 
-class Meeting:
-    """All who come here wait until three are there."""
+class Rendezvous:
+    """Each caller waits until three have arrived."""
 
     def __init__(self) -> None:
         self._barrier = asyncio.Barrier(3)
@@ -164,28 +162,28 @@ class Meeting:
         await asyncio.wait_for(self._barrier.wait(), 20)
 
 
-class MeetingLogs(Meeting, FakeLogs):
-    """Logs that answer when the other two searches were asked too."""
+class RendezvousLogs(Rendezvous, FakeLogs):
+    """Logs that are returned when the other two searches have started too."""
 
     def __init__(self) -> None:
-        Meeting.__init__(self)
+        Rendezvous.__init__(self)
         FakeLogs.__init__(self, (enriched_log(),))
 
 
-class MeetingInsights(FakeInsights):
-    """Insights that are asked while the logs are."""
+class RendezvousInsights(FakeInsights):
+    """Insights that are read concurrently with the logs."""
 
-    def __init__(self, meeting: Meeting) -> None:
+    def __init__(self, rendezvous: Rendezvous) -> None:
         super().__init__(ranking(), (hour_of_access(this_hour()),))
-        self._meeting = meeting
+        self._rendezvous = rendezvous
 
     async def ping(self) -> None:
-        await self._meeting.ping()
+        await self._rendezvous.ping()
 
 
-def test_the_three_searches_run_side_by_side(settings: SiteSettings) -> None:
-    logs, sink = MeetingLogs(), FakeSink()
-    searches = Searches(logs, FakeNotes(), MeetingInsights(logs), FakeFreshness())
+def test_the_three_searches_run_concurrently(settings: SiteSettings) -> None:
+    logs, sink = RendezvousLogs(), FakeSink()
+    searches = Searches(logs, FakeNotes(), RendezvousInsights(logs), FakeFreshness())
     with TestClient(create_app(settings, Sinks(sink, sink), searches)) as client:
         text = client.get("/analysis").text
     assert "The newest 1 of 1 logs" in text

@@ -1,4 +1,4 @@
-"""The assembled application: imports, the lifespan, and what a server imports."""
+"""The assembled application: imports, lifespan, and the object that a server imports."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def test_importing_the_application_with_an_empty_environment_opens_nothing() -> 
     subprocess.run([sys.executable, "-c", program], env={}, check=True, timeout=60)
 
 
-def test_a_server_finds_one_application(
+def test_a_server_imports_one_application(
     settings: SiteSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KP_DAGSTER_URL", "http://dagster.test")
@@ -41,18 +41,18 @@ def test_a_server_finds_one_application(
     assert app.state.settings.dagster_url == "http://dagster.test"
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+def test_an_unknown_module_attribute_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'application'"):
         _ = web_emitter.site.app.application
 
 
-def test_a_hook_that_does_not_exist_ends_the_start(settings: SiteSettings) -> None:
+def test_an_unknown_hook_prevents_the_start(settings: SiteSettings) -> None:
     wrong = settings.model_copy(update={"emitter_identify": "nowhere:hook"})
     with pytest.raises(ValueError, match="KP_EMITTER_IDENTIFY"):
         create_app(wrong)
 
 
-def test_what_is_given_is_left_open(settings: SiteSettings) -> None:
+def test_sinks_that_are_passed_stay_open(settings: SiteSettings) -> None:
     sink, note_sink = FakeSink(), FakeSink()
     searches = Searches(FakeLogs(), FakeNotes(), FakeInsights(), FakeFreshness())
     with TestClient(create_app(settings, Sinks(sink, note_sink), searches)) as client:
@@ -86,7 +86,7 @@ def test_without_servers_the_pages_answer_and_the_end_counts_every_event(
         assert counts.balanced
 
 
-def test_both_producers_end_within_one_grace(settings: SiteSettings) -> None:
+def test_both_producers_close_within_one_flush_timeout(settings: SiteSettings) -> None:
     nowhere = settings.model_copy(
         update={"kafka_bootstrap_servers": "127.0.0.1:1", "emitter_flush_seconds": 3.0}
     )

@@ -1,4 +1,4 @@
-"""What a client can do wrong or with intent, as bytes to a real server: the answer, the event."""
+"""Malformed and malicious requests, sent as bytes to a real server: response and event."""
 
 import socket
 import struct
@@ -19,7 +19,7 @@ HOST = b"Host: good.test\r\nX-Remote-User: kafka\r\nConnection: close\r\n\r\n"
 
 @dataclass
 class Visited:
-    """A server without a broker: the spool shows what it announced, in order."""
+    """A server without a broker; its spool has the published events in order."""
 
     emitter: EmitterProcess
     folder: Path
@@ -30,8 +30,8 @@ class Visited:
         return self.emitter.raw(request)
 
     def new_events(self) -> list[dict[str, Any]]:
-        """The events since the last question. They are written in their order, so that an event
-        that is sent now ends them."""
+        """The events since the last call. They are written in order, so an event that is published
+        now marks their end."""
         last = f"/last/{next(self._numbers)}"
         self.raw(f"GET {last} HTTP/1.1\r\n".encode() + HOST)
         self.emitter.wait_until(lambda: self._events()[-1:] and self._events()[-1]["uri"] == last)
@@ -57,7 +57,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visited]:
     try:
         yield Visited(emitter, folder)
     finally:
-        emitter.end()
+        emitter.kill()
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_raw_bytes_in_the_target_are_answered_with_400_and_no_event(
     ["/%ff%fe", "/%00", "/%0d%0aSet-Cookie:%20a=b", "/a/../../etc/passwd", "/%2f..%2f..%2fetc"]
     + ["//evil.test/x", "/%252e%252e/", "/<script>", "/a'--", "/{{7*7}}", "/|`$()"],
 )
-def test_a_target_is_stored_as_it_came(visited: Visited, target: str) -> None:
+def test_a_target_is_stored_as_received(visited: Visited, target: str) -> None:
     answer = visited.raw(f"GET {target} HTTP/1.1\r\n".encode() + HOST)
     assert status(answer) == 404
     assert b"\r\nset-cookie" not in answer.lower()
@@ -93,7 +93,7 @@ def test_a_target_is_stored_as_it_came(visited: Visited, target: str) -> None:
     assert "\nSet-Cookie" not in visited.emitter.log.read_text()
 
 
-def test_of_an_absolute_url_user_and_password_are_not_stored(visited: Visited) -> None:
+def test_user_and_password_of_an_absolute_url_are_not_stored(visited: Visited) -> None:
     answer = visited.raw(b"GET http://u:hunter2@host.test/x?page=1 HTTP/1.1\r\n" + HOST)
     assert status(answer) == 404
     assert visited.new_uris() == ["/x?page=1"]
@@ -102,12 +102,14 @@ def test_of_an_absolute_url_user_and_password_are_not_stored(visited: Visited) -
     )
 
 
-def test_options_of_the_server_as_a_whole_is_an_access_of_the_star(visited: Visited) -> None:
+def test_an_options_request_for_the_whole_server_is_an_access_to_the_asterisk(
+    visited: Visited,
+) -> None:
     visited.raw(b"OPTIONS * HTTP/1.1\r\n" + HOST)
     assert visited.new_uris() == ["*"]
 
 
-def test_of_two_host_headers_neither_is_trusted(visited: Visited) -> None:
+def test_neither_of_two_host_headers_is_trusted(visited: Visited) -> None:
     answer = visited.raw(b"GET / HTTP/1.1\r\nHost: evil.test\r\n" + HOST)
     assert status(answer) == 200
     assert b"evil.test" not in answer
@@ -115,7 +117,7 @@ def test_of_two_host_headers_neither_is_trusted(visited: Visited) -> None:
     assert visited.new_uris() == ["/"]
 
 
-def test_a_url_of_20_kilobytes_is_stored_up_to_the_limit(visited: Visited) -> None:
+def test_a_url_of_20_kilobytes_is_truncated(visited: Visited) -> None:
     target = "/" + "a" * 20_000
     assert status(visited.raw(f"GET {target} HTTP/1.1\r\n".encode() + HOST)) == 404
     assert visited.new_uris() == [target[:MAX_URI_LENGTH]]
@@ -137,14 +139,14 @@ def test_ten_thousand_query_keys_are_one_event(visited: Visited) -> None:
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [
-        (b"X-Remote-User: a\r\nX-Remote-User: b\r\n", "raised"),  # whom to believe?
+        (b"X-Remote-User: a\r\nX-Remote-User: b\r\n", "raised"),  # ambiguous
         (b"X-Remote-User: \xff\xfe\r\n", "raised"),  # not UTF-8
-        (b"", "raised"),  # not there
+        (b"", "raised"),  # missing
         (b"X-Remote-User:\r\n", "empty"),
         (b"X-Remote-User: " + b"a" * 10_000 + b"\r\n", "too_long"),
     ],
 )
-def test_a_user_header_that_is_no_name_is_anonymous_and_counted(
+def test_an_invalid_user_header_is_anonymous_and_counted(
     visited: Visited, headers: bytes, reason: str
 ) -> None:
     before = visited.emitter.get("/readyz").json()["anonymous"].get(reason, 0)
@@ -154,7 +156,7 @@ def test_a_user_header_that_is_no_name_is_anonymous_and_counted(
     assert visited.emitter.get("/readyz").json()["anonymous"][reason] == before + 1
 
 
-def test_a_client_that_leaves_at_once_is_one_event(visited: Visited) -> None:
+def test_a_client_that_disconnects_at_once_is_one_event(visited: Visited) -> None:
     with visited.emitter.connect() as connection:
         connection.sendall(b"GET /analysis HTTP/1.1\r\n" + HOST)
         reset = struct.pack("ii", 1, 0)
@@ -163,18 +165,18 @@ def test_a_client_that_leaves_at_once_is_one_event(visited: Visited) -> None:
     assert visited.new_uris() == ["/analysis"]
 
 
-def test_a_request_that_never_ends_is_no_event(visited: Visited) -> None:
+def test_an_incomplete_request_is_no_event(visited: Visited) -> None:
     with visited.emitter.connect() as connection:
         connection.sendall(b"GET /half HTTP/1.1\r\nHost: a\r\nX-")
     assert visited.new_uris() == []
 
 
-def test_what_is_no_http_is_answered_with_400_and_no_event(visited: Visited) -> None:
+def test_bytes_that_are_not_http_are_answered_with_400_and_no_event(visited: Visited) -> None:
     assert status(visited.raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")) == 400
     assert visited.new_uris() == []
 
 
-def test_a_websocket_is_refused_and_no_event(visited: Visited) -> None:
+def test_a_websocket_is_rejected_and_no_event(visited: Visited) -> None:
     handshake = (
         b"GET /socket HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -187,7 +189,9 @@ def test_a_websocket_is_refused_and_no_event(visited: Visited) -> None:
     "secret", ["hunter2", JWT, "jane%40example.com", "4111111111111111", "4111+1111+1111+1111"]
 )
 @pytest.mark.parametrize("key", ["page", "token", "q"])
-def test_no_secret_of_a_query_is_written_anywhere(visited: Visited, key: str, secret: str) -> None:
+def test_a_secret_in_a_query_is_not_written_anywhere(
+    visited: Visited, key: str, secret: str
+) -> None:
     visited.raw(f"GET /x?{key}={secret} HTTP/1.1\r\n".encode() + HOST)
     kept = secret if (key, secret) == ("page", "hunter2") else "REDACTED"
     assert visited.new_uris() == [f"/x?{key}={kept}"]

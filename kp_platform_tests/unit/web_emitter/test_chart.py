@@ -1,4 +1,4 @@
-"""The bars of the accesses per hour."""
+"""The bar chart of accesses."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -23,7 +23,7 @@ def test_there_is_a_bar_for_each_of_the_last_24_hours() -> None:
     assert (chart.highest, chart.total) == (0, 0)
 
 
-def test_the_highest_bar_is_as_high_as_the_picture_and_the_lowest_is_seen() -> None:
+def test_the_highest_bar_has_full_height_and_the_lowest_is_visible() -> None:
     hours = [
         hour_of_access(CURRENT - 2 * HOUR, accesses=0),
         hour_of_access(CURRENT - HOUR, accesses=1),
@@ -46,7 +46,9 @@ def test_the_highest_bar_is_as_high_as_the_picture_and_the_lowest_is_seen() -> N
         (timedelta(weeks=601), timedelta(weeks=11)),
     ],
 )
-def test_a_bar_is_as_short_as_it_can_be(length: timedelta, step: timedelta) -> None:
+def test_the_step_is_the_shortest_that_needs_at_most_60_bars(
+    length: timedelta, step: timedelta
+) -> None:
     assert step_of(NOW, NOW + length) == step
 
 
@@ -64,7 +66,7 @@ def test_the_bars_of_counts_cover_a_period_without_a_gap(one: datetime, other: d
     assert len(chart.bars) <= MAX_BARS + 1
 
 
-def test_each_count_is_at_its_bar() -> None:
+def test_each_count_is_assigned_to_its_bar() -> None:
     hour = timedelta(hours=1)
     chart = Chart.of_counts({CURRENT: 3}, CURRENT - hour, CURRENT + 2 * hour, hour)
     assert [bar.accesses for bar in chart.bars] == [0, 3, 0]

@@ -1,4 +1,4 @@
-"""One document on a page of its own, and what is vendored."""
+"""The page of one document, and the vendored files."""
 
 import hashlib
 import re
@@ -25,11 +25,11 @@ SOURCE: dict[str, Any] = {
     "offset": 41,
     "run_id": "a-run",
     "enrichment": {"state": "partial", "missing": ["redis", "mysql"]},
-    "mine": "another hand's",
+    "mine": "of another producer",
 }
 
 
-def test_each_field_says_where_it_came_from(client: TestClient, search: FakeLogs) -> None:
+def test_each_field_shows_its_origin(client: TestClient, search: FakeLogs) -> None:
     search.documents = {UUID: Document("log.index-2026.03.01", SOURCE)}
     text = client.get(f"/analysis/{UUID}").text
     page = Tags(text)
@@ -42,24 +42,24 @@ def test_each_field_says_where_it_came_from(client: TestClient, search: FakeLogs
         "test_id 2 MySQL, my_tests.testing.tests",
         "offset 41 Kafka, message metadata",
         "enrichment.missing redis, mysql kp_platform",
-        "mine another hand's unknown",
+        "mine of another producer unknown",
     ):
         assert each in shown, each
     assert "http://127.0.0.1:18030/runs/a-run" in [link["href"] for link in page.named("a")]
 
 
-def test_a_uuid_that_nothing_has_is_not_found(client: TestClient, search: FakeLogs) -> None:
+def test_an_unknown_uuid_is_a_404(client: TestClient, search: FakeLogs) -> None:
     answer = client.get(f"/analysis/{UUID}")
     assert answer.status_code == 404
     assert "Log not found" in answer.text
 
 
-def test_elasticsearch_down_is_a_503(client: TestClient, search: FakeLogs) -> None:
+def test_an_unavailable_elasticsearch_is_a_503(client: TestClient, search: FakeLogs) -> None:
     search.go_down()
     assert client.get(f"/analysis/{UUID}").status_code == 503
 
 
-def test_what_is_vendored_is_what_its_list_says() -> None:
+def test_the_vendored_files_match_their_list() -> None:
     folder = STATIC_FOLDER / "vendor"
     rows = re.findall(
         r"^\| (\S+) \|.*\| ([0-9a-f]{64}) \|$", (folder / "README.md").read_text(), re.M
@@ -71,7 +71,7 @@ def test_what_is_vendored_is_what_its_list_says() -> None:
     }
 
 
-def test_a_document_of_another_hand_may_lack_a_name(client: TestClient, search: FakeLogs) -> None:
+def test_a_document_may_lack_a_name(client: TestClient, search: FakeLogs) -> None:
     search.documents = {UUID: Document("log.index-2026.03.01", {"uuid": UUID, "uri": "/x"})}
     links = [link["href"] for link in Tags(client.get(f"/analysis/{UUID}").text).named("a")]
     assert "/analysis?uri=/x" in links

@@ -1,4 +1,4 @@
-"""The events: their bytes, their headers, their refusals, and the URI as received."""
+"""The events: body, headers, validation, and the URI as received."""
 
 import json
 from pathlib import Path
@@ -55,14 +55,14 @@ def test_the_body_has_the_fields_of_the_table_file_of_trino(
 
 
 @given(uri=uris, name=names)
-def test_any_allowed_text_survives_the_body_unchanged(uri: str, name: str) -> None:
+def test_any_valid_uri_and_name_are_unchanged_in_the_body(uri: str, name: str) -> None:
     event = AccessEvent(uri=uri, name=name)
     assert json.loads(event.body()) == {"uuid": str(event.uuid), "uri": uri, "name": name}
     assert event.uuid.version == 4
 
 
 @given(text=texts)
-def test_any_note_survives_the_body_unchanged(text: str) -> None:
+def test_any_valid_text_is_unchanged_in_the_body(text: str) -> None:
     event = FullTextEvent(text=text)
     assert json.loads(event.body()) == {"uuid": str(event.uuid), "text": text}
 
@@ -86,14 +86,14 @@ def test_each_event_has_its_own_uuid() -> None:
     assert FullTextEvent(text="a").uuid != FullTextEvent(text="a").uuid
 
 
-def test_a_uri_over_the_limit_is_cut_and_marked_in_a_header_only() -> None:
+def test_a_uri_over_the_limit_is_truncated_and_has_a_header() -> None:
     event = AccessEvent.of("/" + "a" * MAX_URI_LENGTH, name="kafka")
     assert len(event.uri) == MAX_URI_LENGTH
     assert ("ce_kptruncated", b"true") in event.headers()
     assert list(json.loads(event.body())) == ["uuid", "uri", "name"]
 
 
-def test_a_uri_at_the_limit_is_not_marked() -> None:
+def test_a_uri_at_the_limit_is_not_truncated() -> None:
     event = AccessEvent.of("/" + "a" * (MAX_URI_LENGTH - 1), name="kafka")
     assert not event.truncated
     assert [name for name, _ in event.headers() if name == "ce_kptruncated"] == []
@@ -103,19 +103,19 @@ def test_a_uri_at_the_limit_is_not_marked() -> None:
     "uri",
     [
         "",
-        "/a b",  # a space never comes through a request line
+        "/a b",  # a request line contains no space
         "/a\r\nb",  # decoded: would split a log line
         "/\x00",
         "/☃",  # decoded
-        "/" + "a" * MAX_URI_LENGTH,  # only `of` cuts
+        "/" + "a" * MAX_URI_LENGTH,  # only `of` truncates
     ],
 )
-def test_a_uri_that_is_not_percent_encoded_text_is_no_event(uri: str) -> None:
+def test_a_uri_that_is_not_percent_encoded_is_rejected(uri: str) -> None:
     with pytest.raises(ValueError, match="uri is"):
         AccessEvent(uri=uri, name="kafka")
 
 
-def test_a_uuid_of_another_version_is_no_event() -> None:
+def test_a_uuid_of_another_version_is_rejected() -> None:
     with pytest.raises(ValueError, match="version 4"):
         AccessEvent(uri="/", name="kafka", uuid=uuid1())
     with pytest.raises(ValueError, match="version 4"):
@@ -125,10 +125,10 @@ def test_a_uuid_of_another_version_is_no_event() -> None:
 @pytest.mark.parametrize(
     ("name", "defect"),
     [
-        ("x' OR 1=1 --", None),  # text is text
+        ("x' OR 1=1 --", None),  # any text is valid
         ("<script>", None),
         ("a" * MAX_NAME_LENGTH, None),
-        ("a" * (MAX_NAME_LENGTH + 1), "too_long"),  # joins with no varchar(85)
+        ("a" * (MAX_NAME_LENGTH + 1), "too_long"),  # longer than varchar(85)
         ("", "empty"),
         (" \t", "empty"),
         ("\ud800", "not_unicode"),  # a lone surrogate has no UTF-8
@@ -136,14 +136,14 @@ def test_a_uuid_of_another_version_is_no_event() -> None:
         (b"kafka", "not_text"),
     ],
 )
-def test_what_may_be_a_name(name: object, defect: str | None) -> None:
+def test_the_defect_of_a_name(name: object, defect: str | None) -> None:
     assert name_defect(name) == defect
 
 
 @pytest.mark.parametrize(
     ("text", "defect"),
     [
-        ("<script>\x00\u202e", None),  # text is text
+        ("<script>\x00\u202e", None),  # any text is valid
         ("x" * MAX_TEXT_LENGTH, None),
         ("🎉" * MAX_TEXT_LENGTH, None),  # characters, not bytes
         ("x" * (MAX_TEXT_LENGTH + 1), "too_long"),
@@ -153,11 +153,11 @@ def test_what_may_be_a_name(name: object, defect: str | None) -> None:
         (None, "not_text"),
     ],
 )
-def test_what_may_be_a_note(text: object, defect: str | None) -> None:
+def test_the_defect_of_a_text(text: object, defect: str | None) -> None:
     assert text_defect(text) == defect
 
 
-def test_a_defective_name_or_text_is_no_event() -> None:
+def test_an_invalid_name_or_text_is_rejected() -> None:
     with pytest.raises(ValueError, match="name is empty"):
         AccessEvent(uri="/", name="")
     with pytest.raises(ValueError, match="text is empty"):
@@ -173,11 +173,11 @@ def test_a_defective_name_or_text_is_no_event() -> None:
         (b"/a/../../etc", b"", "/a/../../etc"),  # not normalised
         (b"/%2f..%2f", b"", "/%2f..%2f"),
         (b"*", b"", "*"),  # OPTIONS *
-        (b"http://u:p@host/x", b"y=1", "/x?y=1"),  # absolute form: h11 hands on all of it
+        (b"http://u:p@host/x", b"y=1", "/x?y=1"),  # absolute form, which h11 passes on
         (b"http://u:p@host", b"", "/"),
         (b"http://u:p@host", b"y=http://other/", "/?y=http://other/"),
         (b"HTTPS://u:p@host/x", b"", "/x"),
-        (b"//u/x", b"", "//u/x"),  # a path, though it looks like a host
+        (b"//u/x", b"", "//u/x"),  # a path that looks like a host
     ],
 )
 def test_the_uri_is_the_request_target_as_received(
@@ -189,7 +189,7 @@ def test_the_uri_is_the_request_target_as_received(
 @pytest.mark.parametrize(
     ("raw_path", "query_string"),
     [
-        (b"/caf\xe9", b""),  # a raw byte to be encoded
+        (b"/caf\xe9", b""),  # a byte that must be encoded
         (b"/", b"q=\xff"),
         (b"/a\nb", b""),
         (b"/a\x7f", b""),

@@ -19,7 +19,7 @@ def two(search: FakeLogs) -> None:
     )
 
 
-def test_csv_has_a_heading_and_no_cell_that_a_spreadsheet_runs(
+def test_csv_has_a_header_and_no_cell_that_a_spreadsheet_executes(
     client: TestClient, two: None
 ) -> None:
     answer = client.get("/analysis.csv")
@@ -34,7 +34,7 @@ def test_csv_has_a_heading_and_no_cell_that_a_spreadsheet_runs(
 
 
 @pytest.mark.parametrize("cell", ["=1", "+1", "-1", "@a", "\t=1", "\r=1"])
-def test_whatever_begins_a_formula_is_quoted(
+def test_a_cell_that_begins_like_a_formula_is_quoted(
     client: TestClient, search: FakeLogs, cell: str
 ) -> None:
     search.logs = (enriched_log(name=cell),)
@@ -42,7 +42,7 @@ def test_whatever_begins_a_formula_is_quoted(
     assert row["name"] == f"'{cell}"
 
 
-def test_json_and_ndjson_are_the_documents(client: TestClient, two: None) -> None:
+def test_json_and_ndjson_contain_the_documents(client: TestClient, two: None) -> None:
     whole = client.get("/analysis.json").json()
     assert whole["max_logs"] == 100_000
     lines = [json.loads(line) for line in client.get("/analysis.ndjson").text.splitlines()]
@@ -51,19 +51,19 @@ def test_json_and_ndjson_are_the_documents(client: TestClient, two: None) -> Non
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "ndjson"])
-def test_a_filter_holds_for_the_file_too(client: TestClient, two: None, kind: str) -> None:
+def test_a_filter_applies_to_the_file(client: TestClient, two: None, kind: str) -> None:
     text = client.get(f"/analysis.{kind}?name=kafka").text
     assert "/b" in text
     assert "cmd" not in text
 
 
-def test_of_nothing_a_file_is_empty(client: TestClient) -> None:
+def test_a_file_without_logs_is_empty(client: TestClient) -> None:
     assert client.get("/analysis.json").json()["logs"] == []
     assert client.get("/analysis.ndjson").text == ""
     assert len(client.get("/analysis.csv").text.splitlines()) == 1
 
 
-def test_elasticsearch_down_is_a_503_and_a_wrong_link_a_400(
+def test_an_unavailable_elasticsearch_is_a_503_and_an_invalid_link_a_400(
     client: TestClient, search: FakeLogs
 ) -> None:
     search.go_down()
@@ -75,7 +75,7 @@ def test_elasticsearch_down_is_a_503_and_a_wrong_link_a_400(
 
 
 @pytest.mark.parametrize("side", ["before", "after"])
-def test_a_file_has_all_logs_whatever_page_it_was_asked_for_from(
+def test_a_file_contains_all_logs_whatever_page_links_to_it(
     client: TestClient, two: None, search: FakeLogs, side: str
 ) -> None:
     token = Cursor(1, 0, 0, reach=0).token

@@ -1,4 +1,4 @@
-"""The identify hook: loaded by name, and harmless whatever it does."""
+"""The identify hook: loading it by name, and the fallback when it fails."""
 
 import logging
 
@@ -16,7 +16,7 @@ async def asynchronous_hook(scope: Scope) -> str:
 
 
 def user_header_hook(scope: Scope) -> str:
-    """What a user would plug in behind a proxy that sets the header."""
+    """A hook for an application behind a proxy that sets the header."""
     (name,) = Headers(scope=scope).getlist("x-user")
     return name.encode("latin-1").decode("utf-8")
 
@@ -39,10 +39,10 @@ def test_a_hook_is_loaded_by_its_name() -> None:
         "no_such_module:hook",
         "web_emitter.emitter.identity:no_such_hook",
         "web_emitter.emitter.identity:ANONYMOUS",  # not callable
-        f"{__name__}:asynchronous_hook",  # would give a coroutine, not a name
+        f"{__name__}:asynchronous_hook",  # would return a coroutine
     ],
 )
-def test_a_hook_that_cannot_be_called_is_refused_at_start(path: str) -> None:
+def test_an_invalid_hook_is_rejected_at_start(path: str) -> None:
     with pytest.raises(ValueError, match="KP_EMITTER_IDENTIFY"):
         load_hook(path)
 
@@ -51,14 +51,14 @@ def test_a_hook_that_cannot_be_called_is_refused_at_start(path: str) -> None:
     ("headers", "name", "anonymous"),
     [
         ([(b"x-user", "Zoë".encode())], "Zoë", {}),
-        ([(b"x-user", b"a"), (b"x-user", b"b")], "anonymous", {"raised": 1}),  # which one?
+        ([(b"x-user", b"a"), (b"x-user", b"b")], "anonymous", {"raised": 1}),  # ambiguous
         ([(b"x-user", b"\xff")], "anonymous", {"raised": 1}),  # not UTF-8
         ([(b"x-user", b"a" * 10_000)], "anonymous", {"too_long": 1}),
         ([(b"x-user", b"")], "anonymous", {"empty": 1}),
         ([], "anonymous", {"raised": 1}),
     ],
 )
-def test_a_visitor_without_a_usable_name_is_anonymous_and_counted(
+def test_a_visitor_without_a_valid_name_is_anonymous_and_counted(
     headers: list[tuple[bytes, bytes]], name: str, anonymous: dict[str, int]
 ) -> None:
     identity = Identity(user_header_hook, LOGGER)
@@ -66,13 +66,13 @@ def test_a_visitor_without_a_usable_name_is_anonymous_and_counted(
     assert identity.anonymous == anonymous
 
 
-def test_a_hook_that_gives_no_text_makes_an_anonymous_visitor() -> None:
-    identity = Identity(lambda scope: None, LOGGER)  # type: ignore[arg-type, return-value]  # wrong on purpose
+def test_a_hook_that_returns_no_text_gives_an_anonymous_visitor() -> None:
+    identity = Identity(lambda scope: None, LOGGER)  # type: ignore[arg-type, return-value]  # invalid on purpose
     assert identity({}) == "anonymous"
     assert identity.anonymous == {"not_text": 1}
 
 
-def test_a_hook_that_always_fails_is_logged_once_but_counted_each_time(
+def test_a_failing_hook_is_logged_once_and_counted_each_time(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     identity = Identity(broken_hook, LOGGER)

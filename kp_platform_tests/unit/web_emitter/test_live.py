@@ -1,4 +1,4 @@
-"""Following the newest logs."""
+"""The live view of the newest logs."""
 
 from collections.abc import AsyncIterator
 
@@ -15,30 +15,30 @@ from web_emitter.site.search import SearchUnavailable
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "POLL_SECONDS", 0.01)
 
 
-def table(found: LogPage) -> str:
-    return " ".join(log.uuid for log in found.logs)
+def table(logs: LogPage) -> str:
+    return " ".join(log.uuid for log in logs.logs)
 
 
 def failure(error: SearchUnavailable) -> str:
     return f"down: {error}"
 
 
-def stream(followers: LiveViewers, search: FakeLogs) -> AsyncIterator[str]:
+def stream(viewers: LiveViewers, search: FakeLogs) -> AsyncIterator[str]:
     async def texts() -> AsyncIterator[str]:
-        async for event in followers.stream(search, LogQuery(), table, failure):
+        async for event in viewers.stream(search, LogQuery(), table, failure):
             yield str(event.data)
 
     return texts()
 
 
-def test_what_is_new_is_sent_and_what_is_not_is_not() -> None:
+def test_the_table_is_sent_only_when_it_changes() -> None:
     search = FakeLogs((enriched_log(uuid="1"),))
 
-    async def follow() -> None:
+    async def view() -> None:
         events = stream(LiveViewers(), search)
         assert await anext(events) == "1"
         with anyio.move_on_after(0.1) as waited:
@@ -49,13 +49,13 @@ def test_what_is_new_is_sent_and_what_is_not_is_not() -> None:
         search.logs = (enriched_log(uuid="2"), *search.logs)
         assert await anext(events) == "2 1"
 
-    anyio.run(follow)
+    anyio.run(view)
 
 
-def test_while_elasticsearch_is_down_the_stream_says_so_and_goes_on() -> None:
+def test_the_stream_reports_an_unavailable_elasticsearch_and_continues() -> None:
     search = FakeLogs((enriched_log(uuid="1"),))
 
-    async def follow() -> None:
+    async def view() -> None:
         events = stream(LiveViewers(), search)
         assert await anext(events) == "1"
         search.go_down()
@@ -63,35 +63,37 @@ def test_while_elasticsearch_is_down_the_stream_says_so_and_goes_on() -> None:
         search.failure = None
         assert await anext(events) == "1"
 
-    anyio.run(follow)
+    anyio.run(view)
 
 
-def test_only_so_many_follow_at_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_live_viewers_is_limited(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(live, "MAX_VIEWERS", 0)
     answer = client.get("/analysis/live")
     assert answer.status_code == 503
-    assert "Too many" in answer.text
+    assert answer.text == "Too many live viewers; try again later.\n"
 
 
-def test_one_that_leaves_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_viewer_that_disconnects_frees_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "MAX_VIEWERS", 1)
 
-    async def follow() -> None:
-        followers = LiveViewers()
-        events = followers.stream(FakeLogs(), LogQuery(), table, failure)
+    async def view() -> None:
+        viewers = LiveViewers()
+        events = viewers.stream(FakeLogs(), LogQuery(), table, failure)
         await anext(events)
-        assert followers.is_full
+        assert viewers.is_full
         await events.aclose()  # type: ignore[attr-defined]  # a generator
-        assert not followers.is_full
+        assert not viewers.is_full
 
-    anyio.run(follow)
+    anyio.run(view)
 
 
-def test_a_wrong_link_is_told(client: TestClient) -> None:
+def test_an_invalid_live_link_is_a_400(client: TestClient) -> None:
     assert client.get("/analysis/live?from=x").status_code == 400
 
 
-def test_the_page_follows_only_where_it_was_asked_to(client: TestClient, search: FakeLogs) -> None:
+def test_the_page_is_live_only_on_request(client: TestClient, search: FakeLogs) -> None:
     search.logs = (enriched_log(),)
     page = client.get("/analysis?name=kafka").text
     assert "hx-sse:connect" not in page
@@ -102,7 +104,7 @@ def test_the_page_follows_only_where_it_was_asked_to(client: TestClient, search:
     assert '<a href="/analysis?name=kafka" role="button" class="secondary">Pause</a>' in page
 
 
-def test_a_page_that_can_not_follow_does_not_say_so(
+def test_a_page_over_the_limit_of_viewers_is_not_live(
     client: TestClient, search: FakeLogs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search.logs = (enriched_log(),)

@@ -1,4 +1,4 @@
-"""The state of the analysis page in its URL."""
+"""The query of the analysis page in its URL."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,12 +26,12 @@ queries = st.builds(
 
 
 @given(queries)
-def test_every_state_survives_its_url(query: LogQuery) -> None:
+def test_every_query_is_restored_from_its_url(query: LogQuery) -> None:
     assert LogQuery.of(query.parameters()) == query
 
 
 @pytest.mark.parametrize(
-    ("asked", "why"),
+    ("parameters", "error"),
     [
         ({"last": "1y"}, "not one of 15m, 1h, 24h, 7d"),
         ({"from": "yesterday"}, "From: 'yesterday' is not a time"),
@@ -41,15 +41,15 @@ def test_every_state_survives_its_url(query: LogQuery) -> None:
         ({"after": "x"}, "incomplete or was changed"),
     ],
 )
-def test_what_no_link_has_is_told(asked: dict[str, str], why: str) -> None:
-    with pytest.raises(BadQuery, match=why):
-        LogQuery.of(asked)
+def test_invalid_parameters_are_reported(parameters: dict[str, str], error: str) -> None:
+    with pytest.raises(BadQuery, match=error):
+        LogQuery.of(parameters)
 
 
 @given(st.dictionaries(st.sampled_from(["q", "last", "from", "to", "after", "before"]), st.text()))
-def test_no_url_raises_anything_else(asked: dict[str, str]) -> None:
+def test_no_url_raises_another_error(parameters: dict[str, str]) -> None:
     try:
-        query = LogQuery.of(asked)
+        query = LogQuery.of(parameters)
     except BadQuery:
         return
     query.as_elasticsearch()
@@ -57,7 +57,7 @@ def test_no_url_raises_anything_else(asked: dict[str, str]) -> None:
     assert start < end
 
 
-def test_times_are_utc_unless_they_say_else() -> None:
+def test_times_are_utc_by_default() -> None:
     period = Period.of("", "2026-03-01T12:00", "2026-03-01T15:00+02:00")
     assert (period.start, period.end) == (NOON, NOON + timedelta(hours=1))
 
@@ -71,23 +71,23 @@ def test_times_are_utc_unless_they_say_else() -> None:
         (Period(end=NOON - timedelta(hours=3)), (-27, -3)),
     ],
 )
-def test_a_chart_has_two_ends(period: Period, hours: tuple[int, int]) -> None:
+def test_the_bounds_of_a_chart(period: Period, hours: tuple[int, int]) -> None:
     assert period.bounds(NOON) == tuple(NOON + timedelta(hours=each) for each in hours)
 
 
 @pytest.mark.parametrize(
-    ("period", "span"),
+    ("period", "bounds"),
     [
         (Period(last="15m"), {"gte": "now-15m"}),
         (Period(start=NOON), {"gte": 1_772_366_400_000, "format": "epoch_millis"}),
         (Period(end=NOON), {"lt": 1_772_366_400_000, "format": "epoch_millis"}),
     ],
 )
-def test_a_period_becomes_a_range(period: Period, span: dict[str, Any]) -> None:
-    assert period.as_elasticsearch() == {"range": {"@timestamp": span}}
+def test_a_period_becomes_a_range_query(period: Period, bounds: dict[str, Any]) -> None:
+    assert period.as_elasticsearch() == {"range": {"@timestamp": bounds}}
 
 
-def test_each_filter_is_a_chip_that_a_link_removes() -> None:
+def test_each_filter_has_a_link_that_removes_it() -> None:
     query = LogQuery(words="a b", name="k", uri="/x", period=Period(last="1h"))
     chips = [(chip.label, chip.value) for chip in query.chips()]
     assert chips == [
@@ -105,11 +105,11 @@ def test_each_filter_is_a_chip_that_a_link_removes() -> None:
     ]
 
 
-def test_blank_words_are_no_filter() -> None:
+def test_blank_words_are_not_a_filter() -> None:
     assert LogQuery(words=" \t").is_overview
     assert LogQuery(words=" ").chips() == []
 
 
-def test_moments_of_the_form_win_over_a_preset_that_was_set_before() -> None:
+def test_times_of_the_form_override_a_preset() -> None:
     period = LogQuery.of({"last": "1h", "from": "2026-03-01T12:00:00"}).period
     assert (period.last, period.start) == ("", datetime(2026, 3, 1, 12, tzinfo=UTC))

@@ -1,4 +1,4 @@
-"""`/metrics` in the text format, its numbers those of the book, and the identity in them."""
+"""`/metrics` in the text format with the numbers of the ledger, and `/metrics/indexer`."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ LOGGER = logging.getLogger("test.metrics")
 
 
 class CountingSink(FakeSink):
-    """A sink with numbers of its own."""
+    """A sink with fixed counts."""
 
     def counts(self) -> Counts:
         return Counts(
@@ -48,7 +48,7 @@ def samples(text: str) -> dict[tuple[str, str], float]:
     return found
 
 
-def test_every_number_of_the_book_is_a_metric_and_they_balance() -> None:
+def test_every_number_of_the_ledger_is_a_metric() -> None:
     publisher = AccessPublisher(Identity(lambda scope: "", LOGGER), Redaction(), LOGGER)
     publisher.publish("/?token=x", {"state": {"sink": FakeSink()}})
     publisher.publish("/", {})
@@ -78,7 +78,7 @@ def test_every_number_of_the_book_is_a_metric_and_they_balance() -> None:
     assert value("redacted_values_total") == 1
 
 
-def test_the_text_is_what_prometheus_reads_and_nobody_keeps(client: TestClient) -> None:
+def test_the_metrics_are_in_the_text_format_and_not_cached(client: TestClient) -> None:
     client.get("/")
     answer = client.get("/metrics")
     assert answer.status_code == 200
@@ -111,7 +111,9 @@ def indexer(client: TestClient) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_prometheus_sees_how_far_each_flow_is(client: TestClient, freshness: FakeFreshness) -> None:
+def test_the_progress_of_each_flow_is_a_metric(
+    client: TestClient, freshness: FakeFreshness
+) -> None:
     moment = datetime(2026, 3, 1, 12, tzinfo=UTC)
     partition = Partition(number=3, low=0, high=10, position=7)
     freshness.answer = Freshness(
@@ -126,24 +128,24 @@ def test_prometheus_sees_how_far_each_flow_is(client: TestClient, freshness: Fak
             ),
         ),
     )
-    place = ("access_log", "3", "analyze.action")
+    labels = ("access_log", "3", "analyze.action")
     assert indexer(client) == {
         ("up", "elasticsearch"): 1,
         ("up", "kafka"): 1,
-        ("position", *place): 7,
-        ("high_watermark", *place): 10,
-        ("lag", *place): 3,
+        ("position", *labels): 7,
+        ("high_watermark", *labels): 10,
+        ("lag", *labels): 3,
         ("newest_event_timestamp_seconds",): moment.timestamp(),
         ("heartbeat_timestamp_seconds", "access_log"): moment.timestamp(),
     }
 
 
-def test_a_kafka_that_is_away_is_a_number_too(client: TestClient, freshness: FakeFreshness) -> None:
+def test_an_unavailable_kafka_is_a_metric(client: TestClient, freshness: FakeFreshness) -> None:
     freshness.answer = Freshness(now=datetime.now(UTC))
     assert indexer(client) == {("up", "elasticsearch"): 1, ("up", "kafka"): 0}
 
 
-def test_without_elasticsearch_the_book_is_there(
+def test_the_ledger_metrics_are_available_without_elasticsearch(
     client: TestClient, freshness: FakeFreshness
 ) -> None:
     freshness.go_down()

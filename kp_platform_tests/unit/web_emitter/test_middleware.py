@@ -1,4 +1,4 @@
-"""One event per access, whatever the application does; none for what is no access."""
+"""One event per access, whatever the application does; none for other requests."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -51,7 +51,7 @@ def publisher() -> AccessPublisher:
     return AccessPublisher(identity, Redaction(["page"]), LOGGER, source="/test")
 
 
-def application(the_announcer: AccessPublisher, *, reject: bool = False) -> Starlette:
+def application(the_publisher: AccessPublisher, *, reject: bool = False) -> Starlette:
     return Starlette(
         routes=[
             Route("/streaming", streaming),
@@ -59,12 +59,12 @@ def application(the_announcer: AccessPublisher, *, reject: bool = False) -> Star
             Route("/reading", reading, methods=["POST"]),
             WebSocketRoute("/socket", echoing),
         ],
-        middleware=[Middleware(AccessEventMiddleware, publisher=the_announcer, reject=reject)],
+        middleware=[Middleware(AccessEventMiddleware, publisher=the_publisher, reject=reject)],
     )
 
 
 def visitor_of(app: Starlette, sink: FakeSink) -> TestClient:
-    """A client of an application whose server has the sink in its state, as a lifespan puts it."""
+    """A client of an application whose state has the sink, as a lifespan sets it."""
     client = TestClient(app, raise_server_exceptions=False)
     client.app_state["sink"] = sink
     return client
@@ -84,7 +84,7 @@ def visitor(sink: FakeSink) -> TestClient:
         ("GET", "/reading", 405),
         ("POST", "/reading", 200),
         ("HEAD", "/streaming", 200),
-        ("GET", "/livezz", 404),  # only like an excluded path
+        ("GET", "/livezz", 404),  # resembles an excluded path
         ("GET", "/staticfiles", 404),
     ],
 )
@@ -98,17 +98,17 @@ def test_every_request_is_one_event(
 @pytest.mark.parametrize(
     "path", ["/livez", "/readyz", "/metrics", "/favicon.ico", "/static/kp.css"]
 )
-def test_machine_paths_are_no_access(visitor: TestClient, sink: FakeSink, path: str) -> None:
+def test_excluded_paths_are_no_access(visitor: TestClient, sink: FakeSink, path: str) -> None:
     visitor.get(path)
     assert sink.events == []
 
 
-def test_an_answer_is_passed_on_unchanged(visitor: TestClient) -> None:
+def test_a_response_is_passed_on_unchanged(visitor: TestClient) -> None:
     assert visitor.get("/streaming").text == "abc"
     assert visitor.post("/reading", content="body").text == "body"
 
 
-def test_the_event_carries_who_and_where(visitor: TestClient, sink: FakeSink) -> None:
+def test_the_event_has_name_uri_and_source(visitor: TestClient, sink: FakeSink) -> None:
     visitor.get("/streaming?page=%E2%98%83&q=%E2%98%83&page=2")
     (event,) = sink.access_events
     assert (event.uri, event.name, event.source) == (
@@ -131,54 +131,54 @@ def test_a_lifespan_is_no_access(sink: FakeSink) -> None:
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("broken"), BufferError("full"), OSError(28)])
-def test_a_sink_that_fails_is_counted_and_the_visitor_sees_nothing(
+def test_a_failing_sink_is_counted_and_does_not_affect_the_response(
     sink: FakeSink, caplog: pytest.LogCaptureFixture, failure: Exception
 ) -> None:
-    the_announcer = publisher()
-    visitor = visitor_of(application(the_announcer), sink)
+    the_publisher = publisher()
+    visitor = visitor_of(application(the_publisher), sink)
     sink.failure = failure
     for _ in range(3):
         assert visitor.get("/streaming").text == "abc"
-    assert the_announcer.sink_failures == 3
+    assert the_publisher.sink_failures == 3
     assert [record.name for record in caplog.records] == ["test"]
 
 
-def test_a_sink_that_drops_counts_itself_and_the_visitor_sees_nothing(sink: FakeSink) -> None:
-    the_announcer = publisher()
+def test_a_dropped_event_does_not_affect_the_response(sink: FakeSink) -> None:
+    the_publisher = publisher()
     sink.is_full = True
-    assert visitor_of(application(the_announcer), sink).get("/streaming").status_code == 200
-    assert the_announcer.sink_failures == 0
+    assert visitor_of(application(the_publisher), sink).get("/streaming").status_code == 200
+    assert the_publisher.sink_failures == 0
 
 
-def test_with_reject_a_request_whose_event_was_dropped_goes_no_further(sink: FakeSink) -> None:
-    the_announcer = publisher()
-    visitor = visitor_of(application(the_announcer, reject=True), sink)
+def test_with_reject_a_request_whose_event_was_dropped_is_a_503(sink: FakeSink) -> None:
+    the_publisher = publisher()
+    visitor = visitor_of(application(the_publisher, reject=True), sink)
     assert visitor.get("/streaming").status_code == 200
     sink.is_full = True
     for path in ("/streaming", "/failing"):
         answer = visitor.get(path)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-    assert visitor.get("/livez").status_code == 404  # a machine's question is passed on
-    assert (the_announcer.rejected, sink.uris) == (2, ["/streaming"])
+    assert visitor.get("/livez").status_code == 404  # an excluded path is passed on
+    assert (the_publisher.rejected, sink.uris) == (2, ["/streaming"])
 
 
-def test_with_reject_a_defect_of_ours_is_not_the_visitors(sink: FakeSink) -> None:
+def test_with_reject_a_failing_sink_does_not_affect_the_response(sink: FakeSink) -> None:
     sink.failure = RuntimeError("broken")
     visitor = visitor_of(application(publisher(), reject=True), sink)
     assert visitor.get("/streaming").status_code == 200
 
 
-def test_a_forged_name_in_a_header_is_not_the_visitor(sink: FakeSink) -> None:
+def test_a_forged_name_in_a_header_is_ignored(sink: FakeSink) -> None:
     forged = [(b"x-user", b"root"), (b"x-forwarded-user", b"root"), (b"remote-user", b"root")]
-    ask(scope_of(sink, headers=forged))
+    sent_for(scope_of(sink, headers=forged))
     assert [event.name for event in sink.access_events] == ["kafka"]
 
 
-def test_an_application_without_a_sink_still_answers() -> None:
-    the_announcer = publisher()
-    visitor = TestClient(application(the_announcer))
+def test_an_application_without_a_sink_still_responds() -> None:
+    the_publisher = publisher()
+    visitor = TestClient(application(the_publisher))
     assert visitor.get("/streaming").text == "abc"
-    assert the_announcer.sink_failures == 1
+    assert the_publisher.sink_failures == 1
 
 
 def scope_of(sink: FakeSink, **values: Any) -> Scope:
@@ -195,8 +195,8 @@ def scope_of(sink: FakeSink, **values: Any) -> Scope:
     return {**scope, **values}
 
 
-def ask(scope: Scope, app: Any = None) -> list[Message]:
-    """The messages that the application behind the middleware sends for a bare ASGI scope."""
+def sent_for(scope: Scope, app: Any = None) -> list[Message]:
+    """The messages that the application behind the middleware sends for an ASGI scope."""
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -217,13 +217,13 @@ def ask(scope: Scope, app: Any = None) -> list[Message]:
         (b"/%ff%fe", "/\ufffd\ufffd", "/%ff%fe"),
         (b"http://u:p@host/x", "http://u:p@host/x", "/x"),
         (b"*", "*", "*"),
-        (None, "/caf\u00e9\r\n", "/caf%C3%A9%0D%0A"),  # a server that has no raw_path
+        (None, "/caf\u00e9\r\n", "/caf%C3%A9%0D%0A"),  # a server without raw_path
     ],
 )
 def test_the_uri_is_never_decoded(
     sink: FakeSink, raw_path: bytes | None, path: str, uri: str
 ) -> None:
-    messages = ask(scope_of(sink, raw_path=raw_path, path=path))
+    messages = sent_for(scope_of(sink, raw_path=raw_path, path=path))
     assert messages[0]["status"] == 200
     assert sink.uris == [uri]
 
@@ -234,14 +234,14 @@ def test_the_uri_is_never_decoded(
 def test_a_malformed_target_is_answered_with_400_and_is_no_event(
     sink: FakeSink, raw_path: bytes, query_string: bytes
 ) -> None:
-    messages = ask(scope_of(sink, raw_path=raw_path, path="/", query_string=query_string))
+    messages = sent_for(scope_of(sink, raw_path=raw_path, path="/", query_string=query_string))
     assert messages[0]["status"] == 400
     assert sink.events == []
 
 
-def test_ten_thousand_query_keys_are_one_event_cut_at_the_limit(sink: FakeSink) -> None:
+def test_ten_thousand_query_keys_are_one_truncated_event(sink: FakeSink) -> None:
     keys = "&".join(f"number{number}=1" for number in range(10_000))
-    messages = ask(scope_of(sink, query_string=keys.encode()))
+    messages = sent_for(scope_of(sink, query_string=keys.encode()))
     (event,) = sink.access_events
     assert messages[0]["status"] == 200
     redacted = keys.replace("=1", "=REDACTED")
@@ -249,26 +249,26 @@ def test_ten_thousand_query_keys_are_one_event_cut_at_the_limit(sink: FakeSink) 
 
 
 def test_two_host_headers_are_one_event_and_none_is_trusted(sink: FakeSink) -> None:
-    ask(scope_of(sink, headers=[(b"host", b"good"), (b"host", b"evil")]))
+    sent_for(scope_of(sink, headers=[(b"host", b"good"), (b"host", b"evil")]))
     assert sink.uris == ["/"]
 
 
-def test_a_visitor_who_leaves_is_one_event(sink: FakeSink) -> None:
+def test_a_visitor_that_disconnects_is_one_event(sink: FakeSink) -> None:
     async def notices_the_disconnect(scope: Scope, receive: Receive, send: Send) -> None:
         assert (await receive())["type"] == "http.disconnect"
 
-    assert ask(scope_of(sink), notices_the_disconnect) == []
+    assert sent_for(scope_of(sink), notices_the_disconnect) == []
     assert sink.uris == ["/"]
 
 
-def test_the_event_is_sent_before_the_request_goes_on(sink: FakeSink) -> None:
-    async def looks_at_the_sink(scope: Scope, receive: Receive, send: Send) -> None:
+def test_the_event_is_published_before_the_application_runs(sink: FakeSink) -> None:
+    async def checks_the_sink(scope: Scope, receive: Receive, send: Send) -> None:
         assert sink.uris == ["/"]
         await PlainTextResponse("ok")(scope, receive, send)
 
-    assert ask(scope_of(sink), looks_at_the_sink)[0]["status"] == 200
+    assert sent_for(scope_of(sink), checks_the_sink)[0]["status"] == 200
 
 
-def test_excluded_paths_are_seen_below_a_root_path(sink: FakeSink) -> None:
-    ask(scope_of(sink, root_path="/shop", path="/shop/livez", raw_path=b"/shop/livez"))
+def test_excluded_paths_are_recognised_below_a_root_path(sink: FakeSink) -> None:
+    sent_for(scope_of(sink, root_path="/shop", path="/shop/livez", raw_path=b"/shop/livez"))
     assert sink.events == []

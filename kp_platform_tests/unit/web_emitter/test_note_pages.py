@@ -1,4 +1,4 @@
-"""The form of a note with its rules, and the pages of the notes."""
+"""The form of a note with its validation, and the pages of the notes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,12 +20,12 @@ HOSTILE_TEXTS = [
     "x" * 20_000,  # 20 kB in one word
     "🎉👩‍👩‍👧‍👦 日本語",
     "\u202eright to left\u2066",
-    "\r\n\r\n  first line break, blanks and tab\t",  # HTML eats one after <textarea>
-    "[0123456789abcdef0123456789abcdef]",  # like a marker
+    "\r\n\r\n  first line break, blanks and tab\t",  # HTML drops one after <textarea>
+    "[0123456789abcdef0123456789abcdef]",  # like a highlight tag
     "{{7*7}}{% raw %}${7*7}",
-    "a=b&text=c+d%41;e",  # like a form
+    "a=b&text=c+d%41;e",  # like a form body
 ]
-# What HTML cannot hold, so that no form can show it again.
+# Characters that HTML cannot represent, so that no form can show them.
 CONTROLS = "nul \x00 escape \x1b[31m delete \x7f vertical \x0b c1 \x85"
 
 
@@ -50,7 +50,7 @@ def note(text: str, *fragments: tuple[Part, ...]) -> Note:
     )
 
 
-def test_the_form_says_its_limit_in_words_and_to_the_browser(client: TestClient) -> None:
+def test_the_form_shows_its_limit_and_sets_it_in_the_browser(client: TestClient) -> None:
     page = Tags(client.get("/fulltext/form").text)
     (field,) = page.named("textarea")
     assert (field["name"], field["maxlength"], field["aria-describedby"]) == (
@@ -67,17 +67,17 @@ def test_the_form_says_its_limit_in_words_and_to_the_browser(client: TestClient)
         "method": "post",
         "action": "/fulltext/register",
         "class": "writing",
-        "hx-boost": "false",  # a browser writes line breaks as two characters, htmx as one
+        "hx-boost": "false",  # a browser sends line breaks as two characters, htmx as one
     }
 
 
-def test_a_page_with_the_form_lets_the_browser_name_its_own_origin(client: TestClient) -> None:
+def test_a_page_with_the_form_lets_the_browser_send_its_origin(client: TestClient) -> None:
     for answer in (client.get("/fulltext/form"), post(client, "")):
         assert answer.headers.get_list("referrer-policy") == ["same-origin"]
 
 
 @pytest.mark.parametrize("text", [*HOSTILE_TEXTS, CONTROLS, "x", "x" * MAX_TEXT_LENGTH])
-def test_a_note_goes_to_its_topic_unchanged_and_the_browser_to_another_page(
+def test_a_note_is_published_unchanged_and_the_browser_redirected(
     client: TestClient, sink: FakeSink, note_sink: FakeSink, text: str
 ) -> None:
     answer = post(client, text)
@@ -86,7 +86,7 @@ def test_a_note_goes_to_its_topic_unchanged_and_the_browser_to_another_page(
     assert sink.uris == ["/fulltext/register"]  # an access like any other
 
 
-def test_a_note_says_where_it_comes_from(client: TestClient, note_sink: FakeSink) -> None:
+def test_a_note_has_the_headers_of_its_source(client: TestClient, note_sink: FakeSink) -> None:
     post(client, "a note")
     headers = dict(note_sink.events[0].headers())
     assert headers["ce_type"] == b"kp.fulltext.v1"
@@ -95,7 +95,7 @@ def test_a_note_says_where_it_comes_from(client: TestClient, note_sink: FakeSink
     assert UUID(identity.decode()).version == 4
 
 
-def test_the_page_after_a_note_may_be_loaded_again(client: TestClient, note_sink: FakeSink) -> None:
+def test_the_page_after_a_note_can_be_reloaded(client: TestClient, note_sink: FakeSink) -> None:
     answer = client.post("/fulltext/register", data={"text": "a note"})
     assert answer.url.path == "/fulltext/registered"
     assert "is registered" in answer.text
@@ -114,7 +114,7 @@ def test_the_page_after_a_note_may_be_loaded_again(client: TestClient, note_sink
         (f"</textarea>{HOSTILE_TEXTS[0]}" + "x" * MAX_TEXT_LENGTH, "The maximum is 20,000"),
     ],
 )
-def test_what_is_no_note_comes_back_with_the_reason_beside_the_field(
+def test_an_invalid_note_is_returned_with_an_error_at_the_field(
     client: TestClient, note_sink: FakeSink, text: str, message: str
 ) -> None:
     answer = post(client, text)
@@ -130,7 +130,7 @@ def test_what_is_no_note_comes_back_with_the_reason_beside_the_field(
 
 
 @pytest.mark.parametrize("text", HOSTILE_TEXTS)
-def test_a_note_that_kafka_does_not_take_stays_in_the_form(
+def test_a_dropped_note_stays_in_the_form(
     client: TestClient, note_sink: FakeSink, text: str
 ) -> None:
     note_sink.is_full = True
@@ -147,17 +147,17 @@ def test_a_note_that_kafka_does_not_take_stays_in_the_form(
         (b"text=", 422),
         (b"other=x", 422),
         (b"text", 422),  # neither name nor value
-        (b"text=a&text=b", 422),  # which one?
+        (b"text=a&text=b", 422),  # ambiguous
         (b"text=%FF", 422),  # not UTF-8
         (b"text=\xff", 422),
         (b"text=caf\xc3\xa9", 303),  # UTF-8 that is not percent-encoded
         (b"text=a%00b", 303),
         (b"text=%ED%A0%80", 422),  # a lone surrogate
-        (b"text=" + b"%F0%9F%8E%89" * MAX_TEXT_LENGTH, 303),  # the longest note there is
+        (b"text=" + b"%F0%9F%8E%89" * MAX_TEXT_LENGTH, 303),  # the longest valid note
         (b"text=" + b"x" * MAX_BODY_BYTES, 413),
     ],
 )
-def test_a_body_is_read_strictly(
+def test_a_body_is_parsed_strictly(
     client: TestClient, note_sink: FakeSink, body: bytes, status: int
 ) -> None:
     answer = client.post(
@@ -192,12 +192,12 @@ def test_a_body_without_a_length_is_read_up_to_the_limit(client: TestClient) -> 
         ("application/x-www-form-urlencoded", 303),
         ("Application/X-WWW-Form-Urlencoded; charset=UTF-8", 303),
         ("multipart/form-data; boundary=x", 415),
-        ("text/plain", 415),  # what a foreign form may send without asking
+        ("text/plain", 415),  # a cross-site form may send it without a preflight
         ("application/json", 415),
         ("", 415),
     ],
 )
-def test_only_the_type_of_a_form_is_read(
+def test_only_the_content_type_of_a_form_is_accepted(
     client: TestClient, content_type: str, status: int
 ) -> None:
     answer = client.post(
@@ -209,7 +209,7 @@ def test_only_the_type_of_a_form_is_read(
     assert answer.status_code == status
 
 
-def test_a_form_of_another_site_is_refused(client: TestClient, note_sink: FakeSink) -> None:
+def test_a_form_of_another_site_is_rejected(client: TestClient, note_sink: FakeSink) -> None:
     for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.test"}):
         answer = post(client, "a note", **headers)
         assert answer.status_code == 403
@@ -234,7 +234,7 @@ def test_notes_are_listed_newest_first(client: TestClient, notes: FakeNotes) -> 
     assert page.named("details") == []
 
 
-def test_a_search_marks_its_words_and_stays_in_the_field(
+def test_a_search_highlights_its_words_and_stays_in_the_field(
     client: TestClient, notes: FakeNotes
 ) -> None:
     notes.notes = (note("Kafka <b>flows</b>, kafka"), note("nothing"))
@@ -245,7 +245,7 @@ def test_a_search_marks_its_words_and_stays_in_the_field(
     assert "The best 1 of 1 notes" in page.text
 
 
-def test_a_long_note_shows_its_beginning_and_the_rest_on_demand(
+def test_a_long_note_shows_an_excerpt_and_the_complete_text_on_demand(
     client: TestClient, notes: FakeNotes
 ) -> None:
     notes.notes = (note("0123456789" * 100),)
@@ -256,7 +256,7 @@ def test_a_long_note_shows_its_beginning_and_the_rest_on_demand(
     assert whole == "0123456789" * 100
 
 
-def test_a_note_of_a_megabyte_is_cut_on_the_page_and_says_so(
+def test_a_note_of_a_megabyte_is_truncated_on_the_page(
     client: TestClient, notes: FakeNotes
 ) -> None:
     notes.notes = (note("x" * 1_000_000),)
@@ -266,7 +266,7 @@ def test_a_note_of_a_megabyte_is_cut_on_the_page_and_says_so(
 
 
 @pytest.mark.parametrize("text", [*HOSTILE_TEXTS, CONTROLS])
-def test_hostile_notes_are_inert(client: TestClient, notes: FakeNotes, text: str) -> None:
+def test_hostile_notes_are_escaped(client: TestClient, notes: FakeNotes, text: str) -> None:
     notes.notes = (note(text, (Part(text, is_hit=True),)),)
     for path in ("/fulltext", f"/fulltext?{urlencode({'q': text[:300]})}"):
         page = Tags(client.get(path).text)
@@ -275,21 +275,23 @@ def test_hostile_notes_are_inert(client: TestClient, notes: FakeNotes, text: str
         assert [name for _, fields in page.tags for name in fields if name[:2] == "on"] == []
 
 
-def test_what_html_cannot_carry_is_shown_by_signs(client: TestClient, notes: FakeNotes) -> None:
+def test_characters_that_html_cannot_represent_are_shown_as_symbols(
+    client: TestClient, notes: FakeNotes
+) -> None:
     notes.notes = (note(CONTROLS),)
     html = client.get("/fulltext").text
     assert "nul ␀ escape ␛[31m delete ␡ vertical ␋ c1 \\x85" in html
     assert "\x00" not in html
 
 
-def test_each_text_has_a_direction_of_its_own(client: TestClient, notes: FakeNotes) -> None:
+def test_each_text_has_its_own_direction(client: TestClient, notes: FakeNotes) -> None:
     notes.notes = (note("\u202eabc"),)
     page = Tags(client.get("/fulltext").text)
     directions = [each["dir"] for each in page.named("p") if each.get("class") == "text"]
     assert directions == ["auto"]
 
 
-def test_no_note_at_all_says_how_to_write_one(client: TestClient) -> None:
+def test_a_page_without_notes_links_to_the_form(client: TestClient) -> None:
     answer = client.get("/fulltext")
     assert answer.status_code == 200
     assert "No notes yet" in answer.text
@@ -297,7 +299,7 @@ def test_no_note_at_all_says_how_to_write_one(client: TestClient) -> None:
     assert Tags(answer.text).named("input") == []
 
 
-def test_no_match_links_to_all_notes(client: TestClient, notes: FakeNotes) -> None:
+def test_a_search_without_results_links_to_all_notes(client: TestClient, notes: FakeNotes) -> None:
     notes.notes = (note("kafka"),)
     answer = client.get("/fulltext?q=redis")
     assert answer.status_code == 200
@@ -305,7 +307,7 @@ def test_no_match_links_to_all_notes(client: TestClient, notes: FakeNotes) -> No
     assert '<a href="/fulltext">Clear the search</a>' in answer.text
 
 
-def test_elasticsearch_down_is_a_503_that_names_the_address(
+def test_an_unavailable_elasticsearch_is_a_503_with_its_address(
     client: TestClient, notes: FakeNotes
 ) -> None:
     notes.go_down()

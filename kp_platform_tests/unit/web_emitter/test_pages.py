@@ -1,4 +1,4 @@
-"""The pages: the table, the three empty states, hostile text, headers, health."""
+"""The pages: the table, the three empty states, hostile text, headers, health checks."""
 
 from dataclasses import replace
 from uuid import uuid4
@@ -42,9 +42,7 @@ def test_the_analysis_shows_the_columns_of_the_join(client: TestClient, search: 
         assert shown in text
 
 
-def test_a_log_without_references_says_what_is_missing(
-    client: TestClient, search: FakeLogs
-) -> None:
+def test_a_log_shows_which_reference_data_is_missing(client: TestClient, search: FakeLogs) -> None:
     search.logs = (enriched_log(redis_value=None, test_id=None, missing=("mysql", "redis")),)
     assert "without mysql, redis" in client.get("/analysis").text
 
@@ -56,9 +54,7 @@ def test_the_newest_fifty_are_shown(client: TestClient, search: FakeLogs) -> Non
     assert "The newest 50 of 60 logs" in page.text
 
 
-def test_older_logs_are_a_link_away_and_the_newest_too(
-    client: TestClient, search: FakeLogs
-) -> None:
+def test_links_lead_to_older_logs_and_to_the_newest(client: TestClient, search: FakeLogs) -> None:
     search.logs = tuple(enriched_log(uuid=f"{n:036}", name="a&b") for n in range(120))
     shown: list[str] = []
     link = "/analysis?name=a%26b"
@@ -71,7 +67,7 @@ def test_older_logs_are_a_link_away_and_the_newest_too(
     assert "/analysis?name=a%26b" in [a["href"] for a in page.named("a")]
 
 
-def test_nothing_is_older_than_the_last_one(client: TestClient, search: FakeLogs) -> None:
+def test_the_page_after_the_oldest_log_is_empty(client: TestClient, search: FakeLogs) -> None:
     search.logs = (enriched_log(),)
     answer = client.get(f"/analysis?after={Cursor(0, 0, 0, reach=0).token}")
     assert answer.status_code == 200
@@ -82,13 +78,13 @@ def test_nothing_is_older_than_the_last_one(client: TestClient, search: FakeLogs
     "token",
     ["x", "W10", "%F0%9F%98%80", "W10K" * 100, "bnVsbA", "WzEsMiwzLC0xXQ", "W3RydWUsMiwzLDRd"],
 )
-def test_a_link_that_was_changed_says_so(client: TestClient, token: str) -> None:
+def test_a_changed_link_is_a_400(client: TestClient, token: str) -> None:
     answer = client.get(f"/analysis?after={token}")
     assert answer.status_code == 400
     assert "Invalid address" in answer.text
 
 
-def test_a_page_has_one_heading_and_a_table_that_can_be_heard(
+def test_a_page_has_one_heading_and_an_accessible_table(
     client: TestClient, search: FakeLogs
 ) -> None:
     search.logs = (enriched_log(),)
@@ -99,7 +95,7 @@ def test_a_page_has_one_heading_and_a_table_that_can_be_heard(
     assert len(page.named("th")) == len(page.named("td"))
 
 
-def test_filters_narrow_and_stay_in_the_form(client: TestClient, search: FakeLogs) -> None:
+def test_filters_apply_and_stay_in_the_form(client: TestClient, search: FakeLogs) -> None:
     search.logs = (enriched_log(name="kafka"), enriched_log(name="presto", uri="/other"))
     page = Tags(client.get("/analysis?name=presto&uri=/oth").text)
     assert len(page.named("time")) == 1
@@ -107,14 +103,14 @@ def test_filters_narrow_and_stay_in_the_form(client: TestClient, search: FakeLog
     assert "/analysis" in [link["href"] for link in page.named("a")]
 
 
-def test_nothing_indexed_says_what_to_do(client: TestClient) -> None:
+def test_a_page_without_logs_has_instructions(client: TestClient) -> None:
     answer = client.get("/analysis")
     assert answer.status_code == 200
     assert "Nothing is indexed yet" in answer.text
     assert "kp status" in answer.text
 
 
-def test_no_match_links_to_all_logs(client: TestClient, search: FakeLogs) -> None:
+def test_a_filter_without_results_links_to_all_logs(client: TestClient, search: FakeLogs) -> None:
     search.logs = (enriched_log(),)
     answer = client.get("/analysis?name=nobody")
     assert answer.status_code == 200
@@ -122,7 +118,7 @@ def test_no_match_links_to_all_logs(client: TestClient, search: FakeLogs) -> Non
     assert '<a href="/analysis">Clear the filter</a>' in answer.text
 
 
-def test_elasticsearch_down_is_a_503_that_names_the_address(
+def test_an_unavailable_elasticsearch_is_a_503_with_its_address(
     client: TestClient, search: FakeLogs
 ) -> None:
     search.go_down()
@@ -150,7 +146,7 @@ def test_the_password_of_elasticsearch_is_on_no_page(
             assert "hunter2" not in client.get(path).text
 
 
-def test_hostile_text_is_inert(client: TestClient, search: FakeLogs) -> None:
+def test_hostile_text_is_escaped(client: TestClient, search: FakeLogs) -> None:
     search.logs = (
         replace(
             enriched_log(),
@@ -172,7 +168,7 @@ def test_hostile_text_is_inert(client: TestClient, search: FakeLogs) -> None:
     assert [name for _, attributes in page.tags for name in attributes if name[:2] == "on"] == []
 
 
-def test_a_hostile_filter_is_inert(client: TestClient, search: FakeLogs) -> None:
+def test_a_hostile_filter_is_escaped(client: TestClient, search: FakeLogs) -> None:
     search.logs = (enriched_log(),)
     page = Tags(client.get("/analysis", params={"name": HOSTILE, "uri": HOSTILE}).text)
     assert page.named("script") == []
@@ -185,7 +181,7 @@ def test_no_page_has_an_inline_script_a_style_or_a_foreign_asset(
     search.logs = (enriched_log(),)
     for path in (*PAGES, "/missing"):
         page = Tags(client.get(path).text)
-        assert page.named("script") == page.named("style") == []  # but those of ours
+        assert page.named("script") == page.named("style") == []  # except the vendored ones
         assert [tag for tag, attributes in page.tags if "style" in attributes] == []
         for link in page.named("link"):
             assert client.get(str(link["href"])).status_code == 200
@@ -196,19 +192,19 @@ def test_no_page_has_an_inline_script_a_style_or_a_foreign_asset(
 @pytest.mark.parametrize(
     "path", ["/", "/analysis", "/fulltext", "/missing", "/livez", "/readyz", "/metrics"]
 )
-def test_every_answer_has_the_security_headers(client: TestClient, path: str) -> None:
+def test_every_response_has_the_security_headers(client: TestClient, path: str) -> None:
     headers = client.get(path).headers
     assert {name: headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
     assert headers["content-security-policy"].startswith("default-src 'self';")
 
 
-def test_static_files_may_be_kept_when_asked_about_again(client: TestClient) -> None:
+def test_static_files_are_cached_and_revalidated(client: TestClient) -> None:
     headers = client.get("/static/kp.css").headers
     assert headers["cache-control"] == "no-cache"
     assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_bug_is_a_500_page_with_the_security_headers_and_an_event(
+def test_an_error_is_a_500_page_with_the_security_headers_and_an_event(
     client: TestClient, search: FakeLogs, sink: FakeSink
 ) -> None:
     search.failure = RuntimeError("a bug")
@@ -226,13 +222,13 @@ def test_an_unknown_page_is_a_404_page_and_an_event(client: TestClient, sink: Fa
     assert sink.uris == ["/missing?page=1"]
 
 
-def test_a_forged_host_is_in_no_answer(client: TestClient) -> None:
+def test_a_forged_host_is_in_no_response(client: TestClient) -> None:
     for path in (*PAGES, "/analysis/", "/static"):
         answer = client.get(path, headers={"host": "evil.test"}, follow_redirects=False)
         assert "evil.test" not in answer.text + str(answer.headers)
 
 
-def test_the_start_page_links_where_people_go(client: TestClient) -> None:
+def test_the_start_page_links_to_all_pages(client: TestClient) -> None:
     links = [link["href"] for link in Tags(client.get("/").text).named("a")]
     assert {*PAGES[:-1], "/readyz", "http://127.0.0.1:18030"} <= set(links)
 
@@ -246,7 +242,7 @@ def test_the_start_page_shows_the_picture_of_the_readme(client: TestClient) -> N
     assert "](docs/flow.svg)" in (ROOT / "README.md").read_text()
 
 
-def test_a_worker_that_runs_is_alive(client: TestClient, sink: FakeSink) -> None:
+def test_a_running_worker_is_live(client: TestClient, sink: FakeSink) -> None:
     sink.broker_count = 0
     assert client.get("/livez").status_code == 200
 
@@ -278,7 +274,7 @@ def test_a_worker_without_brokers_is_not_ready(client: TestClient, sink: FakeSin
     }
 
 
-def test_elasticsearch_down_is_told_and_does_not_make_a_worker_unready(
+def test_an_unavailable_elasticsearch_is_reported_but_does_not_affect_readiness(
     client: TestClient, search: FakeLogs
 ) -> None:
     search.go_down()
@@ -287,10 +283,12 @@ def test_elasticsearch_down_is_told_and_does_not_make_a_worker_unready(
     assert not answer.json()["checks"]["elasticsearch"]["ok"]
 
 
-def test_many_probes_are_one_question_to_the_brokers(client: TestClient, sink: FakeSink) -> None:
+def test_probes_within_a_second_share_one_request_to_the_brokers(
+    client: TestClient, sink: FakeSink
+) -> None:
     for _ in range(5):
         client.get("/readyz")
-    assert sink.broker_questions == 1
+    assert sink.broker_requests == 1
 
 
 def test_the_form_keeps_the_run_and_the_preset(client: TestClient, search: FakeLogs) -> None:
@@ -302,7 +300,7 @@ def test_the_form_keeps_the_run_and_the_preset(client: TestClient, search: FakeL
 
 @pytest.mark.parametrize("path", ["/", "/fulltext", "/fulltext/registered"])
 def test_the_note_form_is_a_page_of_its_own(client: TestClient, path: str) -> None:
-    """Swapped into another page it would have that page's Referrer-Policy, and be refused."""
+    """Swapped into another page it would have that page's Referrer-Policy and be rejected."""
     links = Tags(client.get(path).text).named("a")
     to_form = [link for link in links if link["href"] == "/fulltext/form"]
     assert to_form

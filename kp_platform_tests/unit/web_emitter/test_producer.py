@@ -1,4 +1,4 @@
-"""A real librdkafka producer whose broker is not there, and a real spool."""
+"""A real librdkafka producer without a broker, and a real spool."""
 
 import logging
 import os
@@ -40,7 +40,7 @@ class HugeEvent:
 
 
 class BrokenEvent(HugeEvent):
-    """An event that cannot say its bytes."""
+    """An event whose body cannot be encoded."""
 
     def body(self) -> bytes:
         raise TypeError("not JSON")
@@ -80,11 +80,11 @@ def producer(nowhere: ProducerSettings) -> Iterator[EventProducer]:
     producer.close(0.01)
 
 
-def test_counts_that_lost_an_event_are_not_balanced() -> None:
+def test_counts_without_an_event_are_not_balanced() -> None:
     assert not Counts(accepted=2, acked=1).balanced
 
 
-def test_closing_without_a_broker_ends_in_time_with_every_event_counted(
+def test_closing_without_a_broker_takes_the_deadline_and_counts_every_event(
     producer: EventProducer,
 ) -> None:
     for _ in range(3):
@@ -97,18 +97,18 @@ def test_closing_without_a_broker_ends_in_time_with_every_event_counted(
     assert counts.balanced
 
 
-def test_closing_twice_tells_the_same_numbers(producer: EventProducer) -> None:
+def test_closing_twice_returns_the_same_counts(producer: EventProducer) -> None:
     producer.publish(event())
     assert producer.close(0.01) == producer.close(60)
 
 
-def test_what_the_queue_has_no_room_for_is_spooled(producer: EventProducer) -> None:
+def test_events_over_the_size_of_the_queue_are_spooled(producer: EventProducer) -> None:
     assert [producer.publish(event()) for _ in range(8)] == [True] * 8
     spooled = counts_when(producer, lambda counts: counts.spooled > 0)
     assert spooled == Counts(accepted=8, in_flight=5, spooled=3)
 
 
-def test_an_event_that_expires_is_sent_again(nowhere: ProducerSettings) -> None:
+def test_an_expired_event_is_produced_again(nowhere: ProducerSettings) -> None:
     producer = started(replace(nowhere, options={"message.timeout.ms": 300}))
     producer.publish(event())
     assert counts_when(producer, lambda counts: counts.spooled == 1).spooled == 1
@@ -117,7 +117,7 @@ def test_an_event_that_expires_is_sent_again(nowhere: ProducerSettings) -> None:
     assert producer.close(0.01) == Counts(accepted=1, spooled=1)
 
 
-def test_the_next_process_takes_over_what_was_left(nowhere: ProducerSettings) -> None:
+def test_the_next_process_adopts_the_spool(nowhere: ProducerSettings) -> None:
     first = started(nowhere)
     first.publish(event())
     first.close(0.01)
@@ -127,7 +127,7 @@ def test_the_next_process_takes_over_what_was_left(nowhere: ProducerSettings) ->
     assert second.close(0.01) == Counts(accepted=1, recovered=1, spooled=1)
 
 
-def test_a_spool_that_cannot_be_written_drops_when_memory_is_full(
+def test_with_a_failing_disk_events_are_dropped_when_memory_is_full(
     nowhere: ProducerSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     (nowhere.spool.folder).write_text("a file where the folder should be")
@@ -140,7 +140,7 @@ def test_a_spool_that_cannot_be_written_drops_when_memory_is_full(
     assert producer.close(0.01) == Counts(accepted=8, dropped={"spool_failed": 8})
 
 
-def test_at_the_cap_what_does_not_fit_is_dropped(nowhere: ProducerSettings) -> None:
+def test_events_over_the_size_of_the_spool_are_dropped(nowhere: ProducerSettings) -> None:
     cap = replace(nowhere.spool, max_bytes=800, max_waiting=1)
     producer = started(replace(nowhere, spool=cap, options={**OPTIONS, "message.timeout.ms": 300}))
     for _ in range(5):
@@ -153,60 +153,60 @@ def test_at_the_cap_what_does_not_fit_is_dropped(nowhere: ProducerSettings) -> N
 
 def test_the_bytes_that_wait_for_the_disk_are_bounded(nowhere: ProducerSettings) -> None:
     spool = replace(nowhere.spool, max_waiting_bytes=1_000)
-    producer = EventProducer(replace(nowhere, spool=spool), LOGGER)  # whose disk never comes
-    taken = [producer.publish(event()) for _ in range(30)]
-    assert taken.count(True) == OPTIONS["queue.buffering.max.messages"] + 1_000 // len(
+    producer = EventProducer(replace(nowhere, spool=spool), LOGGER)
+    accepted = [producer.publish(event()) for _ in range(30)]
+    assert accepted.count(True) == OPTIONS["queue.buffering.max.messages"] + 1_000 // len(
         event().body()
     )
     producer.close(0.01)
 
 
-def test_an_event_that_kafka_never_takes_is_dropped_by_its_reason(
+def test_an_event_that_kafka_rejects_permanently_is_dropped_with_the_reason(
     producer: EventProducer,
 ) -> None:
     assert not producer.publish(HugeEvent())
     assert producer.counts() == Counts(accepted=1, dropped={"MSG_SIZE_TOO_LARGE": 1})
 
 
-def test_an_event_that_cannot_say_its_bytes_was_never_accepted(producer: EventProducer) -> None:
+def test_an_event_without_a_body_is_never_accepted(producer: EventProducer) -> None:
     with pytest.raises(TypeError, match="not JSON"):
         producer.publish(BrokenEvent())
     assert producer.counts() == Counts()
 
 
-def test_a_deferred_event_is_counted_at_once_and_made_later(nowhere: ProducerSettings) -> None:
+def test_a_deferred_event_is_counted_at_once_and_created_later(nowhere: ProducerSettings) -> None:
     producer = EventProducer(nowhere, LOGGER)
-    made: list[AccessEvent] = []
+    created: list[AccessEvent] = []
 
-    def make() -> AccessEvent:
-        made.append(event())
-        return made[-1]
+    def create() -> AccessEvent:
+        created.append(event())
+        return created[-1]
 
-    assert producer.defer(make)
-    assert (producer.counts(), made) == (Counts(accepted=1, in_flight=1), [])
+    assert producer.defer(create)
+    assert (producer.counts(), created) == (Counts(accepted=1, in_flight=1), [])
     producer.produce_deferred()
-    assert (producer.counts(), len(made)) == (Counts(accepted=1, in_flight=1), 1)
+    assert (producer.counts(), len(created)) == (Counts(accepted=1, in_flight=1), 1)
     assert producer.close(0.01) == Counts(accepted=1, spooled=1)
 
 
-def test_a_started_producer_makes_deferred_events_by_itself(producer: EventProducer) -> None:
-    made = Signal()
+def test_a_started_producer_creates_deferred_events(producer: EventProducer) -> None:
+    created = Signal()
 
-    def make() -> AccessEvent:
-        made.set()
+    def create() -> AccessEvent:
+        created.set()
         return event()
 
-    assert producer.defer(make)
-    assert made.wait(10)
+    assert producer.defer(create)
+    assert created.wait(10)
 
 
-def test_what_is_deferred_at_the_end_is_kept(nowhere: ProducerSettings) -> None:
+def test_deferred_events_are_spooled_at_the_end(nowhere: ProducerSettings) -> None:
     producer = EventProducer(nowhere, LOGGER)
     assert all([producer.defer(event) for _ in range(3)])
     assert producer.close(0.01) == Counts(accepted=3, spooled=3)
 
 
-def test_a_deferred_event_that_cannot_be_made_is_counted(nowhere: ProducerSettings) -> None:
+def test_a_deferred_event_that_cannot_be_created_is_counted(nowhere: ProducerSettings) -> None:
     producer = EventProducer(nowhere, LOGGER)
     assert producer.defer(BrokenEvent)
     assert producer.defer(event)
@@ -215,7 +215,7 @@ def test_a_deferred_event_that_cannot_be_made_is_counted(nowhere: ProducerSettin
     producer.close(0.01)
 
 
-def test_an_event_that_memory_has_no_room_for_is_refused_at_once(
+def test_an_event_over_the_limit_of_memory_is_dropped_at_once(
     nowhere: ProducerSettings,
 ) -> None:
     small = replace(nowhere, spool=replace(nowhere.spool, max_waiting=2))
@@ -225,7 +225,7 @@ def test_an_event_that_memory_has_no_room_for_is_refused_at_once(
     assert producer.close(0.01) == Counts(accepted=9, spooled=7, dropped={"spool_slow": 2})
 
 
-def test_a_closed_producer_drops(producer: EventProducer) -> None:
+def test_a_closed_producer_drops_events(producer: EventProducer) -> None:
     producer.close(0.01)
     assert not producer.publish(event())
     assert not producer.defer(event)
@@ -239,7 +239,7 @@ def test_brokers_that_do_not_answer_are_unreachable(producer: EventProducer) -> 
         producer.brokers(0.1)
 
 
-def test_an_option_that_librdkafka_does_not_know_is_refused_at_start(
+def test_an_unknown_librdkafka_option_is_rejected_at_start(
     nowhere: ProducerSettings,
 ) -> None:
     with pytest.raises(KafkaException, match="no.such.option"):
@@ -258,7 +258,7 @@ def test_librdkafka_and_the_end_are_logged_through_the_given_logger(
     assert any("closed in" in message and "'spooled': 1" in message for message in messages)
 
 
-SENDS_AND_WATCHES = """
+PUBLISHES_UNDER_AUDIT = """
 import logging, sys, threading
 from pathlib import Path
 from web_emitter.emitter.events import AccessEvent
@@ -268,10 +268,10 @@ from web_emitter.emitter.settings import ProducerSettings, SpoolSettings
 done = []
 
 def watch(event, arguments):
-    if is_watching and threading.get_ident() == sender:
+    if is_watching and threading.get_ident() == publisher:
         done.append(event)
 
-sender, is_watching = threading.get_ident(), False
+publisher, is_watching = threading.get_ident(), False
 sys.addaudithook(watch)
 settings = ProducerSettings(
     topic="analyze.action",
@@ -283,9 +283,9 @@ producer = EventProducer(settings, logging.getLogger())
 producer.start()
 events = [AccessEvent.of(f"/{number}", name="kafka") for number in range(2_000)]
 is_watching = True
-taken = [producer.publish(event) for event in events]
+accepted = [producer.publish(event) for event in events]
 is_watching = False
-assert all(taken)
+assert all(accepted)
 assert not done, sorted(set(done))
 counts = producer.close(0.01)
 assert counts.spooled == counts.accepted == 2_000, counts
@@ -293,14 +293,13 @@ assert counts.spooled == counts.accepted == 2_000, counts
 
 
 def test_sending_does_nothing_that_could_wait(tmp_path: Path) -> None:
-    """Python tells an audit hook of every file, socket, process and sleep: of none while 2,000
-    events are sent, whether nobody listens where the broker should be, or somebody who is silent.
-    """
+    """Python calls an audit hook for every file, socket, process and sleep. It is not called while
+    2,000 events are published, neither without a broker nor with one that never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         for number, port in enumerate((1, silent.getsockname()[1])):
             arguments = [f"127.0.0.1:{port}", str(tmp_path / str(number))]
             done = subprocess.run(
-                [sys.executable, "-c", SENDS_AND_WATCHES, *arguments],
+                [sys.executable, "-c", PUBLISHES_UNDER_AUDIT, *arguments],
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 capture_output=True,
                 text=True,
@@ -310,20 +309,20 @@ def test_sending_does_nothing_that_could_wait(tmp_path: Path) -> None:
             assert done.returncode == 0, done.stderr
 
 
-def test_a_disk_that_hangs_holds_up_no_sender(nowhere: ProducerSettings) -> None:
-    hangs, goes_on = Signal(), Signal()
+def test_an_unresponsive_disk_does_not_block_a_publisher(nowhere: ProducerSettings) -> None:
+    is_blocked, may_continue = Signal(), Signal()
     spool = MortalSpool(nowhere.spool.folder, nowhere.spool.max_bytes)
 
-    def hang() -> None:
-        hangs.set()
-        assert goes_on.wait(60)
+    def block() -> None:
+        is_blocked.set()
+        assert may_continue.wait(60)
 
-    spool.during_a_write = hang
+    spool.during_a_write = block
     producer = EventProducer(nowhere, LOGGER, spool=spool)
     producer.start()
     producer.publish(event())
-    assert hangs.wait(60)
-    assert [producer.publish(event()) for _ in range(20)] == [True] * 20  # or this never returns
+    assert is_blocked.wait(60)
+    assert [producer.publish(event()) for _ in range(20)] == [True] * 20  # does not block
     assert producer.counts() == Counts(accepted=21, in_flight=21)
-    goes_on.set()
+    may_continue.set()
     assert producer.close(0.01) == Counts(accepted=21, spooled=21)

@@ -1,4 +1,4 @@
-"""What leaves the process of a uri: names of keys, allowed values that look harmless, and paths."""
+"""Redaction of a URI: keys, allowed values that look harmless, and paths are kept."""
 
 import string
 from time import process_time
@@ -27,23 +27,23 @@ def redacted(uri: str) -> str:
         "/?",  # a query that is empty
         "/?&&;",
         "/?page=1&sort=-name,date&q=red%20shoes+size%2042",
-        "/?PAGE=1",  # allowed in any case
-        "/?p%61ge=1",  # and however it is encoded
-        "/?page=%ff",  # not UTF-8, and stored as it came
+        "/?PAGE=1",  # case-insensitive
+        "/?p%61ge=1",  # decoded before the comparison
+        "/?page=%ff",  # not UTF-8, stored as received
         "/?page=1&page=2",
-        "/?token=&unknown=",  # nothing to take out
+        "/?token=&unknown=",  # nothing to redact
         "/?=",
         "/?page",  # a flag that is allowed
-        "/orders/0b1c6b1e-6f0f-4d3b-9a57-0d6f4d1f2a01",  # identifiers are what a path is made of
+        "/orders/0b1c6b1e-6f0f-4d3b-9a57-0d6f4d1f2a01",  # identifiers are expected in a path
         "/orders/41111111-1111-1111-8abc-0d6f4d1f2a01",  # the first 16 pass as a card number
         "/blobs/da39a3ee5e6b4b0d3255bfef95601890afd80709",
         "/@name/status/1234567890",
         "/package@1.2.3/index.js",
-        "/tel/4111111111111112",  # no card number: the check digit is wrong
-        "/at/1700000000000000000000",  # too long for one
+        "/tel/4111111111111112",  # not a card number: wrong check digit
+        "/at/1700000000000000000000",  # too long for a card number
     ],
 )
-def test_what_is_harmless_stays_byte_for_byte(uri: str) -> None:
+def test_harmless_uris_are_unchanged(uri: str) -> None:
     redaction = Redaction(ALLOWED)
     assert redaction(uri) == uri
     assert redaction.count == 0
@@ -85,12 +85,12 @@ def test_what_is_harmless_stays_byte_for_byte(uri: str) -> None:
         ("/pay/4111111111111111", "/pay/REDACTED", 1),
         ("/pay/4111-1111-1111-1111", "/pay/REDACTED", 1),
         ("/x;jsessionid=1A2B/y;v", "/x;jsessionid=REDACTED/y;REDACTED", 2),
-        # what a browser keeps to itself
+        # a fragment, which a browser does not send
         ("/x#access_token=abc", "/x#REDACTED", 1),
         ("/x?page=1#a", "/x?page=1#REDACTED", 1),
     ],
 )
-def test_what_is_secret_or_personal_is_taken_out_and_counted(
+def test_secret_and_personal_data_is_redacted_and_counted(
     uri: str, stored: str, count: int
 ) -> None:
     redaction = Redaction(ALLOWED)
@@ -110,19 +110,19 @@ def test_no_setting_allows_a_key_that_names_a_secret(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["page", "sort", "side", "spinning", "design", "q"])
-def test_a_key_that_only_sounds_like_it_may_be_allowed(key: str) -> None:
+def test_a_key_that_only_resembles_a_denied_one_may_be_allowed(key: str) -> None:
     assert not is_denied(key)
 
 
 @given(st.text(string.printable.strip(), max_size=60).map(lambda text: f"/?{text}"))
-def test_whatever_the_query_the_uri_can_be_stored_and_is_stable(uri: str) -> None:
+def test_the_redacted_uri_of_any_query_can_be_stored(uri: str) -> None:
     once = redacted(uri)
     assert is_visible_ascii(once)
     assert redacted(once.replace(REDACTED, "")) is not None
 
 
 @given(st.text("ab%=&;?#@.+/1", max_size=40))
-def test_of_keys_that_are_not_allowed_no_value_is_left(value: str) -> None:
+def test_no_value_of_a_key_that_is_not_allowed_is_kept(value: str) -> None:
     query = redacted(f"/?a={value}").partition("?")[2].partition("#")[0]
     for piece in query.replace(";", "&").split("&"):
         assert piece.partition("=")[2] in {"", REDACTED}
@@ -146,7 +146,7 @@ def test_of_keys_that_are_not_allowed_no_value_is_left(value: str) -> None:
     ],
     ids=lambda uri: uri[:8],
 )
-def test_the_longest_urls_take_milliseconds(uri: str) -> None:
+def test_redaction_of_the_longest_urls_takes_milliseconds(uri: str) -> None:
     started = process_time()
     assert len(redacted(uri)[:MAX_URI_LENGTH]) > 0
     assert process_time() - started < 0.25

@@ -1,4 +1,4 @@
-"""Values as a person reads them: links, times, spans, signs for what nobody could see."""
+"""Formatting for display: links, times, durations, symbols for invisible characters."""
 
 from datetime import timedelta
 
@@ -39,15 +39,15 @@ def test_times_are_shown_in_utc(text: str, shown: str) -> None:
     ("seconds", "shown"),
     [
         (0, "0 s"),
-        (119, "119 s"),  # in one minute a second counts
+        (119, "119 s"),  # below two minutes
         (120, "2 min"),
         (7_199, "119 min"),
         (7_200, "2 h"),
         (172_800, "2 days"),
-        (-5, "0 s"),  # the clock of another machine
+        (-5, "0 s"),  # clock skew
     ],
 )
-def test_a_span_is_told_in_one_unit(seconds: float, shown: str) -> None:
+def test_a_duration_is_shown_in_one_unit(seconds: float, shown: str) -> None:
     assert duration(timedelta(seconds=seconds)) == shown
 
 
@@ -61,11 +61,11 @@ def test_a_span_is_told_in_one_unit(seconds: float, shown: str) -> None:
         ("\x1b[31m", "\u241b[31m"),
         ("\x0b\x0c\x1f", "\u240b\u240c\u241f"),
         ("\x7f", "\u2421"),
-        ("\x85", "\\x85"),  # has no picture of its own
+        ("\x85", "\\x85"),  # has no control picture
         ("\ud800", "\ufffd"),  # has no UTF-8
         ("\u202eabc", "\u202eabc"),  # isolated by the markup
         ("<b>&amp;{{7*7}}", "<b>&amp;{{7*7}}"),  # escaped by the template
     ],
 )
-def test_what_html_would_swallow_gets_a_sign(text: str, shown: str) -> None:
+def test_characters_that_html_would_drop_are_shown_as_symbols(text: str, shown: str) -> None:
     assert visible(text) == shown

@@ -1,4 +1,4 @@
-"""Segments on a real disk: what is written is read again, what a crash tears is counted."""
+"""Segments on a real disk: records are read back, damage after a crash is counted."""
 
 import os
 from pathlib import Path
@@ -24,11 +24,11 @@ def opened(folder: Path, max_bytes: int = ROOM) -> MortalSpool:
 
 
 def waiting(spool: Spool, records: list[Record]) -> list[Location]:
-    """Stored and given back by Kafka."""
-    places = spool.append(records)
-    for place in places:
-        spool.settle(place, WAITING)
-    return places
+    """Appended and returned to the spool."""
+    locations = spool.append(records)
+    for location in locations:
+        spool.settle(location, WAITING)
+    return locations
 
 
 def adopted(spool: Spool, limit: int) -> int:
@@ -48,14 +48,14 @@ def taken(spool: Spool, limit: int = 1_000) -> list[Record | None]:
     st.binary(),
     st.lists(st.tuples(st.text(st.characters(codec="utf-8")), st.binary())),
 )
-def test_a_record_is_read_as_it_was_written(
+def test_a_record_is_decoded_as_it_was_encoded(
     timestamp_ms: int, body: bytes, headers: list[tuple[str, str | bytes | None]]
 ) -> None:
     written = Record(timestamp_ms, body, headers)
     assert Record.decoded(written.encoded()[8:]) == written
 
 
-def test_what_waits_is_taken_oldest_first_and_once(tmp_path: Path) -> None:
+def test_waiting_records_are_taken_once_oldest_first(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     waiting(spool, [record(number) for number in range(5)])
     assert taken(spool, 2) == [record(0), record(1)]
@@ -64,7 +64,7 @@ def test_what_waits_is_taken_oldest_first_and_once(tmp_path: Path) -> None:
     assert spool.sent == 5
 
 
-def test_what_kafka_has_is_not_taken(tmp_path: Path) -> None:
+def test_sent_records_are_not_taken(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     first, _ = spool.append([record(0), record(1)])
     assert taken(spool) == []
@@ -91,7 +91,7 @@ def test_a_full_segment_is_followed_by_another(tmp_path: Path) -> None:
     assert [each and each.timestamp_ms for each in taken(spool)] == [1_000, 1_001, 1_002, 1_003]
 
 
-def test_at_the_cap_the_first_records_are_taken_and_none_after(tmp_path: Path) -> None:
+def test_a_full_spool_stores_only_the_first_records(tmp_path: Path) -> None:
     size = len(record(0).encoded())
     spool = opened(tmp_path, max_bytes=2 * size)
     assert len(spool.append([record(0), record(1), record(2)])) == 2
@@ -99,19 +99,19 @@ def test_at_the_cap_the_first_records_are_taken_and_none_after(tmp_path: Path) -
     assert spool.size == sum(path.stat().st_size for path in files(tmp_path)) == 2 * size
 
 
-def test_a_dead_workers_records_are_taken_over_by_one_worker(tmp_path: Path) -> None:
+def test_the_records_of_a_dead_worker_are_adopted_by_one_worker(tmp_path: Path) -> None:
     dead = opened(tmp_path)
     waiting(dead, [record(0)])
     first, second = opened(tmp_path), opened(tmp_path)
-    assert (adopted(first, 9), adopted(second, 9)) == (0, 0)  # it lives
+    assert (adopted(first, 9), adopted(second, 9)) == (0, 0)  # it is alive
     dead.die()
     assert (adopted(first, 9), adopted(second, 9)) == (1, 0)
     assert taken(first) == [record(0)]
     assert taken(second) == []
-    assert len(list(tmp_path.iterdir())) == 2  # the dead one's folder is gone
+    assert len(list(tmp_path.iterdir())) == 2  # the folder of the dead worker is removed
 
 
-def test_what_was_taken_over_is_older_and_goes_first(tmp_path: Path) -> None:
+def test_adopted_records_are_older_and_taken_first(tmp_path: Path) -> None:
     dead = opened(tmp_path)
     waiting(dead, [record(0)])
     spool = opened(tmp_path)
@@ -121,7 +121,7 @@ def test_what_was_taken_over_is_older_and_goes_first(tmp_path: Path) -> None:
     assert taken(spool) == [record(0), record(1)]
 
 
-def test_many_segments_are_taken_over_a_few_at_a_time(tmp_path: Path) -> None:
+def test_segments_are_adopted_in_batches(tmp_path: Path) -> None:
     dead = opened(tmp_path)
     for number in range(5):
         waiting(dead, [record(number, SEGMENT_BYTES)])
@@ -137,7 +137,7 @@ def test_many_segments_are_taken_over_a_few_at_a_time(tmp_path: Path) -> None:
 
 
 @given(st.data())
-def test_a_torn_tail_is_cut_and_counted(
+def test_a_torn_tail_is_ignored_and_counted(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("spool")
@@ -153,14 +153,14 @@ def test_a_torn_tail_is_cut_and_counted(
     spool = opened(folder)
     whole = cut // size
     if whole < 3 and (content[:cut] + garbage).startswith(content[: (whole + 1) * size]):
-        whole += 1  # the garbage was the missing bytes
+        whole += 1  # the garbage equals the missing bytes
     assert adopted(spool, 9) == whole
     assert taken(spool) == [record(number) for number in range(whole)]
     assert spool.status().damaged_bytes == cut + len(garbage) - whole * size
     spool.die()
 
 
-def test_a_record_whose_bytes_are_wrong_is_passed_over(tmp_path: Path) -> None:
+def test_a_damaged_record_is_skipped_and_counted(tmp_path: Path) -> None:
     dead = opened(tmp_path)
     dead.append([record(number) for number in range(3)])
     dead.die()
@@ -174,7 +174,7 @@ def test_a_record_whose_bytes_are_wrong_is_passed_over(tmp_path: Path) -> None:
     assert spool.status().damaged_bytes == len(record(1).encoded())
 
 
-def test_a_record_that_cannot_be_read_any_more_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_record_is_returned_as_none(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     waiting(spool, [record(0), record(1)])
     (segment, _) = files(tmp_path)
@@ -182,7 +182,7 @@ def test_a_record_that_cannot_be_read_any_more_is_told(tmp_path: Path) -> None:
     assert taken(spool) == [record(0), None]
 
 
-def test_a_folder_that_was_deleted_is_made_again(tmp_path: Path) -> None:
+def test_a_deleted_folder_is_created_again(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     waiting(spool, [record(0)])
     for path in files(tmp_path):
@@ -196,7 +196,7 @@ def test_a_folder_that_was_deleted_is_made_again(tmp_path: Path) -> None:
     assert taken(spool) == [None, record(2)]
 
 
-def test_a_batch_that_fails_is_not_stored_and_the_next_one_is(
+def test_a_failed_batch_is_not_stored_and_the_next_one_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = opened(tmp_path)
@@ -211,7 +211,7 @@ def test_a_batch_that_fails_is_not_stored_and_the_next_one_is(
     assert adopted(opened(tmp_path), 9) == 2
 
 
-def test_closing_leaves_only_what_is_not_acknowledged(tmp_path: Path) -> None:
+def test_closing_leaves_only_unacknowledged_records(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     spool.close()
     assert list(tmp_path.iterdir()) == []
@@ -221,14 +221,14 @@ def test_closing_leaves_only_what_is_not_acknowledged(tmp_path: Path) -> None:
     assert adopted(opened(tmp_path), 9) == 1
 
 
-def test_strangers_files_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "README").write_text("not a worker's")
-    (tmp_path / ".half-made").mkdir()
+def test_other_files_are_left_unchanged(tmp_path: Path) -> None:
+    (tmp_path / "README").write_text("not a spool")
+    (tmp_path / ".unfinished").mkdir()
     assert adopted(opened(tmp_path), 9) == 0
     assert (tmp_path / "README").exists()
 
 
-def test_what_was_taken_over_counts_also_when_the_folder_cannot_be_removed(
+def test_adopted_records_count_when_the_folder_cannot_be_removed(
     tmp_path: Path,
 ) -> None:
     dead = opened(tmp_path)
@@ -244,7 +244,7 @@ def test_what_was_taken_over_counts_also_when_the_folder_cannot_be_removed(
     assert taken(spool) == [record(0), record(1)]
 
 
-def test_others_cannot_read_what_waits(tmp_path: Path) -> None:
+def test_other_users_cannot_read_the_spool(tmp_path: Path) -> None:
     spool = opened(tmp_path / "below")
     spool.append([record(0)])
     assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "below").rglob("*"))

@@ -1,5 +1,5 @@
-"""Any order of sends, reports, rounds, full disks and kills: the book balances, nothing is lost
-that the bound protects, and what waits is delivered as it was sent."""
+"""Any order of events, delivery reports, rounds, full disks and kills: the ledger balances, no
+event is lost that the bound protects, and spooled events are delivered unchanged."""
 
 import logging
 import shutil
@@ -30,8 +30,8 @@ ROOM_FOR_ALL = (QUEUE + WAITING) * 400
 
 
 class Spooling(RuleBasedStateMachine):
-    """`ages` counts for each event of this life the rounds since it was sent: after two it is
-    delivered, dropped or on disk."""
+    """`ages` counts for each event of the current process the rounds since it was accepted: after
+    two it is delivered, dropped or on disk."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,25 +64,25 @@ class Spooling(RuleBasedStateMachine):
         self.deferred: set[UUID] = set()
 
     @rule(count=st.integers(1, 5))
-    def send(self, count: int) -> None:
+    def publish(self, count: int) -> None:
         for _ in range(count):
             event = self.event()
-            self.took(event, self.producer.publish(event))
+            self.record(event, self.producer.publish(event))
 
     @rule(count=st.integers(1, 5))
     def defer(self, count: int) -> None:
         for _ in range(count):
             event = self.event()
             self.deferred.add(event.uuid)
-            self.took(event, self.producer.defer(partial(_same, event)))
+            self.record(event, self.producer.defer(partial(_same, event)))
 
     def event(self) -> AccessEvent:
         event = AccessEvent.of(f"/{len(self.events)}", name="kafka")
         self.events[event.uuid] = event
         return event
 
-    def took(self, event: AccessEvent, was_taken: bool) -> None:
-        if was_taken:
+    def record(self, event: AccessEvent, is_accepted: bool) -> None:
+        if is_accepted:
             self.ages[event.uuid] = 0
         else:
             self.may_be_lost.add(event.uuid)
@@ -90,7 +90,7 @@ class Spooling(RuleBasedStateMachine):
     def produce_deferred(self) -> None:
         before = self.dropped()
         self.producer.produce_deferred()
-        if self.dropped() > before:  # memory was full of what had come from the disk meanwhile
+        if self.dropped() > before:  # memory was full of events from the disk
             self.may_be_lost |= self.deferred
         self.deferred.clear()
 
@@ -105,13 +105,13 @@ class Spooling(RuleBasedStateMachine):
     )
     def messages_expire(self, count: int, code: int) -> None:
         before = self.dropped()
-        given_up = self.kafka.queue[:count]
+        failed = self.kafka.queue[:count]
         self.kafka.fail(count, code)
         if self.dropped() > before:  # memory was full
-            self.may_be_lost |= {_uuid(message.record.body) for message in given_up}
+            self.may_be_lost |= {_uuid(message.record.body) for message in failed}
 
     @rule()
-    def a_message_is_refused_for_ever(self) -> None:
+    def a_message_is_rejected_for_ever(self) -> None:
         self.may_be_lost |= {_uuid(message.record.body) for message in self.kafka.queue[:1]}
         self.kafka.fail(1, KafkaError.MSG_SIZE_TOO_LARGE)
 
@@ -131,13 +131,13 @@ class Spooling(RuleBasedStateMachine):
         self.spool.disk_is_full = is_full
 
     @rule()
-    def the_process_is_killed_and_started_again(self) -> None:
+    def the_process_is_killed_and_restarted(self) -> None:
         self.may_be_lost |= {uuid for uuid, age in self.ages.items() if age < 2}
         self.spool.die()
         self.start()
 
     @rule(is_up=st.booleans())
-    def the_process_ends_and_is_started_again(self, is_up: bool) -> None:
+    def the_process_is_stopped_and_restarted(self, is_up: bool) -> None:
         self.kafka.is_up = is_up
         self.produce_deferred()
         before = self.producer.counts().dropped
@@ -151,7 +151,7 @@ class Spooling(RuleBasedStateMachine):
         self.start()
 
     @invariant()
-    def the_book_balances(self) -> None:
+    def the_ledger_balances(self) -> None:
         counts = self.producer.counts()
         assert counts.balanced
         assert min(counts.acked, counts.in_flight, counts.spooled, counts.recovered) >= 0
@@ -161,8 +161,7 @@ class Spooling(RuleBasedStateMachine):
         assert self.producer.counts().in_flight <= QUEUE + WAITING
 
     def teardown(self) -> None:
-        """The broker is there: all that is kept arrives, unchanged, also from a disk that is
-        full."""
+        """With a broker all spooled events are delivered unchanged, also from a full disk."""
         self.produce_deferred()
         for _ in range(CAP // 100):
             self.now += 1
@@ -204,8 +203,8 @@ TestSpooling.settings = settings(max_examples=100, phases=[Phase.generate], stat
 
 
 @pytest.mark.parametrize("kind", ["fake", "real"])
-def test_the_fake_does_what_librdkafka_does(kind: str) -> None:
-    """A full queue refuses; a purge reports each message, once, when it is flushed."""
+def test_the_fake_behaves_like_librdkafka(kind: str) -> None:
+    """A full queue raises; a purge reports each message once, when the queue is flushed."""
     options: dict[str, str | int | float | bool] = {
         "bootstrap.servers": "127.0.0.1:1",
         "queue.buffering.max.messages": 2,

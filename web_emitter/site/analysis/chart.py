@@ -73,7 +73,7 @@ class Chart:
     def of_counts(
         cls, counts: Mapping[datetime, int], start: datetime, end: datetime, step: timedelta
     ) -> "Chart":
-        """Bars from `start` to `end` at multiples of `step` since the epoch; default: 0."""
+        """Bars from `start` to `end` at multiples of `step` since the epoch; default count 0."""
         first = EPOCH + (start - EPOCH) // step * step
         number = -((first - end) // step)
         starts = [first + step * each for each in range(number)]

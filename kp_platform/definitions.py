@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from kp_platform.flows.builtin import FLOWS
-from kp_platform.flows.model import Flow
+from kp_platform.flows.model import AnyFlow, document_flows
 from kp_platform.orchestration.dead_letters import (
     dead_letters_asset,
     dead_letters_sensor,
@@ -24,7 +24,7 @@ from kp_platform.orchestration.kpi import kpi_asset, kpi_job, kpi_sensor
 from kp_platform.orchestration.notifications import failure_sensor
 from kp_platform.orchestration.pages import page_assets
 from kp_platform.orchestration.ranking import ranking_asset, ranking_job, ranking_sensor
-from kp_platform.orchestration.replay import can_replay, replay_asset, replay_job
+from kp_platform.orchestration.replay import replay_asset, replay_job
 from kp_platform.orchestration.resources import (
     ElasticsearchResource,
     KafkaResource,
@@ -36,12 +36,12 @@ from kp_platform.orchestration.retention import retention_job, retention_schedul
 
 
 def build_definitions(
-    *, flows: Sequence[Flow] = FLOWS, resources: Mapping[str, object] | None = None
+    *, flows: Sequence[AnyFlow] = FLOWS, resources: Mapping[str, object] | None = None
 ) -> dg.Definitions:
     """The same graph for production, tests and notebooks; `resources` replace the real ones."""
     jobs = {flow.name: indexing_job(flow) for flow in flows}
     ranking, kpi, keeping = ranking_job(), kpi_job(), retention_job(flows)
-    again = [flow for flow in flows if can_replay(flow)]
+    again = document_flows(flows)
     return dg.Definitions(
         assets=_with_code_references(
             [

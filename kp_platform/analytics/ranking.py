@@ -31,14 +31,14 @@ from typing import Any, Protocol
 import orjson
 
 from kp_platform.engine import positions
+from kp_platform.engine.bulk import delete, put, send
 from kp_platform.engine.counting import EVER, Extent, Where, Window, iso
 from kp_platform.engine.dead_letters import DEAD_INDEX
 from kp_platform.engine.errors import SliceError
 from kp_platform.engine.offsets import OffsetRange, Slice
-from kp_platform.engine.ports import Log
+from kp_platform.engine.ports import DocumentStore, Log, QueryEngine, QueryStats, Snapshot
 from kp_platform.engine.positions import Position
-from kp_platform.engine.sql import QueryEngine, QueryStats, ranges_query
-from kp_platform.engine.store import DocumentStore, Snapshot, delete, put, send
+from kp_platform.engine.sql import ranges_query
 from kp_platform.flows.model import Flow
 
 INDEX = "access.ranking"
@@ -187,7 +187,7 @@ class Ranking:
         """The rows of Trino, which reads the places from Redis, as documents."""
         if not places:
             return [], QueryStats()
-        sql, parameters = ranges_query(SQL_PATH, self._recent())
+        sql, parameters = ranges_query(SQL_PATH.read_text(), self._recent())
         with self.engine.query(sql, parameters) as answer:
             rows = [row for batch in answer.batches(self.size) for row in batch]
             columns = answer.columns
@@ -203,7 +203,7 @@ class Ranking:
 
         They begin after the last message that Trino cannot decode: it would fail the query.
         """
-        state, held = positions.look(self.log, self.store, self.flow)
+        state, held = positions.read_consistent(self.log, self.store, self.flow)
         spoilt = self._unreadable(state.topic_id)
         ranges = []
         for partition, marks in sorted(state.partitions.items()):

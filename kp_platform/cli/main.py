@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
-    from kp_platform.engine.dead_letters import Selection, StoredDeadLetter
+    from kp_platform.engine.dead_letters import DeadLetter, Selection
     from kp_platform.engine.indexer import Indexer
     from kp_platform.operations.dead_letter_retry import RetryReport
     from kp_platform.operations.replay import ReplayReport
@@ -301,7 +301,7 @@ def replay(
     else:
         span = spans.range_of_time(indexers[flow], spans.parse_window(start, end))
     if new_indices:
-        span.whole_days(indexers[flow].flow)  # refused before anything is said
+        span.whole_days()  # refused before anything is said
     console = _console()
     console.quiet = as_json
     console.print(str(span), markup=False)
@@ -312,7 +312,7 @@ def replay(
             _print_json(span.as_json())
         return
     write = again.replay_into_new_indices if new_indices else again.replay_in_place
-    changes = again.followers(indexers.values(), indexers[flow].flow)
+    changes = again.refreshes_of(indexers.values(), span.flow)
     report = _watched(write(indexers[flow], span, changes), len(span), console)
     console.print(str(report), markup=False)
     if as_json:
@@ -390,7 +390,7 @@ def list_dead_letters(
             {
                 "letters": [{"id": letter.id, **letter.source} for letter in letters],
                 "reasons": dict(sorted(counted.by_reason().items())),
-                "dropped": counted.dropped,
+                "discarded": counted.discarded,
             }
         )
         return
@@ -443,7 +443,7 @@ def retry_dead_letters(
         batches, lost = dead_letter_retry.readable(indexers, letters)
         _print_readable([each for batch in batches for each in batch.letters], lost, as_json)
         return
-    report = dead_letter_retry.replay(indexers, letters)
+    report = dead_letter_retry.retry(indexers, letters)
     _print_replay(report, as_json)
     if remain := len(letters) - len(report.removed):
         raise Failure(f"{remain} of {len(letters)} dead letters remain; see `kp dlq list`")
@@ -458,14 +458,14 @@ def discard_dead_letters(
 ) -> None:
     """Forget the bytes of dead letters, for good; their places and reasons are kept."""
     from kp_platform.engine import dead_letters
-    from kp_platform.engine.loader import utc_now
+    from kp_platform.engine.clock import utc_now
 
     selection = _selection(ids, flow, reason)
     store = _dead_store()
     letters = [each for each in dead_letters.read(store, selection) if each.discarded_at is None]
     if not yes:
         raise Failure(f"would drop {len(letters)} dead letters: say --yes")
-    _plain(f"{dead_letters.drop(store, letters, utc_now())} dead letters dropped")
+    _plain(f"{dead_letters.discard(store, letters, utc_now())} dead letters dropped")
 
 
 @app.command()
@@ -576,7 +576,7 @@ def _selection(ids: list[str] | None, flow: str, reason: str) -> "Selection":
     return Selection(tuple(ids or ()), flow, reason)
 
 
-def _print_letters(letters: "Sequence[StoredDeadLetter]") -> None:
+def _print_letters(letters: "Sequence[DeadLetter]") -> None:
     """A line for each, whose detail is cut at the terminal's edge."""
     from kp_platform.engine.dead_letters import printable
 
@@ -599,7 +599,7 @@ def _print_letters(letters: "Sequence[StoredDeadLetter]") -> None:
     console.print(table, no_wrap=True)
 
 
-def _write_raw(letter: "StoredDeadLetter") -> None:
+def _write_raw(letter: "DeadLetter") -> None:
     from kp_platform.engine.dead_letters import raw_bytes
 
     value = raw_bytes(letter, "value")
@@ -614,8 +614,8 @@ def _write_raw(letter: "StoredDeadLetter") -> None:
 
 
 def _print_readable(
-    letters: "Sequence[StoredDeadLetter]",
-    lost: "Sequence[tuple[StoredDeadLetter, str]]",
+    letters: "Sequence[DeadLetter]",
+    lost: "Sequence[tuple[DeadLetter, str]]",
     as_json: bool,
 ) -> None:
     from kp_platform.operations.dead_letter_retry import causes
@@ -641,7 +641,7 @@ def _print_replay(report: "RetryReport", as_json: bool) -> None:
     _print_unreadable(report.unreadable)
 
 
-def _print_unreadable(letters: "Sequence[tuple[StoredDeadLetter, str]]") -> None:
+def _print_unreadable(letters: "Sequence[tuple[DeadLetter, str]]") -> None:
     from kp_platform.engine.dead_letters import printable
 
     for letter, cause in letters:

@@ -95,9 +95,11 @@ def _start_stage(
 
 def _load(settings: Settings, console: Console) -> None:
     """What the services need to find: the topics, and the reference data of a first start."""
+    from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
     from kp_platform.adapters.kafka import KafkaAdapter
     from kp_platform.adapters.mysql import MySQLAdapter
     from kp_platform.adapters.redis import RedisAdapter
+    from kp_platform.engine.upgrade import upgrade
     from kp_platform.flows.builtin import FLOWS
     from kp_platform.operations.reference_data import is_seeded, seed
 
@@ -107,6 +109,7 @@ def _load(settings: Settings, console: Console) -> None:
 
         kafka.allow(grants(settings))
     created = kafka.create_topics({flow.topic: settings.topic_partitions for flow in FLOWS})
+    upgrade(ElasticsearchAdapter(Settings()))
     topics = ", ".join(created) + " created" if created else "all there"
     console.print(f"  topics: {topics}")
     mysql = MySQLAdapter(Settings())

@@ -18,9 +18,10 @@ from kp_platform.adapters.errors import ServerDown
 from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine import dead_letters
-from kp_platform.engine.dead_letters import DEAD_INDEX, Selection, StoredDeadLetter, Tally
-from kp_platform.flows.model import Flow
-from kp_platform.operations.dead_letter_retry import RetryReport, replay
+from kp_platform.engine.dead_letters import DEAD_INDEX, DeadLetter, Selection, Tally
+from kp_platform.engine.ports import Servers
+from kp_platform.flows.model import AnyFlow
+from kp_platform.operations.dead_letter_retry import RetryReport, retry
 from kp_platform.orchestration.flow_assets import GROUP, flow_asset_key, preview
 from kp_platform.orchestration.jobs import MAX_RUNTIME_SECONDS
 from kp_platform.settings import Settings
@@ -51,7 +52,7 @@ class ReplayConfig(dg.Config):
         return Selection(tuple(self.ids), self.flow, self.reason)
 
 
-def dead_letters_asset(flows: Sequence[Flow]) -> dg.AssetsDefinition:
+def dead_letters_asset(flows: Sequence[AnyFlow]) -> dg.AssetsDefinition:
     """The asset: how many there are, by flow and by reason."""
 
     @dg.asset(
@@ -119,7 +120,7 @@ def dead_letters_sensor() -> dg.SensorDefinition:
     return watch_dead_letters
 
 
-def retry_job(flows: Sequence[Flow]) -> dg.JobDefinition:
+def retry_job(flows: Sequence[AnyFlow]) -> dg.JobDefinition:
     """Read dead letters again; those that have become good are indexed and removed."""
 
     @dg.op(
@@ -136,9 +137,9 @@ def retry_job(flows: Sequence[Flow]) -> dg.JobDefinition:
         elasticsearch.refresh(DEAD_INDEX)
         letters = dead_letters.read(elasticsearch, config.selection())
         indexers = indexers_of(
-            flows, kafka, trino, elasticsearch, limits(Settings()), context.run.run_id
+            flows, Servers(kafka, trino, elasticsearch), limits(Settings()), context.run.run_id
         )
-        report = replay(indexers, letters)
+        report = retry(indexers, letters)
         context.log.info("%s", report)
         for letter, cause in report.unreadable:
             context.log.warning("%s: %s", letter.id, cause)
@@ -161,19 +162,19 @@ def retry_job(flows: Sequence[Flow]) -> dg.JobDefinition:
 
 def numbers(counted: Tally, before: Mapping[str, int]) -> dict[str, int]:
     """What is plotted over time. A number that was told once is told again when it is 0."""
-    now = {"open": counted.open.total(), "dropped": counted.dropped}
+    now = {"open": counted.open.total(), "discarded": counted.discarded}
     now |= {f"flow {name}": count for name, count in counted.by_flow().items()}
     now |= {f"reason {name}": count for name, count in counted.by_reason().items()}
     return dict.fromkeys(before, 0) | now
 
 
 def tally_metadata(
-    told: Mapping[str, int], latest: Sequence[StoredDeadLetter]
+    told: Mapping[str, int], latest: Sequence[DeadLetter]
 ) -> dict[str, dg.MetadataValue[Any]]:
     """Numbers for the Dagster UI, which plots them over time, and the latest letters."""
     value = dg.MetadataValue
     return {
-        "dagster/row_count": value.int(told["open"] + told["dropped"]),
+        "dagster/row_count": value.int(told["open"] + told["discarded"]),
         **{name: value.int(count) for name, count in told.items()},
         _NUMBERS: value.json(dict(told)),
         "latest": preview([_shown(letter) for letter in latest], _SHOWN),
@@ -213,11 +214,11 @@ def _told(instance: dg.DagsterInstance) -> dict[str, int]:
     return dict(told) if isinstance(told, Mapping) else {}
 
 
-def _latest(elasticsearch: dg.ResourceParam[ElasticsearchAdapter]) -> list[StoredDeadLetter]:
+def _latest(elasticsearch: dg.ResourceParam[ElasticsearchAdapter]) -> list[DeadLetter]:
     return next(dead_letters.pages(elasticsearch, Selection(), PREVIEW_LETTERS), [])
 
 
-def _shown(letter: StoredDeadLetter) -> dict[str, Any]:
+def _shown(letter: DeadLetter) -> dict[str, Any]:
     source = letter.source
     return {
         "id": letter.id,

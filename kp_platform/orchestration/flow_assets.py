@@ -22,11 +22,11 @@ from kp_platform.adapters.redis import RedisAdapter
 from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine import heartbeat
 from kp_platform.engine.indexer import Indexer, Limits
-from kp_platform.engine.loader import SliceReport
 from kp_platform.engine.offsets import assignment_text, parse_assignment
-from kp_platform.engine.writer import Outcome
+from kp_platform.engine.ports import Servers
+from kp_platform.engine.reports import Outcome, SliceReport
 from kp_platform.flows.builtin import ACCESS_LOG, FULL_TEXT
-from kp_platform.flows.model import Flow
+from kp_platform.flows.model import AnyFlow, ReferenceRefresh
 from kp_platform.operations import reference_data
 from kp_platform.orchestration.lineage import column_metadata
 from kp_platform.settings import Settings
@@ -78,7 +78,7 @@ class IndexConfig(dg.Config):
         )
 
 
-def topic_asset(flow: Flow) -> dg.AssetSpec:
+def topic_asset(flow: AnyFlow) -> dg.AssetSpec:
     """The topic that a flow reads; made by the emitter, so Dagster only shows it."""
     return dg.AssetSpec(
         key=dg.AssetKey(["kafka", flow.topic]),
@@ -89,11 +89,11 @@ def topic_asset(flow: Flow) -> dg.AssetSpec:
     )
 
 
-def flow_asset_key(flow: Flow) -> dg.AssetKey:
+def flow_asset_key(flow: AnyFlow) -> dg.AssetKey:
     return dg.AssetKey(flow.asset)
 
 
-def flow_asset(flow: Flow) -> dg.AssetsDefinition:
+def flow_asset(flow: AnyFlow) -> dg.AssetsDefinition:
     """What a flow writes."""
     key = flow_asset_key(flow)
 
@@ -112,7 +112,7 @@ def flow_asset(flow: Flow) -> dg.AssetsDefinition:
         metadata={
             "index": flow.index,
             "topic": flow.topic,
-            "sql": dg.MetadataValue.md(f"```sql\n{flow.query.read_text()}\n```"),
+            "sql": dg.MetadataValue.md(f"```sql\n{flow.sql}\n```"),
             **column_metadata(flow, _tables(flow)),
         },
         check_specs=[
@@ -143,25 +143,27 @@ def flow_asset(flow: Flow) -> dg.AssetsDefinition:
         run_id, limits = context.run.run_id, config.limits()
         assignment = parse_assignment(config.partitions)
         yield from _index(
-            context, key, Indexer(flow, kafka, trino, elasticsearch, limits, run_id, assignment)
+            context,
+            key,
+            Indexer(flow, Servers(kafka, trino, elasticsearch), limits, run_id, assignment),
         )
 
     return index_slices
 
 
-def _freshness(flow: Flow) -> dg.FreshnessPolicy | None:
+def _freshness(flow: AnyFlow) -> dg.FreshnessPolicy | None:
     if flow.stale_hours is None:
         return None
     return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=flow.stale_hours))
 
 
-def _upstream(flow: Flow) -> list[dg.AssetKey]:
+def _upstream(flow: AnyFlow) -> list[dg.AssetKey]:
     references = [REFERENCE_KEYS[source] for source in flow.references]
-    refreshed = [flow_asset_key(flow.rewrites.target)] if flow.rewrites else []
+    refreshed = [flow_asset_key(flow.target)] if isinstance(flow, ReferenceRefresh) else []
     return [topic_asset(flow).key, *references, *refreshed]
 
 
-def _tables(flow: Flow) -> dict[str, dg.AssetKey]:
+def _tables(flow: AnyFlow) -> dict[str, dg.AssetKey]:
     """The assets behind the catalogs of Trino that a flow's query reads."""
     return {
         "kafka_tests": topic_asset(flow).key,
@@ -170,13 +172,13 @@ def _tables(flow: Flow) -> dict[str, dg.AssetKey]:
     }
 
 
-def _documents(flow: Flow) -> str:
-    if flow.rewrites:
-        return f": its documents whose {flow.rewrites.document_field} is a message's key"
+def _documents(flow: AnyFlow) -> str:
+    if isinstance(flow, ReferenceRefresh):
+        return f": its documents whose {flow.document_field} is a message's key"
     return f", one document for each event, its id the event's {flow.id_field}"
 
 
-def work_of(flow: Flow, assignment: range) -> str:
+def work_of(flow: AnyFlow, assignment: range) -> str:
     """The name of a run's lease: the flow, and the partitions of it unless it takes all."""
     return heartbeat.OF.join(filter(None, (flow.name, assignment_text(assignment))))
 
@@ -188,7 +190,7 @@ def _index(
     gc.set_threshold(OBJECTS_UNTIL_COLLECTED)
     try:
         work = work_of(indexer.flow, indexer.assignment)
-        with heartbeat.running(indexer.store, work, indexer.run_id):
+        with heartbeat.running(indexer.servers.store, work, indexer.run_id):
             for report in gathered(indexer.run()):
                 context.log.info("%s", sentence(report))
                 metadata = report_metadata(indexer.flow, report, indexer.run_id)
@@ -241,7 +243,7 @@ def sentence(report: SliceReport) -> str:
 def _counts(outcome: Outcome) -> dict[str, int]:
     return {
         "indexed": outcome.indexed,
-        "already there": outcome.already_there,
+        "already indexed": outcome.already_indexed,
         "duplicates": outcome.duplicates,
         "changes applied": outcome.applied,
         "documents rewritten": outcome.refreshed,
@@ -250,7 +252,7 @@ def _counts(outcome: Outcome) -> dict[str, int]:
 
 
 def report_metadata(
-    flow: Flow, report: SliceReport, run_id: str
+    flow: AnyFlow, report: SliceReport, run_id: str
 ) -> dict[str, dg.MetadataValue[Any]]:
     """A report for the Dagster UI; numbers are plotted over time."""
     value, outcome = dg.MetadataValue, report.outcome
@@ -261,7 +263,7 @@ def report_metadata(
         "rows": value.int(report.rows),
         "offsets without a message": value.int(report.empty),
         **{name: value.int(count) for name, count in _counts(outcome).items()},
-        "losses": value.json(list(report.losses)),
+        "gaps": value.json(list(report.gaps)),
         "missing enrichment": value.json({s: report.missing[s] for s in flow.references}),
         "seconds": value.float(round(report.total_seconds, 3)),
         "seconds in Trino": value.float(round(report.trino_seconds, 3)),
@@ -275,7 +277,7 @@ def report_metadata(
     }
 
 
-def _pages(flow: Flow, report: SliceReport, run_id: str) -> dict[str, str]:
+def _pages(flow: AnyFlow, report: SliceReport, run_id: str) -> dict[str, str]:
     """Where people read what was written, on the pages of the emitter."""
     address = Settings().emitter_url
     if flow is FULL_TEXT:
@@ -339,8 +341,8 @@ def check_results(
     yield dg.AssetCheckResult(
         asset_key=key,
         check_name="no_gaps",
-        passed=not total.losses,
-        metadata={"losses": list(total.losses)},
+        passed=not total.gaps,
+        metadata={"gaps": list(total.gaps)},
     )
 
 

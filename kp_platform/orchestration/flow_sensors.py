@@ -16,7 +16,7 @@ from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.engine import heartbeat, index_registry, positions
 from kp_platform.engine.offsets import Plan, TopicState, assignment_text
 from kp_platform.engine.positions import Position
-from kp_platform.flows.model import Flow
+from kp_platform.flows.model import AnyFlow
 from kp_platform.orchestration.flow_assets import IndexConfig, work_of
 from kp_platform.orchestration.jobs import ASSIGNMENT_TAG, FLOW_TAG, AssetJob
 from kp_platform.orchestration.run_state import JobRun, latest_runs, seconds_to_wait
@@ -54,11 +54,13 @@ def decide(
     """
     if runs and runs[0].is_live(max_run_seconds) and not runs[0].is_stalled(heartbeat_age):
         return Decision(False, f"{runs[0]} is {runs[0].status.value.lower()}; lag {todo.lag}")
-    if not todo.work and not deleted:
+    if not todo.has_work and not deleted:
         return Decision(False, "caught up, lag 0")
     if (left := seconds_to_wait(runs)) > 0:
         return Decision(False, f"{runs[0]} failed, the next starts in {left:.0f} s; lag {todo.lag}")
-    losses = f", lost {len(todo.gaps) + len(todo.truncated)} range(s)" if todo.losses else ""
+    losses = (
+        f", lost {len(todo.gaps) + len(todo.truncated)} range(s)" if todo.needs_recovery else ""
+    )
     again = f", deleted: {' '.join(deleted)}" if deleted else ""
     return Decision(True, f"lag {todo.lag}{losses}{again}")
 
@@ -83,7 +85,7 @@ def assignment_tag(assignment: range) -> dict[str, str]:
 class _Watch:
     """A look at a flow by its sensor."""
 
-    flow: Flow
+    flow: AnyFlow
     settings: Settings
     instance: dg.DagsterInstance
     elasticsearch: dg.ResourceParam[ElasticsearchAdapter]
@@ -121,7 +123,7 @@ class _Watch:
         )
 
 
-def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:
+def offset_sensor(flow: AnyFlow, job: AssetJob) -> dg.SensorDefinition:
     """The sensor of a flow. A tick watches the topic for `KP_SENSOR_WAIT_SECONDS`, because Dagster
     starts ticks of one sensor at least five seconds apart."""
 
@@ -143,7 +145,7 @@ def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:
         settings = Settings()
         deadline = time.monotonic() + settings.sensor_wait_seconds
         try:
-            state, held = positions.look(kafka, elasticsearch, flow)
+            state, held = positions.read_consistent(kafka, elasticsearch, flow)
             deleted = index_registry.missing(elasticsearch, flow)
             watch = _Watch(flow, settings, context.instance, elasticsearch, deleted)
             while True:
@@ -154,7 +156,7 @@ def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:
                 if time.monotonic() >= deadline:
                     return dg.SkipReason(f"{flow.topic}: {'; '.join(said)}")
                 _wait_for_events(kafka, state)
-                state, held = positions.look(kafka, elasticsearch, flow)
+                state, held = positions.read_consistent(kafka, elasticsearch, flow)
         except (ServerDown, TopicMissing) as error:
             return dg.SkipReason(str(error))
 

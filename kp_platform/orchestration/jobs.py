@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from kp_platform.flows.model import Flow
+from kp_platform.flows.model import AnyFlow
 from kp_platform.orchestration.flow_assets import REFERENCE_ROWS, REFERENCE_VALUES, flow_asset_key
 
 AssetJob = Any  # what define_asset_job returns has no public name
@@ -22,7 +22,7 @@ SENSOR_RUN_TAGS = {
 }
 
 
-def indexing_job(flow: Flow) -> AssetJob:
+def indexing_job(flow: AnyFlow) -> AssetJob:
     """Take a flow's topic until idle. In one process: a step of its own would cost 2.5 s."""
     return dg.define_asset_job(
         name=f"index_{flow.name}",

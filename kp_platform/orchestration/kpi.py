@@ -29,7 +29,7 @@ from kp_platform.analytics.kpi import (
 )
 from kp_platform.engine import heartbeat
 from kp_platform.engine.counting import HOUR
-from kp_platform.engine.store import DocumentStore
+from kp_platform.engine.ports import DocumentStore
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.orchestration import periodic
 from kp_platform.orchestration.flow_assets import GROUP, flow_asset_key, partitioned_asset, preview

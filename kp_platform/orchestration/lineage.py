@@ -14,7 +14,7 @@ from sqlglot.lineage import lineage
 
 from kp_platform.engine.offsets import OffsetRange, Slice
 from kp_platform.engine.sql import slice_query
-from kp_platform.flows.model import Flow
+from kp_platform.flows.model import AnyFlow, ReferenceRefresh
 
 # What the pipeline adds to the columns of the SQL.
 ADDED = {
@@ -30,7 +30,7 @@ _ONE = Slice((OffsetRange(0, 0, 1),))
 Source = tuple[str, str]  # a table by its full name in Trino, and a column of it
 
 
-def sources(flow: Flow) -> dict[str, tuple[Source, ...]]:
+def sources(flow: AnyFlow) -> dict[str, tuple[Source, ...]]:
     """The columns of the flow's query, each with the columns of tables that it is made of."""
     query = parse_one(slice_query(flow, _ONE)[0], dialect="trino")
     for select in query.find_all(expressions.Select):
@@ -58,14 +58,14 @@ def _tables(node: Any) -> Iterator[Source]:
             yield f"{table.catalog}.{table.db}.{table.name}", each.name.rpartition(".")[2]
 
 
-def column_metadata(flow: Flow, tables: Mapping[str, dg.AssetKey]) -> dict[str, Any]:
+def column_metadata(flow: AnyFlow, tables: Mapping[str, dg.AssetKey]) -> dict[str, Any]:
     """The schema and the lineage of the columns that the flow writes; `tables` are the assets that
     its query reads, by catalog. The open-source UI shows no column lineage, so the descriptions
     tell it too."""
     found = sources(flow)
     types = _types(flow)
     written = [column for column in types if column in found or column in ADDED]
-    if flow.rewrites:  # its messages' own columns reach no document
+    if isinstance(flow, ReferenceRefresh):  # its messages' own columns reach no document
         own = {"@timestamp", "partition", "offset", *flow.fields}
         written = [column for column in written if column in found and column not in own]
     schema = dg.TableSchema(
@@ -94,7 +94,7 @@ def _origin(column: str, found: Mapping[str, tuple[Source, ...]]) -> str:
     return f"by the pipeline: {ADDED[column]}"
 
 
-def _types(flow: Flow) -> dict[str, str]:
+def _types(flow: AnyFlow) -> dict[str, str]:
     """The fields of the mapping with their types; members of objects by their full names."""
     text = flow.mapping.read_text()
     return dict(_flat(json.loads(text)["template"]["mappings"]["properties"]))

@@ -16,10 +16,11 @@ from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine.counting import Window
-from kp_platform.flows.model import Flow
+from kp_platform.engine.ports import Servers
+from kp_platform.flows.model import AnyFlow, Flow
 from kp_platform.operations.replay import (
     ReplayReport,
-    followers,
+    refreshes_of,
     replay_in_place,
     replay_into_new_indices,
 )
@@ -49,12 +50,12 @@ class ReplayConfig(dg.Config):
     )
 
 
-def can_replay(flow: Flow) -> bool:
+def can_replay(flow: AnyFlow) -> bool:
     """A flow of changes has no documents of its own."""
-    return flow.rewrites is None
+    return isinstance(flow, Flow)
 
 
-def replay_asset(flow: Flow, flows: Sequence[Flow]) -> dg.AssetsDefinition:
+def replay_asset(flow: Flow, flows: Sequence[AnyFlow]) -> dg.AssetsDefinition:
     """The days of a flow that were made again."""
     key = dg.AssetKey(f"replayed_{flow.name}")
 
@@ -81,9 +82,9 @@ def replay_asset(flow: Flow, flows: Sequence[Flow]) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetMaterialization]:
         gc.set_threshold(OBJECTS_UNTIL_COLLECTED)
         indexers = indexers_of(
-            flows, kafka, trino, elasticsearch, limits(Settings()), context.run.run_id
+            flows, Servers(kafka, trino, elasticsearch), limits(Settings()), context.run.run_id
         )
-        changes = followers(indexers.values(), flow)
+        changes = refreshes_of(indexers.values(), flow)
         write = replay_into_new_indices if config.new_indices else replay_in_place
         for day in context.partition_keys:
             span = range_of_time(indexers[flow.name], _window(day))
@@ -115,16 +116,16 @@ def replay_metadata(span: ReplayRange, report: ReplayReport) -> dict[str, dg.Met
     """A replay for the Dagster UI; numbers are plotted over the days."""
     value = dg.MetadataValue
     return {
-        "dagster/row_count": value.int(report.remade + report.brought_back),
+        "dagster/row_count": value.int(report.reprocessed + report.restored),
         "messages read": value.int(report.rows),
-        "made again": value.int(report.remade),
+        "made again": value.int(report.reprocessed),
         "unchanged": value.int(report.unchanged),
-        "brought back": value.int(report.brought_back),
+        "brought back": value.int(report.restored),
         "duplicates": value.int(report.duplicates),
-        "dead letters": value.int(report.dead),
+        "dead letters": value.int(report.dead_letters),
         "of another time": value.int(report.outside),
         "kept, messages are gone": value.int(report.kept),
-        "new indices": value.json(report.exchanged),
+        "new indices": value.json(report.swapped),
         "offsets": value.text(" ".join(str(part) for part in span.ranges) or "none"),
         "seconds": value.float(round(report.seconds, 3)),
     }

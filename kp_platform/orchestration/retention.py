@@ -14,7 +14,7 @@ from pydantic import Field
 
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.kafka import KafkaAdapter
-from kp_platform.flows.model import Flow
+from kp_platform.flows.model import AnyFlow
 from kp_platform.operations.retention import Expired, RetentionPolicy, apply_retention
 from kp_platform.orchestration.jobs import MAX_RUNTIME_SECONDS
 from kp_platform.settings import Settings
@@ -48,7 +48,7 @@ class RetentionConfig(dg.Config):
     dry_run: bool = Field(default=False, description="Only tell what would be deleted.")
 
 
-def retention_job(flows: Sequence[Flow]) -> dg.JobDefinition:
+def retention_job(flows: Sequence[AnyFlow]) -> dg.JobDefinition:
     """Delete what is older than the KP_KEEP_* settings say."""
 
     @dg.op(
@@ -100,7 +100,7 @@ def expire(
     elasticsearch: dg.ResourceParam[ElasticsearchAdapter],
     kafka: dg.ResourceParam[KafkaAdapter],
     instance: dg.DagsterInstance,
-    flows: Sequence[Flow],
+    flows: Sequence[AnyFlow],
     now: datetime,
     dry_run: bool,
 ) -> list[Expired]:

@@ -206,7 +206,7 @@ class Month:
                 (hit["_source"]["partition"], hit["_source"]["offset"])
                 for hit in search.scan("kp.dead", {"match_all": {}}, ["partition", "offset"])
             }
-        state, held = positions.look(self._kafka, self._store, ACCESS_LOG)
+        state, held = positions.read_consistent(self._kafka, self._store, ACCESS_LOG)
         marks = state.partitions
         return Missing(
             events=len(set(wanted) - set(found)),

@@ -18,12 +18,12 @@ import psutil
 
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.kafka import KafkaAdapter
-from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.offsets import OffsetRange, Slice
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.flows.model import Flow
 from kp_platform.settings import Settings
+from kp_platform.wiring import servers
 from kp_platform_tests.benchmarks.throughput import publish, run_ours, stand_still
 from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.fault_injection.harness import FaultHarness
@@ -45,7 +45,8 @@ def flow_of(name: str, folder: Path) -> Flow:
         description=f"accesses of a {name} topic",
         fields=ACCESS_LOG.fields,
         references=ACCESS_LOG.references,
-        folder=folder / name,
+        sql=ACCESS_LOG.sql.replace(ACCESS_LOG.topic, f"bench.{name}"),
+        mapping=folder / name / "mapping.json",
     )
 
 
@@ -53,13 +54,11 @@ def write_files(folder: Path, names: Iterable[str]) -> Path:
     """SQL, mappings and table files of these flows; returns the folder to start Trino with."""
     presto_etc = folder / "presto_etc"
     shutil.copytree(ROOT / "presto_etc", presto_etc)
-    sql = ACCESS_LOG.query.read_text()
     mapping = ACCESS_LOG.mapping.read_text()
     table = json.loads((presto_etc / "kafka" / "action.json").read_text())
     for name in names:
         flow = flow_of(name, folder)
-        flow.folder.mkdir()
-        flow.query.write_text(sql.replace("analyze.action", flow.topic))
+        flow.mapping.parent.mkdir()
         flow.mapping.write_text(mapping.replace(ACCESS_LOG.index, flow.index))
         named = {"tableName": name, "schemaName": "bench", "topicName": flow.topic}
         (presto_etc / "kafka" / f"{flow.topic}.json").write_text(json.dumps(table | named))
@@ -79,28 +78,26 @@ class Topics:
 
     def __init__(self, stack: Stack, folder: Path, sizes: dict[str, int]) -> None:
         self._store = ElasticsearchAdapter(Settings())
-        servers = Servers.of(stack.settings)
+        expected = Servers.of(stack.settings)
         flows = [flow_of(name, folder) for name in sizes]
         KafkaAdapter(Settings()).create_topics(
             {flow.topic: stack.settings.topic_partitions for flow in flows}
         )
         for flow, count in zip(flows, sizes.values(), strict=True):
-            publish(servers, count, flow.topic)
+            publish(expected, count, flow.topic)
         self._indexers = {
-            name: Indexer(
-                flow, KafkaAdapter(Settings()), TrinoAdapter(Settings()), self._store, LIMITS
-            )
+            name: Indexer(flow, servers(Settings()), LIMITS)
             for name, flow in zip(sizes, flows, strict=True)
         }
         # Trino counts these where it reads them and where it sends them to be joined.
-        self._other_rows = 2 * (len(servers.rows()) + len(servers.redis_values()))
+        self._other_rows = 2 * (len(expected.rows()) + len(expected.redis_values()))
         for indexer in self._indexers.values():
             indexer.prepare()
 
     def slice(self, name: str, number: int) -> Timed:
         """The last `SLICE` events but for those of lower numbers, each of which is read once."""
         indexer = self._indexers[name]
-        state, _ = indexer.look()
+        state, _ = indexer.read_positions()
         each = SLICE // len(state.partitions)
         part = Slice(
             tuple(
@@ -109,7 +106,7 @@ class Topics:
             )
         )
         began = time.monotonic()
-        report = indexer.index(state, part)
+        report = indexer.process(state, part)
         seconds = time.monotonic() - began
         assert report.outcome.indexed == len(part)
         return Timed(seconds, (report.query.processed_rows - self._other_rows) / len(part))

@@ -49,7 +49,10 @@ def finished_runs(stack: Stack) -> set[str]:
 def held() -> dict[str, dict[int, int]]:
     """The positions of each flow."""
     kafka, store = KafkaAdapter(Settings()), ElasticsearchAdapter(Settings())
-    return {flow.name: positions.offsets(positions.look(kafka, store, flow)[1]) for flow in FLOWS}
+    return {
+        flow.name: positions.offsets(positions.read_consistent(kafka, store, flow)[1])
+        for flow in FLOWS
+    }
 
 
 def lag(stack: Stack) -> int:

@@ -2,10 +2,8 @@
 pages, metrics, figures, files; and no registry's host stands anywhere."""
 
 import functools
-import importlib.util
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,10 @@ from starlette.routing import Match
 from kp_platform.cli.main import app as command_line
 from kp_platform.definitions import build_definitions
 from kp_platform.flows.builtin import FLOWS
+from kp_platform.flows.loading import load_flow, load_flows
 from kp_platform.settings import Settings, environment
 from kp_platform_tests.stack import ROOT
 from kp_platform_tests.tools.reference_docs import COLLECTORS, metric_name
-from kp_platform_tests.toy_flow.flow import ORDERS
 from web_emitter.emitter.settings import Settings as EmitterSettings
 from web_emitter.site.app import create_app
 
@@ -30,6 +28,7 @@ DOCS = {
 every_page = pytest.mark.parametrize("name", DOCS)
 CHECKLIST = re.compile(r"^\| (M\d+) \| .* \| (.*) \| `([\w./]+)::(\w+)` \|$", re.M)
 TOY_FLOW = ROOT / "kp_platform_tests" / "toy_flow" / "orders"
+ORDERS = load_flow(TOY_FLOW)
 REGISTRIES = re.compile(r"\b(pypi|pythonhosted|npmjs|maven\.org|maven\.apache|deb\.debian)\b", re.I)
 FENCES = re.compile(r"^```.*?\n(.*?)^```", re.M | re.S)
 DEFAULTS = re.compile(r"^\| `(KP_[A-Z_]+)` \| `([^`]+)` \|.*$", re.M)
@@ -210,48 +209,33 @@ def test_every_line_of_the_mission_has_its_files_and_a_test_that_exists() -> Non
         assert re.search(rf"def {test}\(", (ROOT / path).read_text()), f"{line}: {path}::{test}"
 
 
-def load(path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A module that is not the one of its name."""
-    spec = importlib.util.spec_from_file_location("pasted_flows", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("name", ["docs/how-to/add-a-flow.md", "docs/tutorial.md"])
 def test_a_page_that_adds_a_flow_shows_the_files_of_the_one_that_the_tests_run(name: str) -> None:
     query = (TOY_FLOW / "query.sql").read_text()
     assert (TOY_FLOW / "table.json").read_text() in DOCS[name]
     assert query[query.index("WITH slice") :] in DOCS[name]
-    [value] = re.findall(r"^ORDERS = Flow\(.*?^\)", DOCS[name], re.M | re.S)
-    assert value[:-1] in (TOY_FLOW.parent / "flow.py").read_text()
+    assert (TOY_FLOW / "flow.yaml").read_text() in DOCS[name]
 
 
 def test_the_flow_of_the_tutorial_is_added_by_pasting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    """Its blocks that write files make those of the tests, and a module that declares the flow."""
+    """Its blocks that write files create the folder of the flow as in the tests."""
     for folder in ("presto_etc/kafka", "kp_platform/flows"):
         (tmp_path / folder).mkdir(parents=True)
-    flows = tmp_path / "kp_platform" / "flows" / "builtin.py"
-    flows.write_text((ROOT / "kp_platform" / "flows" / "builtin.py").read_text())
     blocks = FENCES.findall(DOCS["docs/tutorial.md"])
     for block in blocks:
         if re.search(r"^cat >>? (presto_etc|kp_platform)/", block, re.M):
-            script = block.replace("git --no-pager diff", "true")
-            subprocess.run(["sh", "-eu", "-c", script], cwd=tmp_path, check=True)
+            subprocess.run(["sh", "-eu", "-c", block], cwd=tmp_path, check=True)
     for made, ours in (
         ("presto_etc/kafka/order.json", "table.json"),
+        ("kp_platform/flows/orders/flow.yaml", "flow.yaml"),
         ("kp_platform/flows/orders/query.sql", "query.sql"),
         ("kp_platform/flows/orders/mapping.json", "mapping.json"),
     ):
         assert (tmp_path / made).read_text() == (TOY_FLOW / ours).read_text()
-    declared = load(flows, monkeypatch)
-    assert [flow.name for flow in declared.FLOWS] == [*(flow.name for flow in FLOWS), "orders"]
-    assert declared.ORDERS.query.exists()
+    [declared] = load_flows(tmp_path / "kp_platform" / "flows")
+    assert (declared.name, declared.sql) == ("orders", ORDERS.sql)
 
 
 def test_no_file_names_the_host_of_a_package_registry() -> None:

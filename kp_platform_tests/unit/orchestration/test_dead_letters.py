@@ -8,8 +8,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from kp_platform.engine.dead_letters import DEAD_INDEX, StoredDeadLetter, Tally
-from kp_platform.engine.store import Version
+from kp_platform.engine.dead_letters import DEAD_INDEX, DeadLetter, Tally
+from kp_platform.engine.ports import Version
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.orchestration.dead_letters import (
     CHECK,
@@ -26,7 +26,7 @@ SOME = Tally(
     Counter(
         {("access_log", "not_json"): 2, ("full_text", "not_json"): 1, ("full_text", "empty"): 4}
     ),
-    dropped=5,
+    discarded=5,
 )
 
 
@@ -52,7 +52,7 @@ def tick(instance: dg.DagsterInstance, harness: Harness) -> list[Any]:
     return list(answer.asset_events)
 
 
-def letter() -> StoredDeadLetter:
+def letter() -> DeadLetter:
     source = {
         "@timestamp": "2026-03-01T00:00:00.000Z",
         "flow": "access_log",
@@ -64,20 +64,20 @@ def letter() -> StoredDeadLetter:
         "detail": "a-secret-that-the-text-of-a-server-quotes",
         "value": "YS1zZWNyZXQ=",
     }
-    return StoredDeadLetter("access_log:id-1:1:7", source, Version(1, 1))
+    return DeadLetter("access_log:id-1:1:7", source, Version(1, 1))
 
 
 def test_numbers_are_by_flow_and_by_reason_and_fall_to_zero() -> None:
     now = numbers(SOME, {})
     assert now == {
         "open": 7,
-        "dropped": 5,
+        "discarded": 5,
         "flow access_log": 2,
         "flow full_text": 5,
         "reason not_json": 3,
         "reason empty": 4,
     }
-    assert numbers(Tally(Counter(), 5), now) == dict.fromkeys(now, 0) | {"dropped": 5}
+    assert numbers(Tally(Counter(), 5), now) == dict.fromkeys(now, 0) | {"discarded": 5}
 
 
 def test_the_numbers_are_plotted_and_nothing_of_a_message_is_told() -> None:
@@ -96,10 +96,10 @@ def test_the_numbers_are_plotted_and_nothing_of_a_message_is_told() -> None:
     }
 
 
-def test_open_letters_are_a_warning_and_dropped_ones_are_none() -> None:
+def test_open_letters_are_a_warning_and_discarded_ones_are_none() -> None:
     assert (check(SOME)["passed"], check(Tally(Counter(), 5))["passed"]) == (False, True)
     assert check(SOME)["severity"] == dg.AssetCheckSeverity.WARN
-    assert check(SOME)["description"] == "7 open dead letters (4 empty, 3 not_json), 5 dropped"
+    assert check(SOME)["description"] == "7 open dead letters (4 empty, 3 not_json), 5 discarded"
 
 
 def test_the_sensor_tells_the_numbers_when_they_changed_and_only_then(
@@ -122,7 +122,7 @@ def test_the_sensor_tells_the_numbers_when_they_changed_and_only_then(
     assert told.asset_materialization is not None
     assert told.asset_materialization.metadata["numbers"].value == {
         "open": 1,
-        "dropped": 0,
+        "discarded": 0,
         "flow access_log": 1,
         "reason not_json": 1,
     }

@@ -7,9 +7,8 @@ import dagster as dg
 import pytest
 
 from kp_platform.engine.errors import SliceError
-from kp_platform.engine.loader import SliceReport
 from kp_platform.engine.offsets import OffsetRange
-from kp_platform.engine.writer import Outcome
+from kp_platform.engine.reports import Outcome, SliceReport
 from kp_platform.flows.builtin import ACCESS_LOG, FULL_TEXT
 from kp_platform.orchestration.flow_assets import (
     IndexConfig,
@@ -118,9 +117,9 @@ def test_a_failure_fails_the_check_of_the_slice_with_its_text() -> None:
 
 
 def test_a_loss_fails_its_check_and_says_what_was_lost() -> None:
-    _, _, lost = check_results(KEY, SliceReport(losses=("retention deleted 0:[3,9)",)))
+    _, _, lost = check_results(KEY, SliceReport(gaps=("retention deleted 0:[3,9)",)))
     assert (lost.passed, lost.severity) == (False, dg.AssetCheckSeverity.ERROR)
-    assert lost.metadata["losses"].value == ["retention deleted 0:[3,9)"]
+    assert lost.metadata["gaps"].value == ["retention deleted 0:[3,9)"]
 
 
 def test_limits_left_out_of_the_run_config_come_from_the_settings(

@@ -193,45 +193,53 @@ class FakeTrino:
             for partition, start, end in _triples(parameters)
             for at in range(start, end)
         ]
+        self._check(read)
+        if "red_tests.access.ranking" in sql:
+            yield FakeAnswer(self.ranking_columns, self._ranked(topic, parameters), QueryStats())
+            return
+        columns, rows, reference_rows = self._joined(topic, sql, parameters)
+        if self.most_reference_rows is not None and reference_rows > self.most_reference_rows:
+            raise QueryTooLarge("EXCEEDED_LOCAL_MEMORY_LIMIT")
+        stats = QueryStats(f"query-{len(self.queries)}", "", len(read) + 2 * reference_rows)
+        answer = FakeAnswer(columns, rows, stats)
+        if call := self.after_answer:
+            self.after_answer = None
+            call()
+        yield answer
+
+    def _check(self, read: Sequence[tuple[int, int]]) -> None:
+        """Raises what a query of these (partition, offset) fails with."""
         if self.most_rows is not None and len(read) > self.most_rows:
             raise QueryTooLarge("EXCEEDED_LOCAL_MEMORY_LIMIT")
         if self.poison.intersection(read):
             raise UndecodableMessage("Document nesting depth (1001) exceeds the maximum")
         if self.suspects.intersection(read):
             raise SuspectMessage("GENERIC_INTERNAL_ERROR: cause unknown")
-        if "red_tests.access.ranking" in sql:
-            yield FakeAnswer(self.ranking_columns, self._ranked(topic, parameters), QueryStats())
-            return
+
+    def _joined(
+        self, topic: str, sql: str, parameters: Sequence[object]
+    ) -> tuple[Sequence[str], list[Row], int]:
+        """Columns and rows of a slice's query, or of that for its keys, and the number of rows of
+        reference data that it reads."""
         columns = self.columns if topic == "analyze.action" else self.change_columns
+        key_at = columns.index("redis_key") - 1  # the name, or the key of a change
         rows = [
             self._row(topic, columns, partition, offset)
             for partition, start, end in _triples(parameters)
             for offset in self._present(topic, partition, start, end)
         ]
-        other = len(self.mysql.rows) + len(self.redis.held)
         if distinct := re.search(r"SELECT DISTINCT (\w+) FROM slice", sql):
-            # The slice of the reference changes has its key under the name that the joins use.
-            at, other = columns.index("key" if topic == "reference.changed" else distinct[1]), 0
-            columns, rows = (
-                distinct.groups(),
-                [(k,) for k in {row[at] for row in rows} if k is not None],
-            )
-        elif "IS NOT NULL" not in sql:
-            listed = {each for each in parameters if isinstance(each, str)}
-            other = len(listed)
-            at = columns.index("redis_key")
-            rows = [
-                row if row[at - 1] in listed else (*row[:at], *[None] * 5, *row[at + 5 :])
-                for row in rows
-            ]
-        if self.most_reference_rows is not None and other > self.most_reference_rows:
-            raise QueryTooLarge("EXCEEDED_LOCAL_MEMORY_LIMIT")
-        stats = QueryStats(f"query-{len(self.queries)}", "", len(read) + 2 * other)
-        answer = FakeAnswer(columns, rows, stats)
-        if call := self.after_answer:
-            self.after_answer = None
-            call()
-        yield answer
+            keys = {row[key_at] for row in rows if row[key_at] is not None}
+            return distinct.groups(), [(key,) for key in keys], 0
+        if "IS NOT NULL" in sql:
+            return columns, rows, len(self.mysql.rows) + len(self.redis.held)
+        listed = {each for each in parameters if isinstance(each, str)}
+        at = key_at + 1
+        without = [(*row[:at], *[None] * 5, *row[at + 5 :]) for row in rows]
+        rows = [
+            row if row[key_at] in listed else bare for row, bare in zip(rows, without, strict=True)
+        ]
+        return columns, rows, len(listed)
 
     def _ranked(self, topic: str, parameters: Sequence[object]) -> list[Row]:
         """The entries in Redis, each with its reference data and its latest event of the slice."""

@@ -441,7 +441,7 @@ def retry_dead_letters(
     letters = dead_letters.read(store, selection)
     if dry_run:
         batches, lost = dead_letter_retry.readable(indexers, letters)
-        _print_readable([each for batch in batches for each in batch.letters], lost, as_json)
+        _print_readable([each for batch in batches for each in batch.dead_letters], lost, as_json)
         return
     report = dead_letter_retry.retry(indexers, letters)
     _print_replay(report, as_json)

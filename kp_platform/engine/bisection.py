@@ -36,20 +36,20 @@ def load(loader: SliceLoader, slice_: Slice) -> SliceReport:
     report: SliceReport | None = None
     waiting = [slice_]
     while waiting:
-        part = waiting.pop()
+        current = waiting.pop()
         try:
-            loaded = loader.load(part)
+            loaded = loader.load(current)
         except QueryTooLarge:
-            if len(part) == 1:
+            if len(current) == 1:
                 raise
-            waiting += reversed(part.halves())
+            waiting += reversed(current.halves())
             continue
         except UndecodableMessage as error:
             search.record_failure(error)
-            if len(part) > 1:
-                waiting += reversed(part.halves())
+            if len(current) > 1:
+                waiting += reversed(current.halves())
                 continue
-            loaded = _unreadable(part, error)
+            loaded = _unreadable(current, error)
         else:
             search.any_read |= loaded.rows > 0
         report = loaded if report is None else report.followed_by(loaded)

@@ -1,4 +1,4 @@
-"""The dead-letter queue, and the gaps: offsets that were never read.
+"""The dead-dead_letter queue, and the gaps: offsets that were never read.
 
 Belongs here: dead letters (`kp.dead`) with their bytes and a reason: storing, reading, discarding
 and removing them; gaps (`kp.gaps`) with exact offsets. Does not belong here: rejecting a message
@@ -177,25 +177,25 @@ def of_offsets(
     }
 
 
-def remove(documents: Documents, letters: Sequence[DeadLetter]) -> None:
+def remove(documents: Documents, dead_letters: Sequence[DeadLetter]) -> None:
     """Remove dead letters whose messages are indexed. Raises what `bulk.send` raises."""
-    if letters:
-        send(documents, [delete(DEAD_INDEX, each.id) for each in letters])
+    if dead_letters:
+        send(documents, [delete(DEAD_INDEX, each.id) for each in dead_letters])
 
 
-def retry(documents: Documents, letter: DeadLetter, found: RejectedMessage, now: str) -> None:
+def retry(documents: Documents, dead_letter: DeadLetter, found: RejectedMessage, now: str) -> None:
     """Record that a retry failed, and the reason. A dead letter that changed since it was read
     stays as it is."""
-    source = by_id(documents, letter.id).source | {
+    source = by_id(documents, dead_letter.id).source | {
         "reason": found.reason,
         "detail": _detail(found),
         "retried_at": now,
     }
-    written = put(DEAD_INDEX, letter.id, orjson.dumps(source), expected=letter.version)
+    written = put(DEAD_INDEX, dead_letter.id, orjson.dumps(source), expected=dead_letter.version)
     _send(documents, [written])
 
 
-def discard(documents: Documents, letters: Sequence[DeadLetter], now: str) -> int:
+def discard(documents: Documents, dead_letters: Sequence[DeadLetter], now: str) -> int:
     """Delete the bytes of dead letters for good; returns the number of changed ones. Dead letters
     that are discarded already, or changed since they were read, stay as they are. Raises what
     `bulk.send` raises."""
@@ -206,15 +206,15 @@ def discard(documents: Documents, letters: Sequence[DeadLetter], now: str) -> in
             orjson.dumps(each.source | dict.fromkeys(_BYTES) | {"discarded_at": now}),
             expected=each.version,
         )
-        for each in letters
+        for each in dead_letters
         if each.discarded_at is None
     ]
     return sum(result.written for result in _send(documents, operations))
 
 
-def raw_bytes(letter: DeadLetter, field: str) -> bytes | None:
+def raw_bytes(dead_letter: DeadLetter, field: str) -> bytes | None:
     """The key or the value of a dead letter that was read by its id; None when it has none."""
-    value = letter.source[field]
+    value = dead_letter.source[field]
     return None if value is None else base64.b64decode(value)
 
 

@@ -189,13 +189,11 @@ def builder(
         now = datetime.fromisoformat(indexed_at).replace(tzinfo=None)
         written = indexed_at.encode()
         for row in rows:
-            partition, offset, timestamp = columns.coordinates(row)
+            partition, offset, timestamp = coordinates = columns.coordinates(row)
             try:
                 members = columns.event(row)
             except BadMessage as bad:
-                batch.rejected.append(
-                    RejectedMessage.of((partition, offset, timestamp), bad.reason, bad.detail)
-                )
+                batch.rejected.append(RejectedMessage.of(coordinates, bad.reason, bad.detail))
                 continue
             missing, reference_members = reference.members(row)
             if missing:

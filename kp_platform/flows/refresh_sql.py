@@ -4,7 +4,7 @@ Belongs here: text in, text out. Does not belong here: branches and parameters o
 (`engine/sql.py`).
 
 The joins stay those of the target, byte for byte. Only the slice that they join to changes: it
-reads the topic of the refresh, and its key takes the place of the target's field of that meaning.
+reads the topic of the refresh, and its key replaces the document field of the target.
 """
 
 import re

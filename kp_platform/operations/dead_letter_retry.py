@@ -36,7 +36,7 @@ class Batch:
 
     indexer: Indexer
     state: TopicState
-    letters: list[DeadLetter]
+    dead_letters: list[DeadLetter]
 
 
 @dataclass(slots=True)
@@ -59,59 +59,61 @@ class RetryReport:
     def as_json(self) -> dict[str, Any]:
         """Dead letters by their ids; a `detail` may quote a message."""
         still_dead = [
-            {"id": letter.id, "reason": found.reason, "detail": found.detail}
-            for letter, found in self.still_dead
+            {"id": dead_letter.id, "reason": found.reason, "detail": found.detail}
+            for dead_letter, found in self.still_dead
         ]
-        removed = [letter.id for letter in self.removed]
+        removed = [dead_letter.id for dead_letter in self.removed]
         return {"removed": removed, "still_dead": still_dead, "unreadable": causes(self.unreadable)}
 
 
-def retry(indexers: Mapping[str, Indexer], letters: Sequence[DeadLetter]) -> RetryReport:
+def retry(indexers: Mapping[str, Indexer], selected: Sequence[DeadLetter]) -> RetryReport:
     """Process the messages of dead letters again, each by the indexer of its flow's name.
 
     Raises SliceError or ServerDown; dead letters that were settled until then stay settled.
     """
-    batches, lost = readable(indexers, letters)
+    batches, lost = readable(indexers, selected)
     report = RetryReport(unreadable=lost)
     for batch in batches:
         batch.indexer.prepare()
-        by_offset = {letter.partition_offset: letter for letter in batch.letters}
+        by_offset = {
+            dead_letter.partition_offset: dead_letter for dead_letter in batch.dead_letters
+        }
         for slice_ in slices(sorted(by_offset)):
-            selected = [by_offset[each] for each in _partition_offsets(slice_)]
+            batched = [by_offset[each] for each in _partition_offsets(slice_)]
             try:
                 outcome = batch.indexer.process(batch.state, slice_).outcome
             except SuspectMessage as error:  # without a readable neighbour the cause is unknown
-                report.unreadable += [(letter, str(error)) for letter in selected]
+                report.unreadable += [(dead_letter, str(error)) for dead_letter in batched]
             else:
-                _settle(batch.indexer.servers.store, selected, outcome, report)
+                _settle(batch.indexer.servers.store, batched, outcome, report)
     return report
 
 
 def readable(
-    indexers: Mapping[str, Indexer], letters: Sequence[DeadLetter]
+    indexers: Mapping[str, Indexer], selected: Sequence[DeadLetter]
 ) -> tuple[list[Batch], list[tuple[DeadLetter, str]]]:
     """The dead letters whose messages can be read, and the others with the cause."""
     batches: dict[str, Batch] = {}
     lost: list[tuple[DeadLetter, str]] = []
-    for letter in letters:
-        name = letter.source["flow"]
+    for dead_letter in selected:
+        name = dead_letter.source["flow"]
         if name not in indexers:
-            lost.append((letter, f"flow {name} is not declared"))
+            lost.append((dead_letter, f"flow {name} is not declared"))
             continue
         if name not in batches:
             indexer = indexers[name]
             state = indexer.servers.log.topic_state(indexer.flow.topic)
             batches[name] = Batch(indexer, state, [])
-        if cause := _obstacle(batches[name].state, letter):
-            lost.append((letter, cause))
+        if cause := _obstacle(batches[name].state, dead_letter):
+            lost.append((dead_letter, cause))
         else:
-            batches[name].letters.append(letter)
+            batches[name].dead_letters.append(dead_letter)
     return list(batches.values()), lost
 
 
 def causes(unreadable: Sequence[tuple[DeadLetter, str]]) -> list[dict[str, str]]:
     """The causes why dead letters cannot be retried, as JSON."""
-    return [{"id": letter.id, "cause": cause} for letter, cause in unreadable]
+    return [{"id": dead_letter.id, "cause": cause} for dead_letter, cause in unreadable]
 
 
 def slices(offsets: Sequence[tuple[int, int]]) -> Iterator[Slice]:
@@ -129,16 +131,18 @@ def slices(offsets: Sequence[tuple[int, int]]) -> Iterator[Slice]:
 
 
 def _settle(
-    store: Documents, letters: Sequence[DeadLetter], outcome: Outcome, report: RetryReport
+    store: Documents, selected: Sequence[DeadLetter], outcome: Outcome, report: RetryReport
 ) -> None:
     rejected = {(each.partition, each.offset): each for each in outcome.rejected}
-    removed = [letter for letter in letters if letter.partition_offset not in rejected]
+    removed = [
+        dead_letter for dead_letter in selected if dead_letter.partition_offset not in rejected
+    ]
     dead_letters.remove(store, removed)
     report.removed += removed
-    for letter in letters:
-        if found := rejected.get(letter.partition_offset):
-            dead_letters.retry(store, letter, found, utc_now())
-            report.still_dead.append((letter, found))
+    for dead_letter in selected:
+        if found := rejected.get(dead_letter.partition_offset):
+            dead_letters.retry(store, dead_letter, found, utc_now())
+            report.still_dead.append((dead_letter, found))
 
 
 def _partition_offsets(slice_: Slice) -> Iterator[tuple[int, int]]:
@@ -146,12 +150,12 @@ def _partition_offsets(slice_: Slice) -> Iterator[tuple[int, int]]:
         yield from ((each.partition, offset) for offset in range(each.start, each.end))
 
 
-def _obstacle(state: TopicState, letter: DeadLetter) -> str:
+def _obstacle(state: TopicState, dead_letter: DeadLetter) -> str:
     """Why the message cannot be read; empty: it can."""
-    topic_id = letter.source["topic_id"]
-    partition, offset = letter.partition_offset
-    if letter.discarded_at:
-        return f"it was discarded at {letter.discarded_at}"
+    topic_id = dead_letter.source["topic_id"]
+    partition, offset = dead_letter.partition_offset
+    if dead_letter.discarded_at:
+        return f"it was discarded at {dead_letter.discarded_at}"
     if state.topic_id != topic_id:
         return f"topic {state.topic} was recreated: its id is {state.topic_id}, not {topic_id}"
     watermarks = state.partitions.get(partition)

@@ -178,7 +178,7 @@ class _Write:
 
     document: Document
     stored: Stored | None
-    letter: DeadLetter | None
+    dead_letter: DeadLetter | None
     operation: bytes
 
 
@@ -196,8 +196,8 @@ class _Writer:
 
     def remove_dead_letters(self) -> None:
         """Remove the dead letters of messages that are indexed now."""
-        letters, self._indexed = self._indexed, []
-        dead_letters.remove(self._store, letters)
+        found, self._indexed = self._indexed, []
+        dead_letters.remove(self._store, found)
 
     def __call__(self, operations: Sequence[bytes]) -> Outcome:
         began = monotonic()
@@ -215,20 +215,20 @@ class _Writer:
         """The documents to write; the others are counted."""
         stored = self._store.get([(each.index, each.id) for each in documents])
         missing = [each for each in documents if (each.index, each.id) not in stored]
-        letters = dead_letters.of_offsets(
+        found = dead_letters.of_offsets(
             self._store, self._flow, self._state, [each.partition_offset for each in missing]
         )
         for document in documents:
             theirs = stored.get((document.index, document.id))
-            letter = letters.get(document.partition_offset)
+            dead_letter = found.get(document.partition_offset)
             if theirs is not None and _differ(document.body, theirs.source, MESSAGE):
                 outcome.duplicates += 1
-            elif letter is not None and letter.discarded_at:
+            elif dead_letter is not None and dead_letter.discarded_at:
                 outcome.rejected.append(document.rejected("discarded", "its bytes are deleted"))
             elif (operation := self._operation(document, theirs)) is None:
                 outcome.already_indexed += 1
             else:
-                yield _Write(document, theirs, letter, operation)
+                yield _Write(document, theirs, dead_letter, operation)
 
     def _count(self, write: _Write, result: ItemResult, outcome: Outcome) -> None:
         """Count the result of a write. Raises SliceError."""
@@ -238,8 +238,8 @@ class _Writer:
         if result.rejected:
             outcome.rejected.append(write.document.rejected(result.error, result.reason))
             return
-        if write.letter is not None:
-            self._indexed.append(write.letter)
+        if write.dead_letter is not None:
+            self._indexed.append(write.dead_letter)
         if result.conflict:  # another run has written it since, with current data
             outcome.already_indexed += 1
         elif write.stored is None:

@@ -52,14 +52,14 @@ class Dimensions:
             self._start_again(search, self._known.get(name, 0))
             seconds = run_ours(self._stack)
             assert checksum(search, "log.index") == (self._events, self._expected)
-            self._known[name] = max(each["other_rows"] for each in _positions(search).values())
+            self._known[name] = max(each["reference_rows"] for each in _positions(search).values())
         return self._events / seconds
 
     def _start_again(self, search: Search, known: int) -> None:
         """From the first event, but what is known of the size of reference data stays known."""
         empty(search, but=[POSITIONS])
         for identity, position in _positions(search).items():
-            body = position | {"position": 0, "other_rows": known}
+            body = position | {"position": 0, "reference_rows": known}
             search.request("PUT", f"/{POSITIONS}/_doc/{identity}", body)
 
     def _swap(self) -> None:

@@ -90,7 +90,7 @@ class Topics:
             for name, flow in zip(sizes, flows, strict=True)
         }
         # Trino counts these where it reads them and where it sends them to be joined.
-        self._other_rows = 2 * (len(expected.rows()) + len(expected.redis_values()))
+        self._reference_rows = 2 * (len(expected.rows()) + len(expected.redis_values()))
         for indexer in self._indexers.values():
             indexer.prepare()
 
@@ -109,7 +109,7 @@ class Topics:
         report = indexer.process(state, part)
         seconds = time.monotonic() - began
         assert report.outcome.indexed == len(part)
-        return Timed(seconds, (report.query.processed_rows - self._other_rows) / len(part))
+        return Timed(seconds, (report.query.processed_rows - self._reference_rows) / len(part))
 
 
 @dataclass(frozen=True, slots=True)

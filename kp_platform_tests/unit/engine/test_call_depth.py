@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from kp_platform.adapters.reference_changes import ReferenceChange
-from kp_platform.engine.ports import ItemResult, Servers
+from kp_platform.engine.ports import ItemResult
 from kp_platform.flows.builtin import ACCESS_LOG, REFERENCE_CHANGES
 from kp_platform.flows.model import AnyFlow
 from kp_platform.orchestration.flow_assets import flow_asset
@@ -77,24 +77,16 @@ class RecordingElasticsearch(FakeElasticsearch):
 
 @pytest.fixture
 def harness() -> Harness:
-    harness = Harness()
-    harness.trino = RecordingTrino(harness.kafka, harness.mysql, harness.redis)
-    harness.store = RecordingElasticsearch()
-    harness.trino.stacks = harness.store.stacks = Stacks()
-    harness.servers = Servers(harness.kafka, harness.trino, harness.store)
-    harness.indexer = harness.indexer_of(ACCESS_LOG)
-    return harness
+    return Harness()
 
 
 def stacks_of(harness: Harness, flow: AnyFlow) -> Stacks:
     """The stacks of a materialization of the flow's asset."""
-    harness.trino.stacks = harness.store.stacks = stacks = Stacks()
-    servers = harness.servers
-    resources = {
-        "kafka": servers.log,
-        "trino": servers.query_engine,
-        "elasticsearch": servers.store,
-    }
+    trino = RecordingTrino(harness.kafka, harness.mysql, harness.redis)
+    store = RecordingElasticsearch()
+    store.documents, store.searchable = harness.store.documents, harness.store.searchable
+    trino.stacks = store.stacks = stacks = Stacks()
+    resources = {"kafka": harness.kafka, "trino": trino, "elasticsearch": store}
     config = {"ops": {flow.asset: {"config": {"follow_idle_seconds": 0}}}}
     assert dg.materialize([flow_asset(flow)], resources=resources, run_config=config).success
     return stacks

@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from kp_platform.flows.builtin import FLOWS
-from kp_platform.flows.model import Flow
+from kp_platform.flows.model import AnyFlow
 from kp_platform.orchestration.dead_letters import (
     dead_letters_asset,
     dead_letters_sensor,
@@ -37,7 +37,7 @@ from kp_platform.orchestration.retention import retention_job, retention_schedul
 
 
 def build_definitions(
-    *, flows: Sequence[Flow] = FLOWS, resources: Mapping[str, object] | None = None
+    *, flows: Sequence[AnyFlow] = FLOWS, resources: Mapping[str, object] | None = None
 ) -> dg.Definitions:
     """The same graph for production, tests and notebooks; `resources` replace the real ones."""
     index_jobs = {flow.name: indexing_job(flow) for flow in flows}

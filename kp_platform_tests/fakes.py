@@ -1,7 +1,7 @@
-"""Servers in memory, written by hand, for tests of the pure parts.
+"""Servers in memory, written by hand, for tests of the pure parts, and a clock that does not wait.
 
-Belongs here: one fake for each connection. Each passes the same contract tests as the real server
-(`resources/`), so what is built on a fake holds on the real one.
+Belongs here: one fake for each adapter. Each passes the same contract tests as the real server
+(`integration/test_contracts.py`), so a test on a fake holds on the real one.
 """
 
 import contextlib
@@ -25,9 +25,17 @@ from kp_platform.engine.errors import (
     UndecodableMessage,
 )
 from kp_platform.engine.offsets import OffsetRange, TopicState, Watermarks
-from kp_platform.engine.ports import RawMessage
-from kp_platform.engine.sql import QueryStats, Row
-from kp_platform.engine.store import MAPPINGS, Hit, ItemResult, Reach, Stored, Version
+from kp_platform.engine.ports import (
+    MAPPINGS,
+    Hit,
+    ItemResult,
+    QueryStats,
+    RawMessage,
+    Reach,
+    Row,
+    Stored,
+    Version,
+)
 
 _EPOCH_DAY = "2026-03-01"
 
@@ -42,22 +50,35 @@ class FakeTopic:
     low: dict[int, int] = field(default_factory=dict)
 
 
+class FakeClock:
+    """A clock that moves only when something sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 class FakeKafka:
     """Topics in memory."""
 
     def __init__(self) -> None:
         self.topics: dict[str, FakeTopic] = {}
         self.groups: dict[tuple[str, str], dict[int, int]] = {}
-        self._made = 0
+        self._created = 0
 
     def create_topics(self, topics: Mapping[str, int]) -> list[str]:
         new = [name for name in topics if name not in self.topics]
         for name in new:
-            self._made += 1
+            self._created += 1
             messages: dict[int, list[RawMessage | None]] = {
-                part: [] for part in range(topics[name])
+                partition: [] for partition in range(topics[name])
             }
-            self.topics[name] = FakeTopic(f"id-{self._made}", messages)
+            self.topics[name] = FakeTopic(f"id-{self._created}", messages)
         return new
 
     def delete_topic(self, topic: str) -> None:
@@ -79,38 +100,39 @@ class FakeKafka:
         self.topics[topic].messages[partition].append(None)
 
     def topic_state(self, topic: str) -> TopicState:
-        held = self._topic(topic)
-        marks = {
-            part: Watermarks(held.low.get(part, 0), len(messages))
-            for part, messages in held.messages.items()
+        found = self._topic(topic)
+        watermarks = {
+            partition: Watermarks(found.low.get(partition, 0), len(messages))
+            for partition, messages in found.messages.items()
         }
-        return TopicState(topic, held.topic_id, marks)
+        return TopicState(topic, found.topic_id, watermarks)
 
     def raw_messages(
         self, topic: str, offsets: Sequence[tuple[int, int]]
     ) -> dict[tuple[int, int], RawMessage]:
         found = {}
-        for part, at in offsets:
-            message = self._topic(topic).messages[part][at]
+        for partition, at in offsets:
+            message = self._topic(topic).messages[partition][at]
             if message is None:
-                raise SliceError(f"{topic} {part} has no message at offset {at}")
-            found[part, at] = message
+                raise SliceError(f"{topic} {partition} has no message at offset {at}")
+            found[partition, at] = message
         return found
 
-    def present(self, topic: str, part: OffsetRange) -> set[int]:
-        messages = self._topic(topic).messages[part.partition]
-        if len(messages) < part.end:
-            raise SliceError(f"{topic} {part} ends at {len(messages)}")
-        return {at for at in range(part.start, part.end) if messages[at] is not None}
+    def present(self, topic: str, offset_range: OffsetRange) -> set[int]:
+        messages = self._topic(topic).messages[offset_range.partition]
+        if len(messages) < offset_range.end:
+            raise SliceError(f"{topic} {offset_range} ends at {len(messages)}")
+        requested = range(offset_range.start, offset_range.end)
+        return {at for at in requested if messages[at] is not None}
 
     def offsets_at(self, topic: str, moment: datetime) -> dict[int, int]:
         """Timestamps are those of FakeTrino."""
         return {
-            part: next(
-                (at for at in range(marks.low, marks.high) if _time(at, "T") >= iso(moment)[:-1]),
-                marks.high,
+            partition: next(
+                (at for at in range(each.low, each.high) if _time(at, "T") >= iso(moment)[:-1]),
+                each.high,
             )
-            for part, marks in self.topic_state(topic).partitions.items()
+            for partition, each in self.topic_state(topic).partitions.items()
         }
 
     def commit(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
@@ -129,11 +151,10 @@ class FakeTrino:
     """The slice's query of the access log, or of the reference changes, and the ranking's, over
     fakes.
 
-    `drop` are (partition, offset) that an answer leaves out; `failure` fails every query,
-    `poison` are those that fail each query that reads them, `suspects` do so without a known
-    cause; a query of more rows than `most_rows`, or `most_other_rows` of
-    reference data, is too large; `before_answer` and `after_answer`
-    are called once, before the rows are read and when they are.
+    `drop` are (partition, offset) that an answer leaves out; `failure` fails every query, `poison`
+    are those that fail each query that reads them, `suspects` do so without a known cause; a query
+    of more rows than `most_rows`, or `most_reference_rows` of reference data, is too large;
+    `before_answer` and `after_answer` are called once, before and after the rows are read.
     """
 
     columns = (
@@ -152,7 +173,7 @@ class FakeTrino:
         self.poison: set[tuple[int, int]] = set()
         self.suspects: set[tuple[int, int]] = set()
         self.most_rows: int | None = None
-        self.most_other_rows: int | None = None
+        self.most_reference_rows: int | None = None
         self.before_answer: Callable[[], object] | None = None
         self.after_answer: Callable[[], object] | None = None
         self.failure = ""
@@ -166,51 +187,68 @@ class FakeTrino:
         if call := self.before_answer:
             self.before_answer = None
             call()
-        [topic] = set(re.findall(r"FROM kafka_tests\.([\w.]+)", sql))
-        read = [(part, at) for part, start, end in _triples(parameters) for at in range(start, end)]
-        if self.most_rows is not None and len(read) > self.most_rows:
-            raise QueryTooLarge("EXCEEDED_LOCAL_MEMORY_LIMIT")
-        if self.poison.intersection(read):
-            raise UndecodableMessage("Document nesting depth (1001) exceeds the maximum")
-        if self.suspects.intersection(read):
-            raise SuspectMessage("GENERIC_INTERNAL_ERROR: no one knows")
+        [topic] = set(re.findall(r"FROM kafka_tests\.([\w.]+)", sql.replace('"', "")))
+        read = [
+            (partition, at)
+            for partition, start, end in _triples(parameters)
+            for at in range(start, end)
+        ]
+        self._check(read)
         if "red_tests.access.ranking" in sql:
             yield FakeAnswer(self.ranking_columns, self._ranked(topic, parameters), QueryStats())
             return
-        columns = self.columns if topic == "analyze.action" else self.change_columns
-        rows = [
-            self._row(topic, columns, partition, offset)
-            for partition, start, end in _triples(parameters)
-            for offset in self._present(topic, partition, start, end)
-        ]
-        other = len(self.mysql.rows) + len(self.redis.held)
-        if distinct := re.search(r"SELECT DISTINCT (\w+) FROM slice", sql):
-            at, other = columns.index(distinct[1]), 0
-            columns, rows = (
-                distinct.groups(),
-                [(k,) for k in {row[at] for row in rows} if k is not None],
-            )
-        elif "IS NOT NULL" not in sql:
-            listed = {each for each in parameters if isinstance(each, str)}
-            other = len(listed)
-            rows = [row if row[3] in listed else (*row[:4], *[None] * 5, *row[9:]) for row in rows]
-        if self.most_other_rows is not None and other > self.most_other_rows:
+        columns, rows, reference_rows = self._joined(topic, sql, parameters)
+        if self.most_reference_rows is not None and reference_rows > self.most_reference_rows:
             raise QueryTooLarge("EXCEEDED_LOCAL_MEMORY_LIMIT")
-        stats = QueryStats(f"query-{len(self.queries)}", "", len(read) + 2 * other)
+        stats = QueryStats(f"query-{len(self.queries)}", "", len(read) + 2 * reference_rows)
         answer = FakeAnswer(columns, rows, stats)
         if call := self.after_answer:
             self.after_answer = None
             call()
         yield answer
 
+    def _check(self, read: Sequence[tuple[int, int]]) -> None:
+        """Raises what a query of these (partition, offset) fails with."""
+        if self.most_rows is not None and len(read) > self.most_rows:
+            raise QueryTooLarge("EXCEEDED_LOCAL_MEMORY_LIMIT")
+        if self.poison.intersection(read):
+            raise UndecodableMessage("Document nesting depth (1001) exceeds the maximum")
+        if self.suspects.intersection(read):
+            raise SuspectMessage("GENERIC_INTERNAL_ERROR: cause unknown")
+
+    def _joined(
+        self, topic: str, sql: str, parameters: Sequence[object]
+    ) -> tuple[Sequence[str], list[Row], int]:
+        """Columns and rows of a slice's query, or of that for its keys, and the number of rows of
+        reference data that it reads."""
+        columns = self.columns if topic == "analyze.action" else self.change_columns
+        key_at = columns.index("redis_key") - 1  # the name, or the key of a change
+        rows = [
+            self._row(topic, columns, partition, offset)
+            for partition, start, end in _triples(parameters)
+            for offset in self._present(topic, partition, start, end)
+        ]
+        if distinct := re.search(r"SELECT DISTINCT (\w+) FROM slice", sql):
+            keys = {row[key_at] for row in rows if row[key_at] is not None}
+            return distinct.groups(), [(key,) for key in keys], 0
+        if "IS NOT NULL" in sql:
+            return columns, rows, len(self.mysql.rows) + len(self.redis.held)
+        listed = {each for each in parameters if isinstance(each, str)}
+        at = key_at + 1
+        without = [(*row[:at], *[None] * 5, *row[at + 5 :]) for row in rows]
+        rows = [
+            row if row[key_at] in listed else bare for row, bare in zip(rows, without, strict=True)
+        ]
+        return columns, rows, len(listed)
+
     def _ranked(self, topic: str, parameters: Sequence[object]) -> list[Row]:
-        """The places in Redis, each with its facts and its latest event among the slice's."""
+        """The entries in Redis, each with its reference data and its latest event of the slice."""
         latest: dict[tuple[str, str], tuple[Any, ...]] = {}
         for partition, start, end in _triples(parameters):
             for offset in self._present(topic, partition, start, end):
                 at, uuid, uri, name, *_ = self._row(topic, self.columns, partition, offset)
-                for place in (("name", name), ("uri", uri)):
-                    latest[place] = max(latest.get(place, ("",)), (at, uri, uuid))
+                for entry in (("name", name), ("uri", uri)):
+                    latest[entry] = max(latest.get(entry, ("",)), (at, uri, uuid))
         rows: list[Row] = []
         for listed in self.redis.sorted_sets["ranking:entries"]:
             kind, rank, key, accesses, computed_at = (
@@ -219,11 +257,12 @@ class FakeTrino:
             )
             name = key if kind == "name" else ""
             test_id, value = self.mysql.rows.get(name), self.redis.held.get(name)
-            facts = test_id, test_id and name, test_id and f"{_EPOCH_DAY}T00:00:00Z", value
+            created_at = test_id and f"{_EPOCH_DAY}T00:00:00Z"
+            reference = test_id, test_id and name, created_at, value
             at, uri, uuid = latest.get((kind, key), (None, None, None))
             moment = at and f"{at.replace(' ', 'T')}Z"
-            places = kind, int(rank), key, int(accesses)
-            rows.append((*places, *facts, uri, uuid, moment, computed_at))
+            ranked = kind, int(rank), key, int(accesses)
+            rows.append((*ranked, *reference, uri, uuid, moment, computed_at))
         return rows
 
     def _present(self, name: str, partition: int, start: int, end: int) -> Iterator[int]:
@@ -266,8 +305,8 @@ class FakeAnswer:
 
 class FakeElasticsearch:
     """Indices in memory with versions, aliases by name prefix, and searches that need a refresh.
-    `names` are the indices that have taken the place of others, by the name of these; what was
-    made to do so later is in `made`.
+    `names` are the indices that have replaced others, by the name of these; those that are to do so
+    are in `created`.
 
     `refuse` maps an id to results that its next operations get instead of being applied;
     `dies_after` is the number of bulk requests after which each one raises ConnectionError;
@@ -283,7 +322,7 @@ class FakeElasticsearch:
         self.deletions: Counter[str] = Counter()
         self.dies_after: int | None = None
         self.names: dict[str, str] = {}
-        self.made: dict[str, datetime] = {}
+        self.created: dict[str, datetime] = {}
         self.blocked: set[str] = set()
         self._sequence = 0
 
@@ -304,7 +343,7 @@ class FakeElasticsearch:
         ]
 
     def bulk_all(self, lines: bytes) -> bool:
-        """What is refused now is refused again when each is asked for."""
+        """What is refused now is refused again by `bulk`."""
         refuse = {identity: list(results) for identity, results in self.refuse.items()}
         results = self.bulk(lines)
         self.refuse.update(refuse)
@@ -349,28 +388,30 @@ class FakeElasticsearch:
 
     def index_ids(self, index: str) -> dict[str, str]:
         known = {concrete: name for name, concrete in self.names.items()}
-        held = {*self.made, *(concrete for concrete, _ in self.documents)}
+        held = {*self.created, *(concrete for concrete, _ in self.documents)}
         names = {concrete for concrete in held if self._belongs(concrete, index)}
         return {known.get(name, name): f"{name}-{self.deletions[name]}" for name in names}
 
     def make_index(self, name: str, template: Path) -> None:
         json.loads(template.read_text())
-        self.made[name] = datetime.now(UTC)
+        self.created[name] = datetime.now(UTC)
 
     def sizes(self, index: str) -> dict[str, tuple[int, int]]:
         known = {concrete: name for name, concrete in self.names.items()}
         counted = Counter(key[0] for key in self.documents if self._belongs(key[0], index))
         return {known.get(name, name): (count, 100 * count) for name, count in counted.items()}
 
-    def behind_no_alias(self, beginning: str) -> dict[str, datetime]:
-        return {name: at for name, at in self.made.items() if name.startswith(beginning)}
+    def behind_no_alias(self, prefix: str) -> dict[str, datetime]:
+        return {name: at for name, at in self.created.items() if name.startswith(prefix)}
 
-    def marks(self, index: str) -> dict[int, int]:
+    def checkpoints(self, index: str) -> dict[int, int]:
         return {0: self._sequence}
 
-    def written_since(self, index: str, marks: Mapping[int, int], size: int) -> Iterator[list[Hit]]:
+    def written_since(
+        self, index: str, checkpoints: Mapping[int, int], size: int
+    ) -> Iterator[list[Hit]]:
         with self.snapshot(index) as held:
-            found = [hit for hit in held.hits if hit.stored.version.seq_no > marks.get(0, -1)]
+            found = [hit for hit in held.hits if hit.stored.version.seq_no > checkpoints.get(0, -1)]
         for at in range(0, len(found), size):
             yield found[at : at + size]
 
@@ -383,7 +424,7 @@ class FakeElasticsearch:
             raise SliceError(f"another index than before goes by the name {name}")
         self.delete_index(old)
         self.blocked.discard(old)
-        del self.made[new]
+        del self.created[new]
         self.names[name] = new
 
     def _concrete(self, name: str) -> str:
@@ -397,7 +438,7 @@ class FakeElasticsearch:
 
     def delete_index(self, name: str) -> None:
         name = self._concrete(name)
-        self.made.pop(name, None)
+        self.created.pop(name, None)
         self.names = {known: each for known, each in self.names.items() if each != name}
         self.deletions[name] += 1
         for key in [key for key in self.documents if key[0] == name]:
@@ -432,13 +473,13 @@ class FakeSnapshot:
     hits: list[Hit]
 
     def differing(
-        self, field: str, value: str, facts: Mapping[str, Any], size: int
+        self, field: str, value: str, expected: Mapping[str, Any], size: int
     ) -> Iterator[list[Hit]]:
         found = [
             hit
             for hit in self.hits
             if (source := hit.stored.source).get(field) == value
-            and any(source.get(name) != fact for name, fact in facts.items())
+            and any(source.get(name) != each for name, each in expected.items())
         ]
         for at in range(0, len(found), size):
             yield found[at : at + size]

@@ -49,7 +49,7 @@ class PositionDocument(TypedDict):
     topic_id: str
     partition: int
     position: int
-    other_rows: int
+    reference_rows: int
     writer: str
     updated_at: str
 

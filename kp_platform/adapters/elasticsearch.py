@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from kp_platform.adapters.errors import Refusal, ServerDown, server_error
 from kp_platform.engine.counting import Extent, Group, Where, iso
 from kp_platform.engine.errors import BulkOverloaded, RequestTooLarge, SliceError
-from kp_platform.engine.store import MAPPINGS, Hit, ItemResult, Reach, Stored, Version
+from kp_platform.engine.ports import MAPPINGS, Hit, ItemResult, Reach, Stored, Version
 from kp_platform.settings import Settings
 
 if TYPE_CHECKING:  # importing the client costs a second of CPU: only where it is used
@@ -236,11 +236,11 @@ class ElasticsearchAdapter:
             if concrete in found
         }
 
-    def behind_no_alias(self, beginning: str) -> dict[str, datetime]:
+    def behind_no_alias(self, prefix: str) -> dict[str, datetime]:
         """See `DocumentStore.behind_no_alias`."""
         with self._answers():
             found = self.client().indices.get(
-                index=f"{beginning}*", features=["aliases", "settings"], ignore_unavailable=True
+                index=f"{prefix}*", features=["aliases", "settings"], ignore_unavailable=True
             )
         return {
             name: _EPOCH + timedelta(milliseconds=int(each["settings"]["index"]["creation_date"]))
@@ -248,8 +248,8 @@ class ElasticsearchAdapter:
             if not each["aliases"]
         }
 
-    def marks(self, index: str) -> dict[int, int]:
-        """See `DocumentStore.marks`: the checkpoints of the primary shards. No write up to a
+    def checkpoints(self, index: str) -> dict[int, int]:
+        """See `DocumentStore.checkpoints`: those of the primary shards. No write up to a
         checkpoint is in progress."""
         with self._answers():
             answer = self.client().indices.stats(index=index, metric="docs", level="shards")
@@ -261,11 +261,13 @@ class ElasticsearchAdapter:
             if copy["routing"]["primary"]
         }
 
-    def written_since(self, index: str, marks: Mapping[int, int], size: int) -> Iterator[list[Hit]]:
+    def written_since(
+        self, index: str, checkpoints: Mapping[int, int], size: int
+    ) -> Iterator[list[Hit]]:
         """See `DocumentStore.written_since`: a point in time of each shard, because each numbers
         its own writes."""
-        for shard in self.marks(index):
-            query = {"range": {"_seq_no": {"gt": marks.get(shard, -1)}}}
+        for shard in self.checkpoints(index):
+            query = {"range": {"_seq_no": {"gt": checkpoints.get(shard, -1)}}}
             with self._point_in_time(index, f"_shards:{shard}") as snapshot:
                 yield from snapshot.pages(query=query, size=size, sort=["_shard_doc"])
 
@@ -358,15 +360,15 @@ class ElasticsearchAdapter:
 
 @dataclass(frozen=True, slots=True)
 class ElasticsearchSnapshot:
-    """A point in time; see `kp_platform.engine.store.Snapshot`."""
+    """A point in time; see `kp_platform.engine.ports.Snapshot`."""
 
     client: "Elasticsearch"
     id: str
 
     def differing(
-        self, field: str, value: str, facts: Mapping[str, Any], size: int
+        self, field: str, value: str, expected: Mapping[str, Any], size: int
     ) -> Iterator[list[Hit]]:
-        same = {"bool": {"filter": [_equal(name, fact) for name, fact in facts.items()]}}
+        same = {"bool": {"filter": [_equal(name, fact) for name, fact in expected.items()]}}
         query = {"bool": {"filter": _equal(field, value), "must_not": same}}
         return self.pages(query=query, size=size, sort=["_shard_doc"])
 

@@ -19,10 +19,11 @@ from typing import Any
 
 import orjson
 
+from kp_platform.engine.bulk import delete, put, send
 from kp_platform.engine.counting import HOUR, Group, Where, Window, iso
 from kp_platform.engine.dead_letters import DEAD_INDEX
 from kp_platform.engine.errors import SliceError
-from kp_platform.engine.store import DocumentStore, delete, put, send
+from kp_platform.engine.ports import DocumentStore
 from kp_platform.flows.model import Flow
 from web_emitter import contract
 

@@ -31,14 +31,14 @@ from typing import Any, Protocol
 import orjson
 
 from kp_platform.engine import positions
+from kp_platform.engine.bulk import delete, put, send
 from kp_platform.engine.counting import EVER, Extent, Where, Window, iso
 from kp_platform.engine.dead_letters import DEAD_INDEX
 from kp_platform.engine.errors import SliceError
 from kp_platform.engine.offsets import OffsetRange, Slice
-from kp_platform.engine.ports import Log
+from kp_platform.engine.ports import DocumentStore, Log, QueryEngine, QueryStats, Snapshot
 from kp_platform.engine.positions import Position
-from kp_platform.engine.sql import QueryEngine, QueryStats, ranges_query
-from kp_platform.engine.store import DocumentStore, Snapshot, delete, put, send
+from kp_platform.engine.sql import ranges_query
 from kp_platform.flows.model import Flow
 from web_emitter import contract
 
@@ -191,7 +191,7 @@ class Ranking:
         """The documents: rows of Trino, which reads the entries from Redis."""
         if not entries:
             return [], QueryStats()
-        sql, parameters = ranges_query(SQL_PATH, self._recent())
+        sql, parameters = ranges_query(SQL_PATH.read_text(), self._recent())
         with self.engine.query(sql, parameters) as answer:
             rows = [row for batch in answer.batches(self.size) for row in batch]
             columns = answer.columns
@@ -207,7 +207,7 @@ class Ranking:
 
         They start after the last message that Trino cannot decode: it would fail the query.
         """
-        state, held = positions.look(self.log, self.store, self.flow)
+        state, held = positions.read_consistent(self.log, self.store, self.flow)
         undecodable = self._undecodable(state.topic_id)
         ranges = []
         for partition, watermarks in sorted(state.partitions.items()):

@@ -1,7 +1,7 @@
-"""The words in which a store is asked to count documents.
+"""Conditions on documents, and the results of counting them.
 
-Belongs here: spans of time, conditions and answers. Does not belong here: the store (`store.py`)
-and what its counts mean (`ranking.py`, `kpi.py`).
+Belongs here: windows of time, conditions and results. Does not belong here: the store that counts
+(`ports.py`) and what its counts mean (`kp_platform/analytics/`).
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from typing import Any
 
 HOUR = timedelta(hours=1)
 
-# The value of each field that was asked for (None: the document has none), and how many documents.
+# The value of each requested field (None: the document has none), and the number of documents.
 Group = tuple[tuple[Any, ...], int]
 
 
 def iso(moment: datetime) -> str:
-    """ISO 8601 in UTC with milliseconds, as in all our documents: `2026-01-31T12:00:00.000Z`."""
+    """ISO 8601 in UTC with milliseconds, as in all stored documents: `2026-01-31T12:00:00.000Z`."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -36,14 +36,14 @@ class Window:
         return f"[{iso(self.start)},{iso(self.end)})"
 
 
-# No document has a time of another century (`documents.py`).
+# All documents: no timestamp lies in another century (`documents.py`).
 EVER = Window(datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Documents whose `field` lies in the window, whose keywords have the values given, and that
-    have no value of the fields in `absent`.
+    """Documents whose `field` lies in the window, whose keywords equal the values in `equal`, and
+    that have no value in the fields of `absent`.
 
     `field` is a date, or a keyword that holds times as `iso` writes them.
     """
@@ -56,7 +56,7 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How many documents there are, and the time of the oldest."""
+    """The number of documents, and the time of the oldest."""
 
     count: int
     oldest: datetime | None

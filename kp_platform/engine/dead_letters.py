@@ -1,10 +1,10 @@
-"""What is kept of messages that cannot be indexed, and of offsets that were never read.
+"""The dead-dead_letter queue, and the gaps: offsets that were never read.
 
-Belongs here: dead letters (`kp.dead`) with their raw bytes and a reason, how they are found, given
-another reason, dropped and removed; gaps (`kp.gaps`) with exact offsets. Does not belong here:
-deciding that a message is bad (`documents.py`, `bulk.py`) and reading one again (`dead_replay.py`).
+Belongs here: dead letters (`kp.dead`) with their bytes and a reason: storing, reading, discarding
+and removing them; gaps (`kp.gaps`) with exact offsets. Does not belong here: rejecting a message
+(`documents.py`, `ports.py`) and processing one again (`operations/dead_letter_retry.py`).
 
-A letter that was dropped stays, without its bytes: its offset is still accounted for.
+A discarded dead letter stays without its bytes: its offset is still accounted for.
 """
 
 import base64
@@ -15,13 +15,20 @@ from typing import Any
 
 import orjson
 
+from kp_platform.engine.bulk import create, delete, put, send
 from kp_platform.engine.counting import EVER, Where
-from kp_platform.engine.documents import DeadLetter
+from kp_platform.engine.documents import RejectedMessage
 from kp_platform.engine.errors import SliceError
 from kp_platform.engine.offsets import OffsetRange, TopicState
-from kp_platform.engine.ports import RawMessage
-from kp_platform.engine.store import DocumentStore, ItemResult, Version, create, delete, put, send
-from kp_platform.flows.model import Flow
+from kp_platform.engine.ports import (
+    DocumentReader,
+    Documents,
+    DocumentStore,
+    ItemResult,
+    RawMessage,
+    Version,
+)
+from kp_platform.flows.model import AnyFlow
 
 DEAD_INDEX = "kp.dead"
 GAP_INDEX = "kp.gaps"
@@ -31,31 +38,30 @@ _PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class StoredDeadLetter:
-    """A dead letter as it is kept; `source` lacks the bytes unless it was asked for by its id."""
+class DeadLetter:
+    """A stored dead letter; `source` has the bytes only if it was read by its id."""
 
     id: str
     source: dict[str, Any]
     version: Version
 
     @property
-    def place(self) -> tuple[int, int]:
-        """Partition and offset."""
+    def partition_offset(self) -> tuple[int, int]:
         return self.source["partition"], self.source["offset"]
 
     @property
     def discarded_at(self) -> str | None:
-        return self.source.get("dropped_at")
+        return self.source.get("discarded_at")
 
     def __str__(self) -> str:
-        partition, offset = self.place
+        partition, offset = self.partition_offset
         return f"{self.source['topic']} {partition}:{offset}"
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which letters: those with the ids given, else those of the flow and of the reason, if any.
-    Without ids those that were dropped are left out unless asked for."""
+    """The dead letters with the ids, else those of the flow and of the reason, if given. Without
+    ids, discarded ones are left out unless requested."""
 
     ids: tuple[str, ...] = ()
     flow: str = ""
@@ -66,15 +72,15 @@ class Selection:
     def where(self) -> Where:
         named = (("flow", self.flow), ("reason", self.reason))
         equal = tuple((field, value) for field, value in named if value)
-        return Where("@timestamp", EVER, equal, () if self.with_discarded else ("dropped_at",))
+        return Where("@timestamp", EVER, equal, () if self.with_discarded else ("discarded_at",))
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many letters there are: open ones by (flow, reason), and those that were dropped."""
+    """The number of dead letters: open ones by (flow, reason), and discarded ones."""
 
     open: Counter[tuple[str, str]]
-    dropped: int
+    discarded: int
 
     def by_flow(self) -> Counter[str]:
         return self._by(0)
@@ -85,7 +91,7 @@ class Tally:
     def __str__(self) -> str:
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(self.by_reason().items()))
         found = f"{self.open.total()} open dead letters{f' ({reasons})' if reasons else ''}"
-        return f"{found}, {self.dropped} dropped"
+        return f"{found}, {self.discarded} discarded"
 
     def _by(self, which: int) -> Counter[str]:
         counts: Counter[str] = Counter()
@@ -95,128 +101,125 @@ class Tally:
 
 
 class NoSuchDeadLetter(Exception):
-    """There is no dead letter with an id that was asked for."""
+    """There is no dead letter with the id."""
 
 
-def store_dead_letters(
-    store: DocumentStore,
-    flow: Flow,
+def store(
+    documents: Documents,
+    flow: AnyFlow,
     state: TopicState,
-    letters: Sequence[DeadLetter],
+    rejected: Sequence[RejectedMessage],
     raw: Mapping[tuple[int, int], RawMessage],
     now: str,
 ) -> None:
-    """Store dead letters; one that is there already stays as it is. `raw` is keyed by
-    (partition, offset). Raises SliceError when one is refused, and what `store.send` raises."""
+    """Store rejected messages as dead letters; existing ones stay as they are. `raw` is keyed by
+    (partition, offset). Raises SliceError when one is refused, and what `bulk.send` raises."""
     operations = []
-    for letter in letters:
-        message = raw[letter.partition, letter.offset]
-        body = _common(flow, state, letter.partition, now) | {
-            "offset": letter.offset,
-            "event_timestamp": letter.timestamp,
-            "reason": letter.reason,
-            "detail": _detail(letter),
+    for each in rejected:
+        message = raw[each.partition, each.offset]
+        body = _common(flow, state, each.partition, now) | {
+            "offset": each.offset,
+            "event_timestamp": each.timestamp,
+            "reason": each.reason,
+            "detail": _detail(each),
             "key": _base64(message.key),
             "value": _base64(message.value),
         }
-        identity = _identity(flow, state, letter.partition, letter.offset)
+        identity = _identity(flow, state, each.partition, each.offset)
         operations.append(create(DEAD_INDEX, identity, orjson.dumps(body)))
-    _send_letters(store, operations)
+    _send(documents, operations)
 
 
-def read(store: DocumentStore, selection: Selection) -> list[StoredDeadLetter]:
-    """The letters selected, the latest first. Raises NoSuchLetter."""
+def read(documents: DocumentStore, selection: Selection) -> list[DeadLetter]:
+    """The selected dead letters, the latest first. Raises NoSuchDeadLetter."""
     if selection.ids:
-        return [by_id(store, identity) for identity in dict.fromkeys(selection.ids)]
-    return [letter for page in pages(store, selection, _PAGE) for letter in page]
+        return [by_id(documents, identity) for identity in dict.fromkeys(selection.ids)]
+    return [each for page in pages(documents, selection, _PAGE) for each in page]
 
 
-def by_id(store: DocumentStore, identity: str) -> StoredDeadLetter:
-    """A letter with its bytes. Raises NoSuchLetter."""
-    stored = store.get([(DEAD_INDEX, identity)]).get((DEAD_INDEX, identity))
+def by_id(documents: Documents, identity: str) -> DeadLetter:
+    """A dead letter with its bytes. Raises NoSuchDeadLetter."""
+    stored = documents.get([(DEAD_INDEX, identity)]).get((DEAD_INDEX, identity))
     if stored is None:
         raise NoSuchDeadLetter(f"there is no dead letter {printable(identity)}; see `kp dlq list`")
-    return StoredDeadLetter(identity, stored.source, stored.version)
+    return DeadLetter(identity, stored.source, stored.version)
 
 
-def pages(
-    store: DocumentStore, selection: Selection, size: int
-) -> Iterator[list[StoredDeadLetter]]:
-    """Letters without their bytes, the latest first; as searchable now."""
-    with store.snapshot(DEAD_INDEX) as snapshot:
+def pages(reader: DocumentReader, selection: Selection, size: int) -> Iterator[list[DeadLetter]]:
+    """Searchable dead letters without their bytes, the latest first."""
+    with reader.snapshot(DEAD_INDEX) as snapshot:
         for hits in snapshot.latest(selection.where, size, without=_BYTES):
-            yield [StoredDeadLetter(hit.id, hit.stored.source, hit.stored.version) for hit in hits]
+            yield [DeadLetter(hit.id, hit.stored.source, hit.stored.version) for hit in hits]
 
 
-def tally(store: DocumentStore, selection: Selection) -> Tally:
-    """How many letters there are of those selected, dropped ones too; as searchable now."""
+def tally(reader: DocumentReader, selection: Selection) -> Tally:
+    """The number of searchable dead letters of a selection, discarded ones included."""
     where = replace(selection, with_discarded=True).where
-    counted, dropped = Counter[tuple[str, str]](), 0
-    with store.snapshot(DEAD_INDEX) as snapshot:
-        groups = snapshot.groups(["flow", "reason", "dropped_at"], where)
+    counted, discarded = Counter[tuple[str, str]](), 0
+    with reader.snapshot(DEAD_INDEX) as snapshot:
+        groups = snapshot.groups(["flow", "reason", "discarded_at"], where)
         for (flow, reason, discarded_at), count in groups:
             if discarded_at is None:
                 counted[flow, reason] += count
             else:
-                dropped += count
-    return Tally(counted, dropped)
+                discarded += count
+    return Tally(counted, discarded)
 
 
-def of_places(
-    store: DocumentStore, flow: Flow, state: TopicState, places: Sequence[tuple[int, int]]
-) -> dict[tuple[int, int], StoredDeadLetter]:
-    """The letters of messages at these (partition, offset), dropped ones too."""
-    keys = {(DEAD_INDEX, _identity(flow, state, *place)): place for place in places}
-    stored = store.get([*keys])
+def of_offsets(
+    documents: Documents, flow: AnyFlow, state: TopicState, offsets: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], DeadLetter]:
+    """The dead letters of messages at these (partition, offset), discarded ones included."""
+    keys = {(DEAD_INDEX, _identity(flow, state, *each)): each for each in offsets}
+    stored = documents.get([*keys])
     return {
-        keys[key]: StoredDeadLetter(key[1], each.source, each.version)
-        for key, each in stored.items()
+        keys[key]: DeadLetter(key[1], each.source, each.version) for key, each in stored.items()
     }
 
 
-def remove(store: DocumentStore, letters: Sequence[StoredDeadLetter]) -> None:
-    """Take letters away whose messages are indexed. Raises what `store.send` raises."""
-    if letters:
-        send(store, [delete(DEAD_INDEX, letter.id) for letter in letters])
+def remove(documents: Documents, dead_letters: Sequence[DeadLetter]) -> None:
+    """Remove dead letters whose messages are indexed. Raises what `bulk.send` raises."""
+    if dead_letters:
+        send(documents, [delete(DEAD_INDEX, each.id) for each in dead_letters])
 
 
-def give_reason(
-    store: DocumentStore, letter: StoredDeadLetter, found: DeadLetter, now: str
-) -> None:
-    """Say why the message is still bad. A letter that somebody has just changed stays so."""
-    source = by_id(store, letter.id).source | {
+def retry(documents: Documents, dead_letter: DeadLetter, found: RejectedMessage, now: str) -> None:
+    """Record that a retry failed, and the reason. A dead letter that changed since it was read
+    stays as it is."""
+    source = by_id(documents, dead_letter.id).source | {
         "reason": found.reason,
         "detail": _detail(found),
-        "replayed_at": now,
+        "retried_at": now,
     }
-    written = put(DEAD_INDEX, letter.id, orjson.dumps(source), expected=letter.version)
-    _send_letters(store, [written])
+    written = put(DEAD_INDEX, dead_letter.id, orjson.dumps(source), expected=dead_letter.version)
+    _send(documents, [written])
 
 
-def drop(store: DocumentStore, letters: Sequence[StoredDeadLetter], now: str) -> int:
-    """Forget the bytes of letters, for good; returns how many. Letters that are dropped already,
-    or that somebody has just changed, stay as they are. Raises what `store.send` raises."""
+def discard(documents: Documents, dead_letters: Sequence[DeadLetter], now: str) -> int:
+    """Delete the bytes of dead letters for good; returns the number of changed ones. Dead letters
+    that are discarded already, or changed since they were read, stay as they are. Raises what
+    `bulk.send` raises."""
     operations = [
         put(
             DEAD_INDEX,
-            letter.id,
-            orjson.dumps(letter.source | dict.fromkeys(_BYTES) | {"dropped_at": now}),
-            expected=letter.version,
+            each.id,
+            orjson.dumps(each.source | dict.fromkeys(_BYTES) | {"discarded_at": now}),
+            expected=each.version,
         )
-        for letter in letters
-        if letter.discarded_at is None
+        for each in dead_letters
+        if each.discarded_at is None
     ]
-    return sum(result.written for result in _send_letters(store, operations))
+    return sum(result.written for result in _send(documents, operations))
 
 
-def raw_bytes(letter: StoredDeadLetter, field: str) -> bytes | None:
-    """The key or the value of a letter that was asked for by its id; None when it has none."""
-    kept = letter.source[field]
-    return None if kept is None else base64.b64decode(kept)
+def raw_bytes(dead_letter: DeadLetter, field: str) -> bytes | None:
+    """The key or the value of a dead letter that was read by its id; None when it has none."""
+    value = dead_letter.source[field]
+    return None if value is None else base64.b64decode(value)
 
 
 def as_text(value: bytes | None, most: int) -> str | None:
-    """At most so many bytes for people: as text, or in hex when they are not UTF-8."""
+    """At most `most` bytes as text, or in hex when they are not UTF-8."""
     if value is None:
         return None
     cut = f" ... {len(value)} bytes in all" if len(value) > most else ""
@@ -228,22 +231,22 @@ def as_text(value: bytes | None, most: int) -> str | None:
 
 
 def printable(text: str) -> str:
-    """Text that does nothing to a terminal: controls, direction marks and other characters that
-    have no shape are written as escapes."""
+    """Text that is safe to print on a terminal: control characters and other invisible ones are
+    written as escapes."""
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     )
 
 
 def record_gaps(
-    store: DocumentStore,
-    flow: Flow,
+    documents: Documents,
+    flow: AnyFlow,
     state: TopicState,
     gaps: Sequence[OffsetRange],
     now: str,
 ) -> None:
-    """Store offsets that retention deleted. A gap is known by its start, so one that grew before
-    its position moved is written over. Raises what `store.send` raises."""
+    """Store offsets that retention deleted. A gap is identified by its start, so one that grew
+    before its position moved is overwritten. Raises what `bulk.send` raises."""
     operations = []
     for gap in gaps:
         body = _common(flow, state, gap.partition, now) | {
@@ -253,14 +256,14 @@ def record_gaps(
         }
         identity = f"{flow.name}:{state.topic_id}:{gap.partition}:{gap.start}"
         operations.append(put(GAP_INDEX, identity, orjson.dumps(body)))
-    send(store, operations)
+    send(documents, operations)
 
 
-def _identity(flow: Flow, state: TopicState, partition: int, offset: int) -> str:
+def _identity(flow: AnyFlow, state: TopicState, partition: int, offset: int) -> str:
     return f"{flow.name}:{state.topic_id}:{partition}:{offset}"
 
 
-def _common(flow: Flow, state: TopicState, partition: int, now: str) -> dict[str, Any]:
+def _common(flow: AnyFlow, state: TopicState, partition: int, now: str) -> dict[str, Any]:
     return {
         "@timestamp": now,
         "flow": flow.name,
@@ -270,18 +273,18 @@ def _common(flow: Flow, state: TopicState, partition: int, now: str) -> dict[str
     }
 
 
-def _send_letters(store: DocumentStore, operations: Sequence[bytes]) -> list[ItemResult]:
-    results = send(store, operations) if operations else []
+def _send(documents: Documents, operations: Sequence[bytes]) -> list[ItemResult]:
+    results = send(documents, operations) if operations else []
     for result in results:
         if result.rejected:
-            raise SliceError(f"{DEAD_INDEX} refuses a letter: {result.error}: {result.reason}")
+            raise SliceError(f"{DEAD_INDEX} refuses a dead letter: {result.error}: {result.reason}")
     return results
 
 
-def _detail(letter: DeadLetter) -> str:
-    """At most `LONGEST_DETAIL` characters that JSON can hold: a server's text may quote half of a
-    character of the message."""
-    return letter.detail[:LONGEST_DETAIL].encode(errors="replace").decode()
+def _detail(message: RejectedMessage) -> str:
+    """At most `LONGEST_DETAIL` characters that JSON can hold: the text of a server may quote a lone
+    surrogate of the message."""
+    return message.detail[:LONGEST_DETAIL].encode(errors="replace").decode()
 
 
 def _base64(value: bytes | None) -> str | None:

@@ -1,13 +1,13 @@
-"""From a row of the slice's query to a document, or to the reason why it cannot become one.
+"""Rows of the slice's query to documents, or to rejected messages with a reason.
 
 Belongs here: the check of a message against its flow's contract, and the shape of a document.
-Does not belong here: sending documents (`bulk.py`) and keeping dead letters (`dead_letters.py`).
+Does not belong here: sending documents (`writer.py`) and storing dead letters (`dead_letters.py`).
 
-The columns of a flow's SQL carry the names of the document's fields, and one more, `message`: the
-message's text. Trino's JSON decoder is lenient (a number becomes a string, trailing garbage is
-ignored, a lone surrogate becomes `?`), so the message itself is held to the contract, and what it
-says goes into the document. What Trino read of it is compared: of a message that is no UTF-8 it
-lacks a field, while the text has replacement characters.
+The columns of a flow's SQL have the names of the document's fields, plus `message`, the text of the
+message. Trino's JSON decoder is lenient (a number becomes a string, trailing garbage is ignored, a
+lone surrogate becomes `?`), so the message itself is checked against the contract, and its own
+values go into the document. They are compared with Trino's: of a message that is not UTF-8, Trino
+lacks a field while the text has replacement characters.
 """
 
 import re
@@ -20,31 +20,30 @@ from typing import Any, Self
 
 import orjson
 
-from kp_platform.engine.sql import Row
-from kp_platform.flows.model import Flow
+from kp_platform.engine.ports import Row
+from kp_platform.flows.model import AnyFlow, Flow, ReferenceRefresh
 
 _NIL_UUID = "00000000-0000-0000-0000-000000000000"
 _UUID = rf"(?!{_NIL_UUID})[0-9a-f]{{8}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}"
-# One index a day: a wild clock must not open an index for each day of its imagination.
+# One index a day: a wrong clock must not create indices for arbitrary days.
 _FIRST_DAY, _LAST_DAY = "2000-01-01", "2100-01-01"
 _TIMESTAMP_LENGTH = len("2000-01-01 00:00:00.000")
 _MILLISECOND = timedelta(milliseconds=1)
-# The inside of a JSON string that is written as it is read; a lone surrogate is no character.
+# The inside of a JSON string without escapes; a lone surrogate is not a character.
 _TEXT = r'[^"\\\x00-\x1f\ud800-\udfff]*'
-_MOST_FACTS = 10_000
-# JSON by hand, for there is one for each event: an index name and a UUID need no escaping, and the
+_MOST_CACHED = 10_000
+# JSON is assembled as bytes, once per event: an index name and a UUID need no escaping, and the
 # other parts are JSON already.
 _OPERATION = b"""{"create":{"_index":"%b","_id":"%b"}}
 {"@timestamp":"%bT%bZ",%b,%b,"partition":%d,"offset":%d,"indexed_at":"%b","delay_ms":%d}
 """
 
-
-# Partition, offset and timestamp of a message, this as Trino writes it.
-Place = tuple[int, int, str]
+# Partition, offset and timestamp of a message; the timestamp as Trino writes it.
+Coordinates = tuple[int, int, str]
 
 
 class BadMessage(Exception):
-    """A message that breaks its contract. `reason` is one of a few words, `detail` a sentence."""
+    """A message that breaks its contract. `reason` is an identifier, `detail` a sentence."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -53,8 +52,8 @@ class BadMessage(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A message that cannot be indexed, and why. Its raw bytes are read again from the topic."""
+class RejectedMessage:
+    """A message that cannot be indexed, and the reason. Its bytes are read from the topic."""
 
     partition: int
     offset: int
@@ -63,13 +62,13 @@ class DeadLetter:
     detail: str
 
     @classmethod
-    def of(cls, place: Place, reason: str, detail: str) -> Self:
-        partition, offset, timestamp = place
+    def of(cls, coordinates: Coordinates, reason: str, detail: str) -> Self:
+        partition, offset, timestamp = coordinates
         return cls(partition, offset, f"{timestamp.replace(' ', 'T')}Z", reason, detail)
 
 
-def parse_message(message: str | bytes | None, flow: Flow) -> dict[str, str]:
-    """The flow's fields of a message; unknown members are ignored, of a repeated one the last wins.
+def parse_message(message: str | bytes | None, flow: AnyFlow) -> dict[str, str]:
+    """The flow's fields of a message. Unknown members are ignored; the last of a repeated one wins.
 
     Raises BadMessage.
     """
@@ -91,16 +90,16 @@ def parse_message(message: str | bytes | None, flow: Flow) -> dict[str, str]:
     for name, values in flow.allowed.items():
         if event[name] not in values:
             raise BadMessage("bad_value", f"{name} is none of {', '.join(values)}")
-    if flow.rewrites is None and not re.fullmatch(_UUID, event[flow.id_field]):
+    if isinstance(flow, Flow) and not re.fullmatch(_UUID, event[flow.id_field]):
         raise BadMessage("bad_uuid", f"{flow.id_field} is not a lower-case, non-nil UUID")
     return event
 
 
-def _plain(flow: Flow) -> re.Pattern[str]:
-    """Matches messages that keep the contract and are written as most are: the flow's fields in
-    order, without blanks and escapes. Its groups are their values."""
+def _plain(flow: AnyFlow) -> re.Pattern[str]:
+    """Matches valid messages in the most common form: the flow's fields in order, without blanks
+    and escapes. Its groups are the values."""
     forms = dict.fromkeys(flow.fields, _TEXT)
-    if flow.rewrites is None:
+    if isinstance(flow, Flow):
         forms[flow.id_field] = _UUID
     members = (
         re.escape(orjson.dumps(name).decode()) + f':"({form})"' for name, form in forms.items()
@@ -109,31 +108,35 @@ def _plain(flow: Flow) -> re.Pattern[str]:
 
 
 class Columns:
-    """Where the columns of a flow's query stand, and the check of a row against the contract.
-    `facts` are those that tell nothing of the message, only of what it was joined with.
+    """The positions of the columns of a flow's query, and the check of a row against the contract.
+    `reference` are the columns of reference data: those that are not part of the message.
 
-    Raises ValueError when the SQL lacks a column.
+    Raises ValueError when the SQL lacks a column, or returns one twice.
     """
 
-    def __init__(self, flow: Flow, columns: Sequence[str]) -> None:
+    def __init__(self, flow: AnyFlow, columns: Sequence[str]) -> None:
         self.at = {name: position for position, name in enumerate(columns)}
+        if len(self.at) < len(columns):
+            raise ValueError(f"the SQL of flow {flow.name} returns a column twice: {columns}")
         own = {"@timestamp", "partition", "offset", "message", *flow.fields}
         needed = own.union(flow.references.values())
         if missing := sorted(needed - self.at.keys()):
-            raise ValueError(f"{flow.query} does not return {', '.join(missing)}")
-        self.facts = {name: at for name, at in self.at.items() if name not in own}
+            raise ValueError(f"the SQL of flow {flow.name} does not return {', '.join(missing)}")
+        if isinstance(flow, ReferenceRefresh):
+            own |= {*flow.target.fields}
+        self.reference = {name: at for name, at in self.at.items() if name not in own}
         self._flow = flow
         self._timestamp, self._message = self.at["@timestamp"], self.at["message"]
-        self.place: Callable[[Row], Place] = itemgetter(
+        self.coordinates: Callable[[Row], Coordinates] = itemgetter(
             self.at["partition"], self.at["offset"], self._timestamp
         )
-        self._compared = [(place, self.at[name], name) for place, name in enumerate(flow.fields)]
-        # Which values are allowed, the pattern does not know: such messages are all parsed.
+        self._compared = [(at, self.at[name], name) for at, name in enumerate(flow.fields)]
+        # The pattern does not check allowed values: such messages are all parsed.
         self._plain = None if flow.allowed else _plain(flow)
 
     def event(self, row: Row) -> bytes:
-        """The flow's fields of the row's message, as the inside of a JSON object; the row's columns
-        of the same names have the same values. Raises BadMessage."""
+        """The flow's fields of the row's message, as the inside of a JSON object. The columns of
+        the same names have the same values. Raises BadMessage."""
         timestamp = row[self._timestamp]
         if len(timestamp) != _TIMESTAMP_LENGTH or not _FIRST_DAY <= timestamp < _LAST_DAY:
             raise BadMessage("bad_timestamp", f"{timestamp} is not a day of this century")
@@ -143,29 +146,31 @@ class Columns:
         else:
             event = parse_message(message, self._flow)
             values, members = tuple(event.values()), orjson.dumps(event)[1:-1]
-        for place, column, name in self._compared:
-            if values[place] != row[column]:
+        for at, column, name in self._compared:
+            if values[at] != row[column]:
                 raise BadMessage("altered", f"Trino read another {name} than the message has")
         return members
 
-    def defect(self, row: Row) -> DeadLetter | None:
-        """The dead letter that the row's message is, if it breaks its contract."""
+    def rejected(self, row: Row) -> RejectedMessage | None:
+        """The row's message, if it breaks its contract."""
         try:
             self.event(row)
         except BadMessage as bad:
-            return DeadLetter.of(self.place(row), bad.reason, bad.detail)
+            return RejectedMessage.of(self.coordinates(row), bad.reason, bad.detail)
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What rows have become: an operation of a bulk request for each document, and dead letters.
+    """The result of building rows: an operation of a bulk request for each document, and the
+    rejected messages.
 
-    `missing` counts the documents that lack a reference source, `indices` are written to.
+    `missing` counts the documents without data of a reference source; `indices` are those of the
+    documents.
     """
 
     operations: list[bytes] = field(default_factory=list)
-    dead: list[DeadLetter] = field(default_factory=list)
+    rejected: list[RejectedMessage] = field(default_factory=list)
     missing: Counter[str] = field(default_factory=Counter)
     indices: set[str] = field(default_factory=set)
 
@@ -175,7 +180,7 @@ def builder(
 ) -> Callable[[Sequence[Row], str], Batch]:
     """A function from (rows, indexed_at) to documents; `indexed_at` is an ISO 8601 time in UTC,
     `run_id` the Dagster run that indexes them."""
-    facts = _Facts(flow, columns.facts, run_id)
+    reference = _ReferenceCache(flow, columns.reference, run_id)
     identity = columns.at[flow.id_field]
 
     def build(rows: Sequence[Row], indexed_at: str) -> Batch:
@@ -184,15 +189,13 @@ def builder(
         now = datetime.fromisoformat(indexed_at).replace(tzinfo=None)
         written = indexed_at.encode()
         for row in rows:
-            partition, offset, timestamp = columns.place(row)
+            partition, offset, timestamp = coordinates = columns.coordinates(row)
             try:
                 members = columns.event(row)
             except BadMessage as bad:
-                batch.dead.append(
-                    DeadLetter.of((partition, offset, timestamp), bad.reason, bad.detail)
-                )
+                batch.rejected.append(RejectedMessage.of(coordinates, bad.reason, bad.detail))
                 continue
-            missing, known = facts.of(row)
+            missing, reference_members = reference.members(row)
             if missing:
                 batch.missing.update(missing)
             day = timestamp[:10]
@@ -207,7 +210,7 @@ def builder(
                 date,
                 timestamp[11:].encode(),
                 members,
-                known,
+                reference_members,
                 partition,
                 offset,
                 written,
@@ -220,7 +223,7 @@ def builder(
 
 
 class Document:
-    """What an operation says, read again for the few of which more must be known."""
+    """The document of an operation, parsed from its bytes; only for few of them."""
 
     def __init__(self, operation: bytes) -> None:
         action, body = map(orjson.loads, operation.splitlines())
@@ -228,53 +231,56 @@ class Document:
         self.index: str = action["create"]["_index"]
         self.id: str = action["create"]["_id"]
 
-    def dead(self, reason: str, detail: str) -> DeadLetter:
-        body = self.body
-        return DeadLetter(body["partition"], body["offset"], body["@timestamp"], reason, detail)
+    @property
+    def partition_offset(self) -> tuple[int, int]:
+        return self.body["partition"], self.body["offset"]
+
+    def rejected(self, reason: str, detail: str) -> RejectedMessage:
+        return RejectedMessage(*self.partition_offset, self.body["@timestamp"], reason, detail)
 
 
-class _Facts:
-    """What is the same for all events of a name: their reference data, as a part of JSON that is
-    made once for many documents."""
+class _ReferenceCache:
+    """The members of a document that are the same for all events of a name, its reference data: a
+    part of JSON, cached for many documents."""
 
     def __init__(self, flow: Flow, columns: Mapping[str, int], run_id: str) -> None:
         self._flow = flow
         self._run_id = run_id
-        self._names, places = list(columns), list(columns.values())
-        # Of one column or none it would be no tuple.
-        self._values = itemgetter(*places) if len(places) > 1 else _each_of(places)
-        self._made: dict[tuple[Any, ...], tuple[tuple[str, ...], bytes]] = {}
+        self._names, positions = list(columns), list(columns.values())
+        # For one column or none, itemgetter does not return a tuple.
+        self._values = itemgetter(*positions) if len(positions) > 1 else _tuple_of(positions)
+        self._cached: dict[tuple[Any, ...], tuple[tuple[str, ...], bytes]] = {}
 
-    def of(self, row: Row) -> tuple[tuple[str, ...], bytes]:
-        """The sources that have nothing on the event, and the members of its document."""
+    def members(self, row: Row) -> tuple[tuple[str, ...], bytes]:
+        """The reference sources without a row for the event, and the members of its document."""
         values = self._values(row)
         try:
-            made = self._made.get(values)
+            members = self._cached.get(values)
         except TypeError:  # an array of Trino is a list, which has no hash
-            return self._make(values)
-        if made is None:
-            if len(self._made) >= _MOST_FACTS:
-                self._made.clear()
-            made = self._made[values] = self._make(values)
-        return made
+            return self._build(values)
+        if members is None:
+            if len(self._cached) >= _MOST_CACHED:
+                self._cached.clear()
+            members = self._cached[values] = self._build(values)
+        return members
 
-    def _make(self, values: Sequence[Any]) -> tuple[tuple[str, ...], bytes]:
+    def _build(self, values: Sequence[Any]) -> tuple[tuple[str, ...], bytes]:
         flow = self._flow
-        facts: dict[str, Any] = dict(zip(self._names, values, strict=True))
-        missing = tuple(s for s, column in flow.references.items() if facts[column] is None)
-        facts["topic"] = flow.topic
-        facts["run_id"] = self._run_id or None
+        members: dict[str, Any] = dict(zip(self._names, values, strict=True))
+        missing = tuple(s for s, column in flow.references.items() if members[column] is None)
+        members["topic"] = flow.topic
+        members["run_id"] = self._run_id or None
         if flow.references:
-            facts["enrichment"] = enrichment(missing, flow.references)
-        return missing, orjson.dumps(facts)[1:-1]
+            members["enrichment"] = enrichment(missing, flow.references)
+        return missing, orjson.dumps(members)[1:-1]
 
 
-def _each_of(places: Sequence[int]) -> Callable[[Row], tuple[Any, ...]]:
-    return lambda row: tuple(row[place] for place in places)
+def _tuple_of(positions: Sequence[int]) -> Callable[[Row], tuple[Any, ...]]:
+    return lambda row: tuple(row[position] for position in positions)
 
 
 def enrichment(missing: Sequence[str], references: Mapping[str, str]) -> dict[str, Any]:
-    """What a document says of its reference data."""
+    """The member `enrichment` of a document, given its missing reference sources."""
     if not missing:
         state = "complete"
     else:

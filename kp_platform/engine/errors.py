@@ -1,12 +1,12 @@
-"""What can go wrong with a slice, each as one class, so that callers decide by type.
+"""The failures of a slice, one class each, so that callers decide by type.
 
-Belongs here: failures of the pipeline's own rules. Servers that are down raise
+Belongs here: failures of the engine's own rules. Servers that are down raise
 `kp_platform.adapters.errors.ServerDown`.
 """
 
 
 class SliceError(Exception):
-    """The slice is not indexed; its positions have not moved; it can be tried again."""
+    """The slice is not indexed; its positions have not moved; it can be retried."""
 
 
 class QueryFailed(SliceError):
@@ -14,27 +14,27 @@ class QueryFailed(SliceError):
 
 
 class UndecodableMessage(QueryFailed):
-    """Trino cannot decode one of the slice's messages, so it answers with none of them."""
+    """Trino cannot decode one message of the slice, so it returns none of them."""
 
 
 class SuspectMessage(UndecodableMessage):
-    """Trino failed inside, no server being down: one of the slice's messages may be the cause."""
+    """Trino failed internally while all servers were up: one of the messages may be the cause."""
 
 
 class QueryTooLarge(QueryFailed):
-    """Trino has not the memory for the slice; a smaller one may do."""
+    """The query exceeds Trino's memory limit; a smaller slice may succeed."""
 
 
 class IncompleteAnswer(SliceError):
-    """Trino returned other offsets than the slice asked for."""
+    """Trino returned other offsets than the slice requested."""
 
 
 class PositionConflict(SliceError):
-    """Another run moved a position of this slice first; that run has indexed it."""
+    """Another run moved a position of this slice first; that run has indexed the slice."""
 
 
 class IndexBlocked(SliceError):
-    """Elasticsearch refuses to write to an index; a person has to lift the block."""
+    """Elasticsearch refuses writes to an index until an operator lifts the block."""
 
 
 class RequestTooLarge(SliceError):
@@ -42,4 +42,4 @@ class RequestTooLarge(SliceError):
 
 
 class BulkOverloaded(SliceError):
-    """Elasticsearch rejected documents because it is busy, until the deadline."""
+    """Elasticsearch rejected operations as too busy until the deadline."""

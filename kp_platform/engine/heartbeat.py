@@ -1,9 +1,8 @@
-"""Whether the run that took some work (a flow, the ranking, the KPIs) is still at it: it says so
-every few seconds.
+"""Heartbeats of running work: a flow, the ranking, the KPIs.
 
-Belongs here: the beat, and its age. Does not belong here: keeping two runs apart, which positions
-do; a lease only tells the sensor soon that a run's process is gone, of which Dagster knows nothing
-when the code server went with it.
+Belongs here: sending heartbeats, and the age of the latest. Does not belong here: keeping two runs
+apart, which positions do. A missing heartbeat only shows the sensor early that the process of a run
+is gone; Dagster does not notice when the code server ended with it.
 """
 
 import logging
@@ -14,9 +13,10 @@ from datetime import UTC, datetime
 
 import orjson
 
+from kp_platform.engine.bulk import put
+from kp_platform.engine.bulk import send as send_operations
 from kp_platform.engine.offsets import assignment_text
-from kp_platform.engine.store import DocumentStore, put
-from kp_platform.engine.store import send as send_operations
+from kp_platform.engine.ports import Documents
 from web_emitter import contract
 
 INDEX = contract.HEARTBEATS_INDEX
@@ -33,19 +33,19 @@ def work_name(flow_name: str, assignment: range) -> str:
 
 
 @contextmanager
-def running(store: DocumentStore, work: str, run_id: str) -> Iterator[None]:
-    """Says at once, and every BEAT_SECONDS until the end, that the run `run_id` is at `work`."""
+def running(store: Documents, work: str, run_id: str) -> Iterator[None]:
+    """Send a heartbeat of run `run_id` for `work` at once and every `INTERVAL_SECONDS`."""
     done = threading.Event()
 
-    def beat_on() -> None:
+    def send_until_done() -> None:
         while not done.is_set():
             try:
                 send(store, work, run_id)
-            except Exception as error:  # the slice will say what is wrong with the store
-                logger.warning("no beat of %s: %s", work, error)
+            except Exception as error:  # the run itself fails at its next request
+                logger.warning("no heartbeat of %s: %s", work, error)
             done.wait(INTERVAL_SECONDS)
 
-    thread = threading.Thread(target=beat_on, name=f"heartbeat-{work}", daemon=True)
+    thread = threading.Thread(target=send_until_done, name=f"heartbeat-{work}", daemon=True)
     thread.start()
     try:
         yield
@@ -54,8 +54,8 @@ def running(store: DocumentStore, work: str, run_id: str) -> Iterator[None]:
         thread.join(INTERVAL_SECONDS)
 
 
-def age_seconds(store: DocumentStore, work: str, run_id: str) -> float | None:
-    """Of `run_id`, by our clock; None when the latest beat is not of this run_id."""
+def age_seconds(store: Documents, work: str, run_id: str) -> float | None:
+    """The age of the latest heartbeat, by the local clock; None unless it is of `run_id`."""
     key = (INDEX, work)
     stored = store.get([key]).get(key)
     if stored is None or stored.source["run_id"] != run_id:
@@ -64,8 +64,8 @@ def age_seconds(store: DocumentStore, work: str, run_id: str) -> float | None:
     return (datetime.now(UTC) - sent_at).total_seconds()
 
 
-def send(store: DocumentStore, work: str, run_id: str) -> None:
-    """Say that `run_id` is at `work` now. Raises what `store.send` raises."""
+def send(store: Documents, work: str, run_id: str) -> None:
+    """Send one heartbeat. Raises what `bulk.send` raises."""
     store.ensure_index(INDEX)
     body = contract.HeartbeatDocument(run_id=run_id, sent_at=contract.iso_time(datetime.now(UTC)))
     send_operations(store, [put(INDEX, work, orjson.dumps(body))])

@@ -1,10 +1,10 @@
-"""The daily indices that hold a flow's documents: when one is gone, its events are read again.
+"""The registry of the daily indices that hold a flow's documents.
 
-Belongs here: noting each index with the id that Elasticsearch gave it, and telling which of the
-noted ones are not there any more. Does not belong here: moving positions back (`drain.py`).
+Belongs here: registering each index with its UUID, and which of the registered indices are missing.
+Does not belong here: moving positions back to index their events again (`recovery.py`).
 
-An index is noted before the position passes the first events that lie in it. Who deletes an index
-for good removes its note first; who exchanges it notes first which one will take its place.
+An index is registered before the position passes the first events in it. Before an index is deleted
+for good it is unregistered; before it is swapped, the UUID of its replacement is registered.
 """
 
 import re
@@ -14,92 +14,100 @@ from typing import Any
 
 import orjson
 
+from kp_platform.engine.bulk import create, delete, put, send
 from kp_platform.engine.errors import SliceError
-from kp_platform.engine.store import DocumentStore, create, delete, put, send
-from kp_platform.flows.model import Flow
+from kp_platform.engine.ports import Documents, DocumentStore
+from kp_platform.flows.model import AnyFlow, Flow
 
 INDEX = "kp.indices"
-# How the name of an index that a replay makes goes on after that of the flow's index: when it was
-# made, and its day.
+# What follows the flow's index in the name of an index that a replay creates: the time of its
+# creation, and its day.
 _REPLAYED = re.compile(r"\.\d{14}[0-9a-f]{4}-[\d.]{10}")
 
 
-def register(store: DocumentStore, flow: Flow, names: Collection[str], now: str) -> None:
-    """Remember indices that were just written to. Raises SliceError when one of them was deleted,
-    or deleted and made again, since it was noted: what it held is missing."""
-    noted, there, gone = _look(store, flow, names)
-    if gone:  # or exchanged between two reads
-        noted, there, gone = _look(store, flow, names)
+def register(store: DocumentStore, flow: AnyFlow, names: Collection[str], now: str) -> None:
+    """Register indices that were just written to. Raises SliceError when one of them was deleted,
+    or deleted and recreated, since it was registered: its earlier documents are missing."""
+    if not names:
+        return
+    registered, existing, gone = _compare(store, flow, names)
+    if gone:  # or swapped between two reads
+        registered, existing, gone = _compare(store, flow, names)
     if gone:
         raise SliceError(f"index {gone[0]} was deleted while it was written to")
     operations = []
     for name in names:
-        body = _body(flow, name, there[name], now)
-        if name not in noted:
+        body = _body(flow, name, existing[name], now)
+        if name not in registered:
             operations.append(create(INDEX, _id(flow, name), body))
-        elif noted[name]["index_id"] != there[name]:
+        elif registered[name]["index_id"] != existing[name]:
             operations.append(put(INDEX, _id(flow, name), body))
     if operations:
         send(store, operations)
         store.refresh(INDEX)
 
 
-def _look(
-    store: DocumentStore, flow: Flow, names: Collection[str]
+def _compare(
+    store: DocumentStore, flow: AnyFlow, names: Collection[str]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str], list[str]]:
-    """The notes of indices, the ids of those that are there, and which of the names are gone."""
+    """The registry entries of indices, the UUIDs of those that exist, and the missing names."""
     stored = store.get([(INDEX, _id(flow, name)) for name in names])
-    noted = {each.source["index"]: each.source for each in stored.values()}
-    there = store.index_ids(flow.index)
-    gone = [n for n in names if n not in there or (n in noted and not _is_there(noted[n], there))]
-    return noted, there, gone
+    registered = {each.source["index"]: each.source for each in stored.values()}
+    existing = store.index_ids(flow.index)
+    gone = [
+        name
+        for name in names
+        if name not in existing or (name in registered and not _exists(registered[name], existing))
+    ]
+    return registered, existing, gone
 
 
-def missing(store: DocumentStore, flow: Flow) -> list[str]:
-    """The noted indices that are not there any more, or only another one of the same name."""
+def missing(store: DocumentStore, flow: AnyFlow) -> list[str]:
+    """The registered indices that do not exist any more, or whose name another index has."""
 
     def gone() -> list[str]:
-        noted = [each.source for each in store.find(INDEX, "flow", flow.name)]
-        there = store.index_ids(flow.index) if noted else {}
-        return sorted(each["index"] for each in noted if not _is_there(each, there))
+        registered = [each.source for each in store.find(INDEX, "flow", flow.name)]
+        existing = store.index_ids(flow.index) if registered else {}
+        return sorted(each["index"] for each in registered if not _exists(each, existing))
 
     return gone() and gone()
 
 
 def register_swap(
-    store: DocumentStore, flow: Flow, name: str, index_id: str, next_id: str, now: str
+    store: Documents, flow: Flow, name: str, index_id: str, next_id: str, now: str
 ) -> None:
-    """Remember which index may take the place of another, noted or not, from now on."""
+    """Register which index may replace another one, registered or not, from now on."""
     send(store, [put(INDEX, _id(flow, name), _body(flow, name, index_id, now, next_id))])
     store.refresh(INDEX)
 
 
-def unregister(store: DocumentStore, flow: Flow, names: Iterable[str]) -> None:
-    """Remove the notes of indices."""
+def unregister(store: Documents, flow: AnyFlow, names: Iterable[str]) -> None:
+    """Remove indices from the registry."""
     send(store, [delete(INDEX, _id(flow, name)) for name in names])
     store.refresh(INDEX)
 
 
-def first_moment(flow: Flow, name: str) -> datetime:
-    """The start of the day (UTC) whose events lie in a daily index."""
+def first_moment(flow: AnyFlow, name: str) -> datetime:
+    """The start of the day (UTC) whose events lie in a daily index. Raises ValueError."""
     day = name.removeprefix(f"{flow.index}-")
     return datetime.strptime(day, "%Y.%m.%d").replace(tzinfo=UTC)
 
 
 def is_replayed(flow: Flow, name: str) -> bool:
-    """Whether an index was made by a replay of the flow, by its name."""
+    """Whether an index was created by a replay of the flow, by its name."""
     return name.startswith(flow.index) and _REPLAYED.fullmatch(name[len(flow.index) :]) is not None
 
 
-def _is_there(noted: Mapping[str, Any], there: Mapping[str, str]) -> bool:
-    """Whether a noted index is there, or the one that was to take its place."""
-    return there.get(noted["index"], "") in (noted["index_id"], noted.get("next_id"))
+def _exists(registered: Mapping[str, Any], existing: Mapping[str, str]) -> bool:
+    """Whether a registered index exists, or the one that was registered to replace it."""
+    known = (registered["index_id"], registered.get("next_id"))
+    return existing.get(registered["index"], "") in known
 
 
-def _body(flow: Flow, name: str, index_id: str, now: str, next_id: str | None = None) -> bytes:
+def _body(flow: AnyFlow, name: str, index_id: str, now: str, next_id: str | None = None) -> bytes:
     fields = {"flow": flow.name, "index": name, "index_id": index_id, "next_id": next_id}
     return orjson.dumps({"@timestamp": now, **fields})
 
 
-def _id(flow: Flow, name: str) -> str:
+def _id(flow: AnyFlow, name: str) -> str:
     return f"{flow.name}:{name}"

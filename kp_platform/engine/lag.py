@@ -1,19 +1,18 @@
-"""How far each partition of a flow is behind, from the positions and never from a consumer group.
+"""The lag of each partition of a flow, from the positions and never from a consumer group.
 
-Belongs here: lag as values. Does not belong here: printing it (`cli.py`).
+Belongs here: lag as values. Does not belong here: printing it (`cli/`).
 """
 
 from dataclasses import dataclass
 
 from kp_platform.engine import positions
-from kp_platform.engine.ports import Log
-from kp_platform.engine.store import DocumentStore
-from kp_platform.flows.model import Flow
+from kp_platform.engine.ports import Documents, Log
+from kp_platform.flows.model import AnyFlow
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionLag:
-    """`position` is None when nothing of the partition was indexed yet; all in offsets."""
+    """`position` is None when no event of the partition is indexed yet; all in offsets."""
 
     flow: str
     topic: str
@@ -24,21 +23,21 @@ class PartitionLag:
     lag: int
 
 
-def partition_lags(flow: Flow, log: Log, store: DocumentStore) -> list[PartitionLag]:
+def partition_lags(flow: AnyFlow, log: Log, store: Documents) -> list[PartitionLag]:
     """One value for each partition of the flow's topic, in order."""
-    state, held = positions.look(log, store, flow)
+    state, stored = positions.read_consistent(log, store, flow)
     lags = []
-    for partition, marks in sorted(state.partitions.items()):
-        position = held[partition].offset if partition in held else None
+    for partition, watermarks in sorted(state.partitions.items()):
+        position = stored[partition].offset if partition in stored else None
         lags.append(
             PartitionLag(
                 flow=flow.name,
                 topic=flow.topic,
                 partition=partition,
-                low=marks.low,
-                high=marks.high,
+                low=watermarks.low,
+                high=watermarks.high,
                 position=position,
-                lag=marks.high - marks.start(position),
+                lag=watermarks.high - watermarks.start(position),
             )
         )
     return lags

@@ -1,7 +1,7 @@
 """Offsets of a topic, and which of them to read next.
 
 Belongs here: half-open ranges, slices, watermarks and the plan made from them; no I/O.
-Does not belong here: where positions are kept (`positions.py`) and who reads a slice (`drain.py`).
+Does not belong here: storing positions (`positions.py`) and processing a slice (`indexer.py`).
 """
 
 import sys
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 ALL_PARTITIONS = range(sys.maxsize)
-"""The assignment of a run that takes those partitions too that are added later."""
+"""The assignment of a run that consumes all partitions, also those added later."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -33,45 +33,50 @@ class OffsetRange:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What one query reads: at most one range for each partition, in order of partitions."""
+    """A micro-batch of offsets, read by one query: at most one range for each partition, in order
+    of partitions."""
 
     ranges: tuple[OffsetRange, ...]
 
     def __post_init__(self) -> None:
-        partitions = [part.partition for part in self.ranges]
+        partitions = [each.partition for each in self.ranges]
         if not partitions or partitions != sorted(set(partitions)):
             raise ValueError(f"a slice needs ranges of distinct, sorted partitions: {partitions}")
 
     def __len__(self) -> int:
-        return sum(len(part) for part in self.ranges)
+        return sum(len(each) for each in self.ranges)
 
     def __str__(self) -> str:
-        return " ".join(str(part) for part in self.ranges)
+        return " ".join(str(each) for each in self.ranges)
+
+    def ends(self) -> dict[int, int]:
+        """The end of each partition's range."""
+        return {each.partition: each.end for each in self.ranges}
 
     def halves(self) -> tuple["Slice", "Slice"]:
-        """Two slices that are this one together: by partitions, else by offsets.
+        """Two slices that together are this one: split by partitions, else by offsets.
 
         Raises ValueError for a single offset.
         """
         if len(self.ranges) > 1:
             middle = len(self.ranges) // 2
             return Slice(self.ranges[:middle]), Slice(self.ranges[middle:])
-        [part] = self.ranges
-        at = part.start + len(part) // 2
-        first = OffsetRange(part.partition, part.start, at)
-        return Slice((first,)), Slice((OffsetRange(part.partition, at, part.end),))
+        [one] = self.ranges
+        middle = one.start + len(one) // 2
+        first = OffsetRange(one.partition, one.start, middle)
+        return Slice((first,)), Slice((OffsetRange(one.partition, middle, one.end),))
 
 
 @dataclass(frozen=True, slots=True)
 class Watermarks:
-    """The first offset a partition still holds, and the one its next message will get."""
+    """The first offset a partition still holds, and the offset of its next message."""
 
     low: int
     high: int
 
     def start(self, position: int | None) -> int:
-        """Where to read on: at the position, if the log holds it or will hold it next, else, and
-        without one, at the low watermark."""
+        """The next offset to read: the position if it lies within the watermarks, else, and
+        without one, the low watermark."""
         if position is None or not self.low <= position <= self.high:
             return self.low
         return position
@@ -79,19 +84,23 @@ class Watermarks:
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """A topic at one moment. `topic_id` changes when a topic is deleted and made again."""
+    """A topic at one moment. `topic_id` changes when a topic is deleted and recreated."""
 
     topic: str
     topic_id: str
     partitions: Mapping[int, Watermarks]
 
     def of(self, assignment: range) -> "TopicState":
-        """The same, of the assigned partitions alone."""
-        marks = {part: at for part, at in self.partitions.items() if part in assignment}
-        return replace(self, partitions=marks)
+        """The same topic, restricted to the assigned partitions."""
+        assigned = {
+            partition: watermarks
+            for partition, watermarks in self.partitions.items()
+            if partition in assignment
+        }
+        return replace(self, partitions=assigned)
 
     def assignments(self, partitions_per_run: int) -> list[range]:
-        """The partitions that each run takes, so many at once; 0: one run takes all of them."""
+        """The assignment of each run, `partitions_per_run` partitions each; 0: one run for all."""
         if not partitions_per_run:
             return [ALL_PARTITIONS]
         starts = range(0, max(self.partitions, default=0) + 1, partitions_per_run)
@@ -104,7 +113,7 @@ def assignment_text(assignment: range) -> str:
 
 
 def parse_assignment(text: str) -> range:
-    """The partitions of a text as `assignment_text` writes it. Raises ValueError."""
+    """The assignment of a text as `assignment_text` writes it. Raises ValueError."""
     if not text:
         return ALL_PARTITIONS
     first, dash, last = text.partition("-")
@@ -115,10 +124,10 @@ def parse_assignment(text: str) -> range:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do next: pass over what is lost, else read the slice, if any.
+    """What to do next: recover if offsets are missing, else process the slice, if any.
 
     `gaps` are offsets that retention deleted before they were read. `truncated` are offsets below a
-    position that the log has no more at its end; such a partition is read from its start again.
+    position that the log no longer has at its end; such a partition is read from its start.
     `lag` counts the offsets that can be read.
     """
 
@@ -128,12 +137,12 @@ class Plan:
     lag: int
 
     @property
-    def losses(self) -> bool:
+    def needs_recovery(self) -> bool:
         return bool(self.gaps or self.truncated)
 
     @property
-    def work(self) -> bool:
-        return self.losses or self.slice is not None
+    def has_work(self) -> bool:
+        return self.needs_recovery or self.slice is not None
 
 
 def plan(state: TopicState, positions: Mapping[int, int], max_rows: int) -> Plan:
@@ -145,15 +154,15 @@ def plan(state: TopicState, positions: Mapping[int, int], max_rows: int) -> Plan
     gaps: list[OffsetRange] = []
     truncated: list[OffsetRange] = []
     waiting: dict[int, tuple[int, int]] = {}
-    for partition, marks in sorted(state.partitions.items()):
-        position = positions.get(partition, marks.low)
-        if position > marks.high:
-            truncated.append(OffsetRange(partition, marks.high, position))
-        elif position < marks.low:
-            gaps.append(OffsetRange(partition, position, marks.low))
-        start = marks.start(position)
-        if start < marks.high:
-            waiting[partition] = (start, marks.high)
+    for partition, watermarks in sorted(state.partitions.items()):
+        position = positions.get(partition, watermarks.low)
+        if position > watermarks.high:
+            truncated.append(OffsetRange(partition, watermarks.high, position))
+        elif position < watermarks.low:
+            gaps.append(OffsetRange(partition, position, watermarks.low))
+        start = watermarks.start(position)
+        if start < watermarks.high:
+            waiting[partition] = (start, watermarks.high)
     return Plan(
         gaps=tuple(gaps),
         truncated=tuple(truncated),
@@ -163,7 +172,8 @@ def plan(state: TopicState, positions: Mapping[int, int], max_rows: int) -> Plan
 
 
 def _share(waiting: Mapping[int, tuple[int, int]], max_rows: int) -> Slice | None:
-    """Ranges from each start, the shortest backlog first, so that what it leaves goes to others."""
+    """Ranges from each start, the shortest backlog first, so that its unused share goes to the
+    other partitions."""
     if not waiting:
         return None
     left = max_rows

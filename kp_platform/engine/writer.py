@@ -1,101 +1,71 @@
 """Documents into their daily indices, each exactly once.
 
-Belongs here: bulk `create` with the event's id, and what an id that is taken means.
-Does not belong here: making documents (`documents.py`), retries of busy servers (`store.py`).
+Belongs here: bulk `create` with the event's id, and the comparison with a document that has the id
+already. Does not belong here: building documents (`documents.py`), retries (`bulk.py`).
 """
 
-from collections import Counter
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from kp_platform.engine.documents import DeadLetter, Document
+from kp_platform.engine.bulk import send, send_all
+from kp_platform.engine.documents import Document
 from kp_platform.engine.errors import SliceError
-from kp_platform.engine.store import DocumentStore, send, send_all
+from kp_platform.engine.ports import Documents
+from kp_platform.engine.reports import Outcome
 from kp_platform.flows.model import Flow
 
-_PLACE = ("topic", "partition", "offset")
-_WRITE = (*_PLACE, "indexed_at")
+# The members that identify the message of a document, and its write.
+MESSAGE = ("topic", "partition", "offset")
+_WRITE = (*MESSAGE, "indexed_at")
 
 
-@dataclass(slots=True)
-class Outcome:
-    """What became of messages: `indexed` now, `already_there` from an earlier read of the same
-    offset, `duplicates` of an event that stands at another offset, `applied` changes, or `dead`,
-    which become `buried`, by reason, when their slice is done: a run may have millions.
-    `rewritten` counts the documents that followed a change, or that a replay made again, and
-    `outside` the messages that a replay was not asked for."""
-
-    indexed: int = 0
-    already_there: int = 0
-    duplicates: int = 0
-    applied: int = 0
-    refreshed: int = 0
-    outside: int = 0
-    dead: list[DeadLetter] = field(default_factory=list)
-    dead_lettered: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def settled(self) -> int:
-        """How many messages are accounted for."""
-        seen = self.indexed + self.already_there + self.duplicates + self.applied
-        return seen + len(self.dead) + self.dead_lettered.total()
-
-    def store_dead_letters(self) -> None:
-        """Keep only the reasons of the dead letters, which are stored now."""
-        self.dead_lettered.update(letter.reason for letter in self.dead)
-        self.dead.clear()
-
-    def add(self, other: "Outcome") -> None:
-        self.indexed += other.indexed
-        self.already_there += other.already_there
-        self.duplicates += other.duplicates
-        self.applied += other.applied
-        self.refreshed += other.refreshed
-        self.outside += other.outside
-        self.dead += other.dead
-        self.dead_lettered += other.dead_lettered
-
-
-def index_documents(store: DocumentStore, flow: Flow, operations: Sequence[bytes]) -> Outcome:
-    """Create the documents; raises what `store.send` raises."""
+def index_documents(store: Documents, flow: Flow, operations: Sequence[bytes]) -> Outcome:
+    """Create the documents; raises what `bulk.send` raises."""
     if not operations:
         return Outcome()
+    began = time.monotonic()
     if send_all(store, operations):
-        return Outcome(indexed=len(operations))
+        return Outcome(indexed=len(operations), seconds=time.monotonic() - began)
+    outcome = _index_each(store, flow, operations)
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+def _index_each(store: Documents, flow: Flow, operations: Sequence[bytes]) -> Outcome:
+    """Create the documents, with one result for each."""
     outcome = Outcome()
-    taken: list[Document] = []
+    existing: list[Document] = []
     for operation, result in zip(operations, send(store, operations), strict=True):
         if result.written:
             outcome.indexed += 1
         elif result.conflict:
-            taken.append(Document(operation))
+            existing.append(Document(operation))
         else:
-            outcome.dead.append(Document(operation).dead(result.error, result.reason))
-    if taken:
-        outcome.add(_compare_with_stored(store, flow, taken))
+            outcome.rejected.append(Document(operation).rejected(result.error, result.reason))
+    if existing:
+        outcome.add(_compare_with_stored(store, flow, existing))
     return outcome
 
 
-def _compare_with_stored(
-    store: DocumentStore, flow: Flow, documents: Sequence[Document]
-) -> Outcome:
-    """The first message with an id wins; another with other content is a dead letter."""
+def _compare_with_stored(store: Documents, flow: Flow, documents: Sequence[Document]) -> Outcome:
+    """The first message with an id is indexed; another one with other content is rejected."""
     stored = store.get([(document.index, document.id) for document in documents])
     outcome = Outcome()
     for document in documents:
         ours = document.body
         if (document.index, document.id) not in stored:
             raise SliceError(
-                f"{document.index}/{document.id} was taken and is gone: deleted just now"
+                f"{document.index}/{document.id} existed and was deleted during the write"
             )
         theirs = stored[document.index, document.id].source
         if all(ours[name] == theirs[name] for name in _WRITE):
-            outcome.indexed += 1  # by a request that was sent before this one
-        elif all(ours[name] == theirs[name] for name in _PLACE):
-            outcome.already_there += 1
+            outcome.indexed += 1  # by an earlier attempt of this request
+        elif all(ours[name] == theirs[name] for name in MESSAGE):
+            outcome.already_indexed += 1
         elif all(ours[name] == theirs[name] for name in flow.fields):
             outcome.duplicates += 1
         else:
-            place = f"{theirs['topic']} {theirs['partition']}:{theirs['offset']}"
-            outcome.dead.append(document.dead("conflict", f"the id has other content at {place}"))
+            other = f"{theirs['topic']} {theirs['partition']}:{theirs['offset']}"
+            detail = f"the id has other content at {other}"
+            outcome.rejected.append(document.rejected("conflict", detail))
     return outcome

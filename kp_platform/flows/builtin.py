@@ -1,51 +1,27 @@
-"""The built-in flows, declared.
+"""The built-in flows.
 
-Belongs here: one value for each flow. Does not belong here: what a flow is (`model.py`) and how it
-is run (`engine/`). A new flow is a new value here and a folder with `query.sql`, `table.json` and
-`mapping.json`; see docs/how-to/add-a-flow.md.
+Belongs here: the flows of the folders beside this file, and names for those that the platform uses.
+Does not belong here: what a flow is (`model.py`) and how it is run (`engine/`). A new folder is a
+new flow; see docs/how-to/add-a-flow.md.
 """
 
 from pathlib import Path
 
-from kp_platform.flows.model import Flow, Rewrite
-from web_emitter import contract
+from kp_platform.flows.loading import load_flows
+from kp_platform.flows.model import Flow, ReferenceRefresh, document_flows
 
-_FOLDERS = Path(__file__).parent
+_FIRST = ("access_log", "full_text", "reference_changes")
 
-ACCESS_LOG = Flow(
-    name=contract.ACCESS_LOG_FLOW,
-    folder=_FOLDERS / "access_log",
-    topic=contract.ACCESS_LOG_TOPIC,
-    index=contract.ACCESS_LOG_INDEX,
-    asset="enriched_access_log",
-    description="Every access of a web application, with the MySQL row and Redis value of its name",
-    fields=contract.ACCESS_LOG_FIELDS,
-    references={"mysql": "test_id", "redis": "redis_key"},
-    stale_hours=24,
+FLOWS = load_flows(Path(__file__).parent, first=_FIRST)
+
+
+def _flow(name: str) -> Flow:
+    return next(flow for flow in document_flows(FLOWS) if flow.name == name)
+
+
+ACCESS_LOG, FULL_TEXT = _flow("access_log"), _flow("full_text")
+[REFERENCE_CHANGES] = (
+    flow
+    for flow in FLOWS
+    if isinstance(flow, ReferenceRefresh) and flow.name == "reference_changes"
 )
-
-FULL_TEXT = Flow(
-    name="full_text",
-    folder=_FOLDERS / "full_text",
-    topic=contract.FULL_TEXT_TOPIC,
-    index=contract.FULL_TEXT_INDEX,
-    asset="full_text_notes",
-    description="Every note that a visitor registered, searchable by its words",
-    fields=contract.FULL_TEXT_FIELDS,
-)
-
-REFERENCE_CHANGES = Flow(
-    name="reference_changes",
-    folder=_FOLDERS / "reference_changes",
-    topic=contract.REFERENCE_CHANGES_TOPIC,
-    index=ACCESS_LOG.index,
-    asset="refreshed_references",
-    description="Access logs rewritten after the MySQL row or Redis value of their name changed",
-    fields=("source", "key"),
-    allowed={"source": tuple(ACCESS_LOG.references)},
-    references=ACCESS_LOG.references,
-    rewrites=Rewrite(target=ACCESS_LOG, key_field="key", document_field="name"),
-    slice_rows=500,  # each key of a slice is looked for in the index by itself
-)
-
-FLOWS = (ACCESS_LOG, FULL_TEXT, REFERENCE_CHANGES)

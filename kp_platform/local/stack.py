@@ -98,12 +98,15 @@ def _start_stage(
 
 
 def _create_initial_data(settings: LocalSettings, console: Console) -> None:
-    """Create the topics, and at the first start the reference data."""
+    """Create the topics, and at the first start the reference data; upgrade stored documents."""
+    from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
     from kp_platform.adapters.kafka import KafkaAdapter
     from kp_platform.adapters.mysql import MySQLAdapter
     from kp_platform.adapters.redis import RedisAdapter
+    from kp_platform.engine.upgrade import upgrade
     from kp_platform.operations.reference_data import is_seeded, seed
 
+    upgrade(ElasticsearchAdapter(settings))
     created = kafka.create_topics(settings)
     topics = ", ".join(created) + " created" if created else "all exist"
     console.print(f"  topics: {topics}")

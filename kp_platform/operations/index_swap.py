@@ -1,10 +1,10 @@
-"""A daily index exchanged for one that was made anew, at one moment and without losing a document.
+"""The index swap: a new daily index replaces the old one at one moment, without losing a document.
 
-Belongs here: what the old index alone has is carried over, writers wait while the two change
-places. Does not belong here: making the documents of the new one (`replay.py`).
+Belongs here: copying what only the old index has, and blocking writes during the swap. Does not
+belong here: creating the documents of the new index (`replay.py`).
 
-The new index goes by the name of the old from then on, so writers and readers know nothing of it.
-Writes to the old one are refused for about a second, and sent again until they reach the new one.
+The new index goes by the name of the old one from then on, so writers and readers do not change.
+Writes to the old index are refused for about a second, and retried until they reach the new one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,121 +13,128 @@ from dataclasses import dataclass, field
 import orjson
 
 from kp_platform.engine import index_registry
+from kp_platform.engine.bulk import create, put, send
+from kp_platform.engine.clock import utc_now
 from kp_platform.engine.counting import EVER, Where
 from kp_platform.engine.errors import SliceError
-from kp_platform.engine.loader import utc_now
-from kp_platform.engine.store import DocumentStore, create, put, send
+from kp_platform.engine.ports import DocumentStore
 from kp_platform.flows.model import Flow
 
 _PAGE = 5_000
-# So few documents are copied within a second, while writers wait; more are copied before.
+# This many documents are copied within a second, while writes are blocked; more are copied before.
 _FEW = 2_000
 _MOST_ROUNDS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """An index as it was before the first document of the one that is to replace it was read: its
-    id, None if it was not there, and `store.marks` of it."""
+class IndexState:
+    """An index before the first document of its replacement was read: its UUID, None if it did not
+    exist, and its `DocumentStore.checkpoints`."""
 
     index_id: str | None = None
-    marks: Mapping[int, int] = field(default_factory=dict)
+    checkpoints: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NewIndex:
+    """An index that is to replace another one: its own name and UUID."""
+
+    name: str
+    index_id: str
 
 
 class SwapUnknown(SliceError):
-    """Whether one index has taken the place of another: the answer was lost, or an error."""
+    """Whether the swap was done is unknown: its answer was lost, or an error."""
 
 
-def see(store: DocumentStore, flow: Flow, names: Sequence[str]) -> dict[str, Seen]:
-    """The indices that go by these names, as they are now."""
-    there = store.index_ids(flow.index)
+def current_states(store: DocumentStore, flow: Flow, names: Sequence[str]) -> dict[str, IndexState]:
+    """The current states of the indices that go by these names."""
+    existing = store.index_ids(flow.index)
     return {
-        name: Seen(there[name], store.marks(name)) if name in there else Seen() for name in names
+        name: IndexState(existing[name], store.checkpoints(name))
+        if name in existing
+        else IndexState()
+        for name in names
     }
 
 
-def exchange(
-    store: DocumentStore, flow: Flow, name: str, new: str, new_id: str, seen: Seen
-) -> None:
-    """Put `new`, whose id is `new_id`, in the place of the index that goes by `name`, if there is
-    one.
+def swap(store: DocumentStore, flow: Flow, name: str, new: NewIndex, before: IndexState) -> None:
+    """Replace the index that goes by `name`, if it exists, by `new`.
 
-    What that was given since it was seen is in the new one too, and wins over what is there. Raises
-    NotKnown when only the last step may have been done, which is safe to be left so. Raises
-    SliceError, also when one of the two is another one by now, and what the store raises; then the
-    old index is still in its place.
+    Documents that the old index got after `before` are copied and overwrite those of the new one.
+    Raises SwapUnknown when only the last step may have been done; both results are consistent.
+    Raises SliceError, also when one of the two indices has been replaced, and what the store
+    raises; then the old index is still in use.
     """
     index_id = store.index_ids(flow.index).get(name)
-    if seen.index_id not in (None, index_id):
-        raise SliceError(f"{name} was deleted or exchanged by another while it was made again")
-    marks, blocks = seen.marks, False
+    if before.index_id not in (None, index_id):
+        raise SliceError(f"{name} was deleted or swapped by another run during the replay")
+    checkpoints, blocked = before.checkpoints, False
     if index_id is not None:
-        _copy(store, name, new, {}, create)  # what the topic does not hold any more
-        marks = _follow(store, name, new, seen.marks)
+        _copy(store, name, new.name, {}, create)  # what the topic no longer holds
+        checkpoints = _copy_until_few(store, name, new.name, before.checkpoints)
     try:
         if index_id is not None:
-            _check_same(store, flow, name, index_id, new, new_id)
-            index_registry.register_swap(store, flow, name, index_id, new_id, utc_now())
-            blocks = True
+            _check_same(store, flow, name, index_id, new)
+            index_registry.register_swap(store, flow, name, index_id, new.index_id, utc_now())
+            blocked = True
             store.block_writes(name, True)
-            _copy(store, name, new, marks, put)
-            _check_same(store, flow, name, index_id, new, new_id)
-            _check_counts(store, name, new)
-        store.refresh(new)
-        _take_place(store, flow, name, new, index_id)
+            _copy(store, name, new.name, checkpoints, put)
+            _check_same(store, flow, name, index_id, new)
+            _check_counts(store, name, new.name)
+        store.refresh(new.name)
+        _swap_alias(store, flow, name, new.name, index_id)
     except BaseException:
-        if blocks:
+        if blocked:
             store.block_writes(name, False)
         raise
     index_registry.register(store, flow, [name], utc_now())
 
 
-def _take_place(
+def _swap_alias(
     store: DocumentStore, flow: Flow, name: str, new: str, index_id: str | None
 ) -> None:
     try:
         store.swap_alias(name, new, flow.index, index_id)
     except Exception as error:
         raise SwapUnknown(
-            f"{new} was to take the place of {name}: {error}; "
-            "if it has not, `kp retention` deletes it in some days"
+            f"whether {new} has replaced {name} is unknown: {error}; "
+            "if not, `kp retention` deletes it after some days"
         ) from error
 
 
-def _check_same(
-    store: DocumentStore, flow: Flow, name: str, index_id: str, new: str, new_id: str
-) -> None:
-    """Somebody may have deleted one, and a write have made it again."""
+def _check_same(store: DocumentStore, flow: Flow, name: str, index_id: str, new: NewIndex) -> None:
+    """An index may have been deleted, and recreated by a write."""
     if store.index_ids(flow.index).get(name) != index_id:
-        raise SliceError(f"{name} was deleted or exchanged by another while it was copied")
-    if store.index_ids(new).get(new) != new_id:
-        raise SliceError(f"{new} was deleted while it was filled")
+        raise SliceError(f"{name} was deleted or swapped by another run during the copy")
+    if store.index_ids(new.name).get(new.name) != new.index_id:
+        raise SliceError(f"{new.name} was deleted while it was filled")
 
 
-def _follow(
-    store: DocumentStore, name: str, new: str, marks: Mapping[int, int]
+def _copy_until_few(
+    store: DocumentStore, name: str, new: str, checkpoints: Mapping[int, int]
 ) -> Mapping[int, int]:
-    """Copy what comes until it is little; returns the marks up to which all is there."""
+    """Copy new documents until they are few; returns the checkpoints up to which all are copied."""
     for _ in range(_MOST_ROUNDS):
-        reached = store.marks(name)
-        copied = _copy(store, name, new, marks, put)
-        marks = reached
+        reached = store.checkpoints(name)
+        copied = _copy(store, name, new, checkpoints, put)
+        checkpoints = reached
         if copied <= _FEW:
             break
-    return marks
+    return checkpoints
 
 
 def _copy(
     store: DocumentStore,
     name: str,
     new: str,
-    marks: Mapping[int, int],
+    checkpoints: Mapping[int, int],
     operation: Callable[[str, str, bytes], bytes],
 ) -> int:
-    """Copy the documents that were written since the marks; returns how many these were."""
+    """Copy the documents that were written since the checkpoints; returns their number."""
     copied = 0
     store.refresh(name)
-    for hits in store.written_since(name, marks, _PAGE):
+    for hits in store.written_since(name, checkpoints, _PAGE):
         lines = [operation(new, hit.id, orjson.dumps(hit.stored.source)) for hit in hits]
         for result in send(store, lines):
             if result.rejected:
@@ -138,9 +145,11 @@ def _copy(
 
 def _check_counts(store: DocumentStore, name: str, new: str) -> None:
     store.refresh(new)
-    held, found = (_count(store, each) for each in (name, new))
-    if found < held:
-        raise SliceError(f"{new} has {found} documents, {name} has {held}: they are not exchanged")
+    old_count, new_count = _count(store, name), _count(store, new)
+    if new_count < old_count:
+        raise SliceError(
+            f"{new} has {new_count} documents, {name} has {old_count}: they are not swapped"
+        )
 
 
 def _count(store: DocumentStore, index: str) -> int:

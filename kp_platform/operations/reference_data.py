@@ -1,7 +1,7 @@
-"""The reference data: rows in MySQL and values in Redis, loaded, set, and announced when changed.
+"""The reference data: rows in MySQL and values in Redis. Changes are published.
 
 Belongs here: what the demo joins against, and the order of a change: first the data, then the
-announcement (`changes.py`). Does not belong here: connections (`resources/`).
+message (`adapters/reference_changes.py`). Does not belong here: connections (`adapters/`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ PublishChanges = Callable[[Sequence[ReferenceChange]], object]
 
 
 class Table(Protocol):
-    """MySQL, as far as seeding needs it."""
+    """What seeding needs of MySQL."""
 
     def has_table(self) -> bool: ...
     def create_table(self) -> None: ...
@@ -34,7 +34,7 @@ class Table(Protocol):
 
 
 class Values(Protocol):
-    """Redis, as far as seeding needs it."""
+    """What seeding needs of Redis."""
 
     def set_values(self, values: Mapping[str, str]) -> None: ...
     def values(self, keys: Sequence[str]) -> dict[str, str]: ...
@@ -42,7 +42,7 @@ class Values(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SeedReport:
-    """How many of the reference rows and keys are there now."""
+    """The number of existing reference rows and keys."""
 
     rows: int
     keys: int
@@ -54,9 +54,9 @@ def is_seeded(mysql: Table) -> bool:
 
 
 def seed(mysql: Table, redis: Values, publish_changes: PublishChanges) -> SeedReport:
-    """Load the reference data and announce what changed by it.
+    """Load the reference data and publish the changes.
 
-    Again is safe: rows keep their ids, values are set anew.
+    Can be repeated: rows keep their ids, values are overwritten.
     """
     return SeedReport(
         rows=seed_rows(mysql, publish_changes), keys=seed_values(redis, publish_changes)
@@ -64,7 +64,7 @@ def seed(mysql: Table, redis: Values, publish_changes: PublishChanges) -> SeedRe
 
 
 def seed_rows(mysql: Table, publish_changes: PublishChanges) -> int:
-    """Create the table and a row for each name; returns how many of them are there."""
+    """Create the table and a row for each name; returns the number of existing rows."""
     mysql.create_table()
     before = mysql.ids()
     mysql.add_names(list(REFERENCE_VALUES))
@@ -73,7 +73,7 @@ def seed_rows(mysql: Table, publish_changes: PublishChanges) -> int:
 
 
 def seed_values(redis: Values, publish_changes: PublishChanges) -> int:
-    """Set the value of each name; returns how many of them are there."""
+    """Set the value of each name; returns the number of existing values."""
     before = redis.values(list(REFERENCE_VALUES))
     redis.set_values(REFERENCE_VALUES)
     changed = {key for key, value in REFERENCE_VALUES.items() if before.get(key) != value}
@@ -84,9 +84,9 @@ def seed_values(redis: Values, publish_changes: PublishChanges) -> int:
 def set_reference(
     mysql: Table, redis: Values, publish_changes: PublishChanges, name: str, url: str
 ) -> None:
-    """Give a name its row in MySQL and its value in Redis, and announce both.
+    """Set a name's row in MySQL and its value in Redis, and publish both changes.
 
-    A row that is there keeps its id and gets a new time. Raises ValueError for a name that MySQL
+    An existing row keeps its id and gets a new time. Raises ValueError for a name that MySQL
     cannot hold.
     """
     if not name or len(name) > MAX_NAME_LENGTH:

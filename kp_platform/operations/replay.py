@@ -1,18 +1,18 @@
-"""Replay: the documents of a time, or of some offsets, made again from what the topic still holds.
+"""Replay: retained messages of a time window, or of some offsets, are processed again.
 
-Belongs here: what becomes of each event: its document is written over, or into a new index that
-takes the place of the old. Does not belong here: which offsets are read (`span.py`), that change of
-places (`exchange.py`), and dead letters, which are read again one by one (`dead_replay.py`).
+Belongs here: what becomes of each event: its document is overwritten, or goes into a new index that
+replaces the old one. Does not belong here: the offsets to read (`replay_range.py`), the swap of
+indices (`index_swap.py`), and dead letters, which are retried one by one (`dead_letter_retry.py`).
 
-A document keeps its identity and the moment at which it was indexed first; its message and its
-reference data are those of now. Positions do not move. An event whose message the topic has lost
-keeps its document as it is.
+A document keeps its id and the time at which it was indexed first; its other members come from the
+message and from current reference data. Positions do not move. An event whose message the topic no
+longer holds keeps its document as it is.
 """
 
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
@@ -20,214 +20,239 @@ from typing import Any
 import orjson
 
 from kp_platform.engine import dead_letters, index_registry
+from kp_platform.engine.bulk import create, put, send
+from kp_platform.engine.clock import utc_now
 from kp_platform.engine.counting import iso
-from kp_platform.engine.dead_letters import StoredDeadLetter
+from kp_platform.engine.dead_letters import DeadLetter
 from kp_platform.engine.documents import Document
 from kp_platform.engine.errors import SliceError
 from kp_platform.engine.indexer import Indexer
-from kp_platform.engine.loader import utc_now
 from kp_platform.engine.offsets import OffsetRange, Slice, TopicState, Watermarks, plan
-from kp_platform.engine.store import DocumentStore, Stored, create, put, send
-from kp_platform.engine.writer import Outcome
-from kp_platform.flows.model import Flow
-from kp_platform.operations.index_swap import SwapUnknown, exchange, see
+from kp_platform.engine.ports import DocumentStore, ItemResult, Stored
+from kp_platform.engine.reports import Outcome
+from kp_platform.engine.writer import MESSAGE
+from kp_platform.flows.model import Flow, ReferenceRefresh
+from kp_platform.operations.index_swap import NewIndex, SwapUnknown, current_states, swap
 from kp_platform.operations.replay_range import ReplayRange, days_of
 
 # What a document keeps from when it was indexed first.
 _FIRST = ("indexed_at", "delay_ms")
-_PLACE = ("topic", "partition", "offset")
 
 
 @dataclass(slots=True, kw_only=True)
 class ReplayReport:
-    """What a replay did until now. Of the `rows` read, `remade` are documents written again,
-    `unchanged` were as they should be, `brought_back` were missing, `duplicates` stand at another
-    offset, `dead` cannot be documents, and `outside` are of another time.
+    """What a replay has done until now. Of the `rows` read, `reprocessed` documents were rewritten,
+    `unchanged` ones were correct, `restored` ones were missing, `duplicates` have another offset,
+    `dead_letters` cannot be indexed, and `outside` lie outside of the window.
 
-    `kept` documents stay as they are, for the topic does not hold their messages any more; it is
-    told at the end, as are the names of the indices that were exchanged.
+    `kept` documents stay as they are because the topic no longer holds their messages; they are
+    counted at the end. `swapped` are the names of the replaced indices.
     """
 
     rows: int = 0
-    remade: int = 0
+    reprocessed: int = 0
     unchanged: int = 0
-    brought_back: int = 0
+    restored: int = 0
     duplicates: int = 0
-    dead: int = 0
+    dead_letters: int = 0
     outside: int = 0
     kept: int = 0
-    exchanged: list[str] = field(default_factory=list)
+    swapped: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        told = {
-            "made again": self.remade,
+        counts = {
+            "reprocessed": self.reprocessed,
             "unchanged": self.unchanged,
-            "brought back": self.brought_back,
+            "restored": self.restored,
             "duplicates": self.duplicates,
-            "dead letters": self.dead,
-            "of another time": self.outside,
-            "kept as they are, their messages are gone": self.kept,
+            "dead letters": self.dead_letters,
+            "outside the range": self.outside,
+            "kept, no longer in the topic": self.kept,
         }
-        found = ", ".join(f"{count} {what}" for what, count in told.items() if count)
-        new = f"; new: {', '.join(self.exchanged)}" if self.exchanged else ""
-        return f"{self.rows} messages read: {found or 'nothing to do'}, {self.seconds:.1f} s{new}"
+        done = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        new = f"; swapped: {', '.join(self.swapped)}" if self.swapped else ""
+        return f"{self.rows} messages read: {done or 'nothing to do'}, {self.seconds:.1f} s{new}"
 
     def add(self, outcome: Outcome, rows: int) -> None:
         self.rows += rows
-        self.remade += outcome.refreshed
-        self.unchanged += outcome.already_there
-        self.brought_back += outcome.indexed
+        self.reprocessed += outcome.refreshed
+        self.unchanged += outcome.already_indexed
+        self.restored += outcome.indexed
         self.duplicates += outcome.duplicates
-        self.dead += len(outcome.dead)
+        self.dead_letters += len(outcome.rejected)
         self.outside += outcome.outside
 
 
-def followers(indexers: Iterable[Indexer], flow: Flow) -> list[Indexer]:
-    """Those that make documents of the flow follow reference data."""
-    return [each for each in indexers if each.flow.rewrites and each.flow.rewrites.target == flow]
+def refreshes_of(indexers: Iterable[Indexer], flow: Flow) -> list[Indexer]:
+    """The indexers of the reference refreshes whose target is the flow."""
+    return [
+        each
+        for each in indexers
+        if isinstance(each.flow, ReferenceRefresh) and each.flow.target == flow
+    ]
 
 
 def replay_in_place(
-    indexer: Indexer, span: ReplayRange, changes: Sequence[Indexer]
+    indexer: Indexer, replay_range: ReplayRange, refreshes: Sequence[Indexer]
 ) -> Iterator[ReplayReport]:
-    """Write each document of the span over itself, where it is not what it should be.
+    """Overwrite each document of the range that differs from its message and reference data.
 
-    Yields the sums after each slice. `changes` are the flows that make documents of this one follow
-    reference data. Raises SliceError and its kin; what was written until then stays written, and
-    the same replay can be done again.
+    Yields the sums after each slice. `refreshes` are the reference refreshes of the flow. Raises
+    SliceError or ServerDown; what was written until then stays written, and the replay can be
+    repeated.
     """
-    follower, report = _Follower(changes), ReplayReport()
-    writer = _Writer(indexer, span)
+    flow, store = replay_range.flow, indexer.servers.store
+    catch_up, report = _RefreshCatchUp(refreshes), ReplayReport()
+    writer = _Writer(store, replay_range)
     try:
-        for each in _read(indexer, span, writer, report):
-            writer.settle()
-            follower.catch_up()
+        for each in _process(indexer, replay_range, writer, report):
+            writer.remove_dead_letters()
+            catch_up.run()
             yield each
-        if report.brought_back and span.window:  # perhaps into a new index
-            there = indexer.store.index_ids(indexer.flow.index)
-            names = [name for name in days_of(indexer.flow, span.window) if name in there]
-            index_registry.register(indexer.store, indexer.flow, names, utc_now())
+        if report.restored and replay_range.window:  # perhaps into a new index
+            existing = store.index_ids(flow.index)
+            names = [name for name in days_of(flow, replay_range.window) if name in existing]
+            index_registry.register(store, flow, names, utc_now())
     finally:
-        follower.catch_up()
+        catch_up.run()
 
 
 def replay_into_new_indices(
-    indexer: Indexer, span: ReplayRange, changes: Sequence[Indexer]
+    indexer: Indexer, replay_range: ReplayRange, refreshes: Sequence[Indexer]
 ) -> Iterator[ReplayReport]:
-    """Make the documents of whole days in new indices, which take the place of the old at the end,
-    each at one moment. Yields and raises as `into_place`; an index that is not complete is deleted.
+    """Write the documents of whole days into new indices, then swap each index at one moment.
+
+    Yields and raises as `replay_in_place`; an index that is not complete is deleted.
     """
-    flow, store = indexer.flow, indexer.store
-    names = span.whole_days(flow)
-    before = see(store, flow, names)
-    made = _NewIndices(store, flow, names)
-    follower, report = _Follower(changes), ReplayReport()
-    writer = _Writer(indexer, span, made)
+    flow, store = replay_range.flow, indexer.servers.store
+    names = replay_range.whole_days()
+    before = current_states(store, flow, names)
+    new_indices = _NewIndices(store, flow, names)
+    catch_up, report = _RefreshCatchUp(refreshes), ReplayReport()
+    writer = _Writer(store, replay_range, new_indices)
     try:
-        yield from _read(indexer, span, writer, report)
-        for name, (new, new_id) in sorted(made.names.items()):
+        yield from _process(indexer, replay_range, writer, report)
+        for name, new in sorted(new_indices.by_name.items()):
             try:
-                exchange(store, flow, name, new, new_id, before[name])
+                swap(store, flow, name, new, before[name])
             except SwapUnknown:
-                del made.names[name]  # it may be in its place
+                del new_indices.by_name[name]  # it may be in use
                 raise
-            del made.names[name]
-            report.exchanged.append(name)
+            del new_indices.by_name[name]
+            report.swapped.append(name)
             yield report
-        writer.settle()
+        writer.remove_dead_letters()
     finally:
-        for new, _ in made.names.values():
-            store.delete_index(new)
-        follower.catch_up()
+        for new in new_indices.by_name.values():
+            store.delete_index(new.name)
+        catch_up.run()
 
 
 class _NewIndices:
-    """Indices for days, each made when its first document comes. `names`: name and id of each, by
-    the name that it is to go by."""
+    """Indices for days, each created with its first document. `by_name` has each index by the name
+    that it will go by."""
 
     def __init__(self, store: DocumentStore, flow: Flow, allowed: Sequence[str]) -> None:
-        self.names: dict[str, tuple[str, str]] = {}
+        self.by_name: dict[str, NewIndex] = {}
         self._store, self._flow, self._allowed = store, flow, allowed
-        # Not `<index>-...`: such a name would be behind the alias from its first moment.
+        # Not `<index>-...`: the alias would include such an index from its creation.
         self._prefix = f"{self._flow.index}.{datetime.now(UTC):%Y%m%d%H%M%S}{secrets.token_hex(2)}"
-        self._making = threading.Lock()
+        self._creation = threading.Lock()
 
     def of(self, name: str) -> str:
-        with self._making:
-            if name not in self.names:
+        """The name of the new index for a day. Raises ValueError."""
+        with self._creation:
+            if name not in self.by_name:
                 if name not in self._allowed:
-                    raise ValueError(f"{name} is of another time")
+                    raise ValueError(f"{name} is outside the range of the replay")
                 new = self._prefix + name.removeprefix(self._flow.index)
                 self._store.make_index(new, self._flow.mapping)
-                self.names[name] = new, self._store.index_ids(new)[new]
-            return self.names[name][0]
+                self.by_name[name] = NewIndex(new, self._store.index_ids(new)[new])
+            return self.by_name[name].name
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """A document to write, with the stored one and the dead letter of its message, if any."""
+
+    document: Document
+    stored: Stored | None
+    dead_letter: DeadLetter | None
+    operation: bytes
 
 
 class _Writer:
-    """Writes documents over themselves, or into new indices."""
+    """Overwrites documents, or writes them into new indices; called by several threads."""
 
-    def __init__(self, indexer: Indexer, span: ReplayRange, new: _NewIndices | None = None) -> None:
-        self._flow, self._store = indexer.flow, indexer.store
-        self._state, self._new = span.state, new
-        window = span.window
+    def __init__(
+        self, store: DocumentStore, replay_range: ReplayRange, new: _NewIndices | None = None
+    ) -> None:
+        self._flow, self._store = replay_range.flow, store
+        self._state, self._new = replay_range.state, new
+        window = replay_range.window
         self._bounds = (iso(window.start), iso(window.end)) if window else None
-        self._letters: list[StoredDeadLetter] = []
+        self._indexed: list[DeadLetter] = []
 
-    def settle(self) -> None:
-        """Remove the dead letters of messages that have become documents."""
-        letters, self._letters = self._letters, []
-        dead_letters.remove(self._store, letters)
+    def remove_dead_letters(self) -> None:
+        """Remove the dead letters of messages that are indexed now."""
+        found, self._indexed = self._indexed, []
+        dead_letters.remove(self._store, found)
 
     def __call__(self, operations: Sequence[bytes]) -> Outcome:
+        began = monotonic()
         documents = [Document(each) for each in operations]
         inside = [each for each in documents if self._is_inside(each)]
         outcome = Outcome(outside=len(documents) - len(inside))
-        held = self._store.get([(each.index, each.id) for each in inside])
-        letters = self._letters_of([each for each in inside if (each.index, each.id) not in held])
-        writing: list[tuple[Document, Stored | None]] = []
-        lines: list[bytes] = []
-        for document in inside:
-            theirs = held.get((document.index, document.id))
-            letter = letters.get((document.body["partition"], document.body["offset"]))
-            if theirs is not None and _differ(document.body, theirs.source, _PLACE):
-                outcome.duplicates += 1
-            elif letter is not None and letter.discarded_at:
-                outcome.dead.append(document.dead("dropped", "its bytes are to be forgotten"))
-            elif (line := self._operation(document, theirs)) is None:
-                outcome.already_there += 1
-            else:
-                writing.append((document, theirs))
-                lines.append(line)
-        results = send(self._store, lines) if lines else []
-        for (document, theirs), result in zip(writing, results, strict=True):
-            place = document.body["partition"], document.body["offset"]
-            if result.rejected and theirs is not None:
-                raise SliceError(f"{document.id} is refused now: {result.error}: {result.reason}")
-            if result.rejected:
-                outcome.dead.append(document.dead(result.error, result.reason))
-                continue
-            if place in letters:
-                self._letters.append(letters[place])
-            if result.conflict:  # written meanwhile, from what is known now
-                outcome.already_there += 1
-            elif theirs is None:
-                outcome.indexed += 1
-            else:
-                outcome.refreshed += 1
+        writes = list(self._writes(inside, outcome))
+        results = send(self._store, [each.operation for each in writes]) if writes else []
+        for write, result in zip(writes, results, strict=True):
+            self._count(write, result, outcome)
+        outcome.seconds = monotonic() - began
         return outcome
 
-    def _letters_of(self, documents: Sequence[Document]) -> dict[tuple[int, int], StoredDeadLetter]:
-        """The dead letters of events that have no document, by partition and offset."""
-        places = [(each.body["partition"], each.body["offset"]) for each in documents]
-        return dead_letters.of_places(self._store, self._flow, self._state, places)
+    def _writes(self, documents: Sequence[Document], outcome: Outcome) -> Iterator[_Write]:
+        """The documents to write; the others are counted."""
+        stored = self._store.get([(each.index, each.id) for each in documents])
+        missing = [each for each in documents if (each.index, each.id) not in stored]
+        found = dead_letters.of_offsets(
+            self._store, self._flow, self._state, [each.partition_offset for each in missing]
+        )
+        for document in documents:
+            theirs = stored.get((document.index, document.id))
+            dead_letter = found.get(document.partition_offset)
+            if theirs is not None and _differ(document.body, theirs.source, MESSAGE):
+                outcome.duplicates += 1
+            elif dead_letter is not None and dead_letter.discarded_at:
+                outcome.rejected.append(document.rejected("discarded", "its bytes are deleted"))
+            elif (operation := self._operation(document, theirs)) is None:
+                outcome.already_indexed += 1
+            else:
+                yield _Write(document, theirs, dead_letter, operation)
+
+    def _count(self, write: _Write, result: ItemResult, outcome: Outcome) -> None:
+        """Count the result of a write. Raises SliceError."""
+        error = f"{result.error}: {result.reason}"
+        if result.rejected and write.stored is not None:
+            raise SliceError(f"the index now refuses document {write.document.id}: {error}")
+        if result.rejected:
+            outcome.rejected.append(write.document.rejected(result.error, result.reason))
+            return
+        if write.dead_letter is not None:
+            self._indexed.append(write.dead_letter)
+        if result.conflict:  # another run has written it since, with current data
+            outcome.already_indexed += 1
+        elif write.stored is None:
+            outcome.indexed += 1
+        else:
+            outcome.refreshed += 1
 
     def _is_inside(self, document: Document) -> bool:
         moment: str = document.body["@timestamp"]
         return self._bounds is None or self._bounds[0] <= moment < self._bounds[1]
 
     def _operation(self, document: Document, theirs: Stored | None) -> bytes | None:
-        """None: the document is as it should be."""
+        """The operation that writes a document; None: the stored one is correct."""
         body = document.body
         if theirs is None:
             index = self._new.of(document.index) if self._new else document.index
@@ -244,48 +269,52 @@ def _differ(ours: Mapping[str, Any], theirs: Mapping[str, Any], names: Iterable[
     return any(ours.get(name) != theirs.get(name) for name in names)
 
 
-def _read(
-    indexer: Indexer, span: ReplayRange, writer: _Writer, report: ReplayReport
+def _process(
+    indexer: Indexer, replay_range: ReplayRange, writer: _Writer, report: ReplayReport
 ) -> Iterator[ReplayReport]:
-    reader = replace(indexer, write=writer)
-    began = monotonic()
-    for part in _slices(span.state, span.ranges, indexer.limits.slice_rows):
-        found = reader.read(span.state, part)
-        report.add(found.outcome, found.rows)
-        report.seconds = monotonic() - began
+    """Process the range in slices, with the sums after each and at the end."""
+    began = indexer.clock.monotonic()
+    state = replay_range.state
+    for slice_ in _slices(state, replay_range.ranges, indexer.limits.slice_rows):
+        processed = indexer.process(state, slice_, writer)
+        report.add(processed.outcome, processed.rows)
+        report.seconds = indexer.clock.monotonic() - began
         yield report
-    report.kept = max(0, span.documents - report.remade - report.unchanged)
+    report.kept = max(0, replay_range.documents - report.reprocessed - report.unchanged)
     yield report
 
 
 def _slices(state: TopicState, ranges: Sequence[OffsetRange], most_rows: int) -> Iterator[Slice]:
-    """All ranges, of all partitions side by side."""
-    ends = {part.partition: Watermarks(part.start, part.end) for part in ranges}
-    asked = TopicState(state.topic, state.topic_id, ends)
-    at = {part.partition: part.start for part in ranges}
-    while (todo := plan(asked, at, most_rows).slice) is not None:
-        yield todo
-        at |= {part.partition: part.end for part in todo.ranges}
+    """Slices of all ranges, of all partitions at once."""
+    ends = {each.partition: Watermarks(each.start, each.end) for each in ranges}
+    requested = TopicState(state.topic, state.topic_id, ends)
+    positions = {each.partition: each.start for each in ranges}
+    while (slice_ := plan(requested, positions, most_rows).slice) is not None:
+        yield slice_
+        positions |= slice_.ends()
 
 
-class _Follower:
-    """Makes documents follow reference data that changed while a replay read them."""
+class _RefreshCatchUp:
+    """Applies the reference changes that were published while a replay read older data."""
 
-    def __init__(self, changes: Sequence[Indexer]) -> None:
-        self._seen = [(each, each.log.topic_state(each.flow.topic)) for each in changes]
+    def __init__(self, refreshes: Sequence[Indexer]) -> None:
+        self._seen = [(each, _topic_state(each)) for each in refreshes]
 
-    def catch_up(self) -> None:
-        """Rewrite what was announced since the last time. Raises what a flow of changes raises."""
+    def run(self) -> None:
+        """Process the changes since the last time. Raises what a reference refresh raises."""
         for number, (indexer, before) in enumerate(self._seen):
-            state = indexer.log.topic_state(indexer.flow.topic)
+            state = _topic_state(indexer)
             if state.topic_id != before.topic_id:
-                raise SliceError(f"topic {state.topic} was deleted and made again meanwhile")
+                raise SliceError(f"topic {state.topic} was deleted and recreated during the replay")
             ranges = tuple(
-                OffsetRange(part, marks.high, state.partitions[part].high)
-                for part, marks in sorted(before.partitions.items())
-                if marks.high < state.partitions[part].high
+                OffsetRange(partition, watermarks.high, state.partitions[partition].high)
+                for partition, watermarks in sorted(before.partitions.items())
+                if watermarks.high < state.partitions[partition].high
             )
-            most = indexer.flow.slice_rows or indexer.limits.slice_rows
-            for part in _slices(state, ranges, most):
-                indexer.read(state, part)
+            for slice_ in _slices(state, ranges, indexer.slice_rows):
+                indexer.process(state, slice_)
             self._seen[number] = indexer, state
+
+
+def _topic_state(indexer: Indexer) -> TopicState:
+    return indexer.servers.log.topic_state(indexer.flow.topic)

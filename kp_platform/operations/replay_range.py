@@ -1,7 +1,7 @@
-"""What a replay reads: the offsets of a time, or those that were asked for.
+"""The range of a replay: the offsets of a time window, or those given.
 
-Belongs here: finding them, what the topic has lost of them, and the words in which people ask. Does
-not belong here: what becomes of each event (`replay.py`).
+Belongs here: finding the offsets, what the topic has lost of them, and parsing a range. Does not
+belong here: what becomes of each event (`replay.py`).
 """
 
 import re
@@ -14,6 +14,7 @@ from kp_platform.engine import index_registry, positions
 from kp_platform.engine.counting import Where, Window
 from kp_platform.engine.indexer import Indexer
 from kp_platform.engine.offsets import OffsetRange, Slice, TopicState
+from kp_platform.engine.ports import Reach
 from kp_platform.flows.model import Flow
 
 DAY = timedelta(days=1)
@@ -22,17 +23,19 @@ _RANGE = re.compile(r"(\d+):\[(\d+),(\d+)\)")
 
 
 class InvalidReplay(Exception):
-    """What was asked for cannot be replayed; the message says why."""
+    """The requested range cannot be replayed; the message contains the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayRange:
-    """What a replay reads: `ranges` of the topic, and of these only events in the window, if any.
+    """What a replay of `flow` reads: `ranges` of the topic, and of these only events in the window,
+    if any.
 
-    `documents` are those of the index that lie in it. `lost` is what the topic does not hold any
-    more, by partition: documents of a window, or else offsets.
+    `documents` is the number of documents in the window. `lost` is what the topic no longer holds,
+    by partition: documents of a window, or else offsets.
     """
 
+    flow: Flow
     state: TopicState
     ranges: tuple[OffsetRange, ...]
     window: Window | None
@@ -40,114 +43,122 @@ class ReplayRange:
     lost: Mapping[int, int]
 
     def __len__(self) -> int:
-        return sum(len(part) for part in self.ranges)
+        return sum(len(each) for each in self.ranges)
 
     def __str__(self) -> str:
-        ranges = " ".join(str(part) for part in self.ranges) or "none"
-        asked = f"{self.window}, {self.documents} documents: " if self.window else ""
-        return f"{asked}{len(self)} offsets of {self.state.topic} to read: {ranges}"
+        ranges = " ".join(str(each) for each in self.ranges) or "none"
+        window = f"{self.window}, {self.documents} documents: " if self.window else ""
+        return f"{window}{len(self)} offsets of {self.state.topic} to read: {ranges}"
 
     def as_json(self) -> dict[str, Any]:
-        """The same, for a script."""
+        """The range for scripts."""
         return {
             "topic": self.state.topic,
             "window": str(self.window) if self.window else None,
-            "offsets": " ".join(str(part) for part in self.ranges),
+            "offsets": " ".join(str(each) for each in self.ranges),
             "messages": len(self),
             "documents": self.documents,
-            "lost": {str(part): count for part, count in sorted(self.lost.items())},
+            "lost": {str(partition): count for partition, count in sorted(self.lost.items())},
         }
 
     def describe_lost(self) -> str:
-        """What the topic does not hold any more, in words; empty: nothing."""
+        """What the topic no longer holds, as a sentence; empty: nothing."""
         if not self.lost:
             return ""
         what = "documents stay as they are" if self.window else "offsets cannot be read"
-        low = " ".join(f"{p}:{self.state.partitions[p].low}" for p in sorted(self.lost))
+        low = " ".join(f"{each}:{self.state.partitions[each].low}" for each in sorted(self.lost))
         total = sum(self.lost.values())
         return f"{total} {what}: retention has deleted messages of {self.state.topic} below {low}"
 
-    def whole_days(self, flow: Flow) -> list[str]:
-        """The indices of the window's days. Raises NoSuchReplay unless these are whole."""
+    def whole_days(self) -> list[str]:
+        """The indices of the window's days. Raises InvalidReplay unless the days are whole."""
         if self.window is None:
-            raise InvalidReplay("new indices need whole days: name a time, not offsets")
+            raise InvalidReplay("new indices need whole days: give a time, not offsets")
         if any(each.time() != time.min for each in (self.window.start, self.window.end)):
             raise InvalidReplay(f"new indices need whole days (UTC), not {self.window}")
-        return days_of(flow, self.window)
+        return days_of(self.flow, self.window)
 
 
 def range_of_time(indexer: Indexer, window: Window) -> ReplayRange:
-    """The offsets at which events of a window may lie, as far as they are indexed.
+    """The indexed offsets at which events of a window may lie. Raises InvalidReplay.
 
     From the first message of that time to the last, by the topic's own index and by the documents:
-    a timestamp is its sender's, so that times and offsets need not be in the same order. Where the
-    index of a day is gone, nothing tells which is the last. Raises NoSuchReplay.
+    a timestamp is set by the producer, so timestamps and offsets may differ in order. Where the
+    index of a day is missing, the last message of the day is unknown.
     """
-    _check_flow(indexer)
+    flow, store, log = _document_flow(indexer), indexer.servers.store, indexer.servers.log
     indexer.prepare()
-    names = days_of(indexer.flow, window)
-    if deleted := set(names).intersection(index_registry.missing(indexer.store, indexer.flow)):
-        said = f"{', '.join(sorted(deleted))} was deleted"
-        raise InvalidReplay(f"{said}: the next run reads it again by itself, see `kp lag`")
-    all_there = indexer.store.index_ids(indexer.flow.index).keys() >= set(names)
-    state, held = indexer.look()
-    low = {part: state.partitions[part].low for part in held}
-    ends = positions.offsets(held)
-    indexer.store.refresh(indexer.flow.index)
-    with indexer.store.snapshot(indexer.flow.index) as snapshot:
+    names = days_of(flow, window)
+    if deleted := sorted(set(names).intersection(index_registry.missing(store, flow))):
+        raise InvalidReplay(
+            f"{', '.join(deleted)} was deleted: the next run reads its events again, see `kp lag`"
+        )
+    complete = store.index_ids(flow.index).keys() >= set(names)
+    state, stored = indexer.read_positions()
+    ends = positions.offsets(stored)
+    low = {partition: state.partitions[partition].low for partition in stored}
+    store.refresh(flow.index)
+    with store.snapshot(flow.index) as snapshot:
         where = Where("@timestamp", window)
-        indexed, known = snapshot.reach(where, low), snapshot.reach(where, ends)
-    first, after = (
-        indexer.log.offsets_at(indexer.flow.topic, moment) for moment in (window.start, window.end)
-    )
+        indexed, below_end = snapshot.reach(where, low), snapshot.reach(where, ends)
+    first = log.offsets_at(flow.topic, window.start)
+    after = log.offsets_at(flow.topic, window.end)
     ranges = []
-    for part, end in sorted(ends.items()):
-        have = indexed.get(part)
-        start = min(first[part], have.first) if have else first[part]
-        stop = max(after[part], have.last + 1) if have else after[part]
-        if not all_there and after[part] > low[part]:
+    for partition, end in sorted(ends.items()):
+        start, stop = _hull(first[partition], after[partition], indexed.get(partition))
+        if not complete and after[partition] > low[partition]:
             stop = end
-        start, stop = max(start, low[part]), min(stop, end)
+        start, stop = max(start, low[partition]), min(stop, end)
         if start < stop:
-            ranges.append(OffsetRange(part, start, stop))
+            ranges.append(OffsetRange(partition, start, stop))
     return ReplayRange(
+        flow=flow,
         state=state,
         ranges=tuple(ranges),
         window=window,
-        documents=sum(each.below for each in known.values()),
-        lost={part: each.below for part, each in indexed.items() if each.below},
+        documents=sum(each.below for each in below_end.values()),
+        lost={partition: each.below for partition, each in indexed.items() if each.below},
     )
 
 
+def _hull(first: int, after: int, documents: Reach | None) -> tuple[int, int]:
+    """Start and end of the offsets of a window: by the topic's index, and by the documents."""
+    if documents is None:
+        return first, after
+    return min(first, documents.first), max(after, documents.last + 1)
+
+
 def days_of(flow: Flow, window: Window) -> list[str]:
-    """The indices of the days that the window touches."""
+    """The indices of the days that overlap the window."""
     first = window.start.date()
     days = (window.end - MILLISECOND).date() - first
     return [flow.daily_index(f"{first + timedelta(number)}") for number in range(days.days + 1)]
 
 
-def range_of_offsets(indexer: Indexer, asked: Slice) -> ReplayRange:
-    """These offsets, as far as the topic holds them. Raises NoSuchReplay for those that are not
+def range_of_offsets(indexer: Indexer, requested: Slice) -> ReplayRange:
+    """These offsets, as far as the topic holds them. Raises InvalidReplay for offsets that are not
     indexed yet."""
-    _check_flow(indexer)
+    flow = _document_flow(indexer)
     indexer.prepare()
-    state, held = indexer.look()
+    state, stored = indexer.read_positions()
     ranges, lost = [], {}
-    for part in asked.ranges:
-        position = held[part.partition].offset if part.partition in held else 0
-        if part.end > position:
-            raise InvalidReplay(f"{state.topic} {part} is indexed only up to {position}")
-        low = state.partitions[part.partition].low
-        if part.start < low:
-            lost[part.partition] = min(part.end, low) - part.start
-        if low < part.end:
-            ranges.append(OffsetRange(part.partition, max(part.start, low), part.end))
-    return ReplayRange(state=state, ranges=tuple(ranges), window=None, documents=0, lost=lost)
+    for each in requested.ranges:
+        position = stored[each.partition].offset if each.partition in stored else 0
+        if each.end > position:
+            raise InvalidReplay(f"{state.topic} {each} is indexed only up to {position}")
+        low = state.partitions[each.partition].low
+        if each.start < low:
+            lost[each.partition] = min(each.end, low) - each.start
+        if low < each.end:
+            ranges.append(OffsetRange(each.partition, max(each.start, low), each.end))
+    return ReplayRange(
+        flow=flow, state=state, ranges=tuple(ranges), window=None, documents=0, lost=lost
+    )
 
 
 def parse_window(start: str, end: str = "") -> Window:
-    """A time from texts in ISO 8601, in UTC unless they say otherwise; without an end until the end
-    of today. Raises NoSuchReplay."""
+    """A window from texts in ISO 8601, in UTC unless they have an offset. The default end is the
+    end of the current day. Raises InvalidReplay."""
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     try:
         return Window(_moment(start), _moment(end) if end else today + DAY)
@@ -161,9 +172,9 @@ def _moment(text: str) -> datetime:
 
 
 def parse_offsets(text: str) -> Slice:
-    """Offsets as Dagster's tag `kp/offsets` has them: `0:[120,131) 3:[7,9)`.
+    """Offsets in the form of Dagster's tag `kp/offsets`: `0:[120,131) 3:[7,9)`.
 
-    Raises NoSuchReplay.
+    Raises InvalidReplay.
     """
     found = [_RANGE.fullmatch(word) for word in text.split()]
     try:
@@ -175,6 +186,7 @@ def parse_offsets(text: str) -> Slice:
     raise InvalidReplay(f"{text!r} is not of the form 0:[120,131) 3:[7,9)")
 
 
-def _check_flow(indexer: Indexer) -> None:
-    if indexer.flow.rewrites is not None:
+def _document_flow(indexer: Indexer) -> Flow:
+    if not isinstance(indexer.flow, Flow):
         raise InvalidReplay(f"flow {indexer.flow.name} has no documents of its own")
+    return indexer.flow

@@ -1,7 +1,7 @@
-"""How much of everything a rate of accesses needs, from what the benchmarks measured.
+"""Sizing: the resources that a rate of accesses needs, from the figures of the benchmarks.
 
-Belongs here: the figures that are counted with, and the arithmetic. Does not belong here: printing
-(`cli.py`) and measuring (`docs/performance.md`; a test holds the figures here to it).
+Belongs here: the figures and the arithmetic. Does not belong here: printing (`cli/`) and measuring
+(`docs/performance.md`; a test compares the figures with it).
 """
 
 from collections.abc import Iterator
@@ -10,33 +10,33 @@ from math import ceil
 
 from rich.filesize import decimal
 
-# CPU seconds of 1,000 accesses on their way from the topic to a searchable document, B1.
+# CPU-seconds of 1,000 accesses from the topic to searchable documents, B1.
 RUN_CPU, KAFKA_CPU, TRINO_CPU, ELASTICSEARCH_CPU = 0.0078, 0.0008, 0.0081, 0.0282
-# What one run passed on in a second, with both cores of the machine busy, B1.
+# Accesses a second that one run indexed, with both cores of the machine busy, B1.
 RUN_RATE = 43_058
-# Cores that Trino keeps busy for a run that follows its topic, one small slice after another, B5.
-FOLLOWING_TRINO_CORES = 1.103
-# Most bytes that a run's process held, B9.
+# Cores that Trino uses for a run that is caught up, one small slice after another, B5.
+CAUGHT_UP_TRINO_CORES = 1.103
+# Peak memory of a run's process, B9.
 RUN_BYTES = 239_000_000
-# Of the benchmark's short events and their documents, once each, B9.
+# The benchmark's short events and their documents on disk, without replicas, B9.
 EVENT_BYTES, DOCUMENT_BYTES = 108, 358
 
-# Of a core, a program should have this share to do at the peak: what is left is for merges, garbage
-# collection and neighbours.
+# The share of a core that a program should use at the peak: the rest is for merges, garbage
+# collection and other programs.
 BUSY = 0.6
-# A partition for each core that reads them at once, and some to grow into.
+# A partition for each core that reads, and some for growth.
 PARTITIONS_PER_RUN = 6
-# Elastic's advice for logs: shards of 10 to 50 GB.
+# Elastic recommends shards of 10 to 50 GB for logs.
 SHARD_BYTES = 30_000_000_000
 KAFKA_REPLICAS, DOCUMENT_COPIES = 3, 2
-# Trino holds 400 MB for each query, keeps 300 MB free of them, and needs this much for itself.
+# Trino reserves 400 MB for each query, keeps 300 MB free, and needs this much itself.
 TRINO_QUERY_BYTES, TRINO_OWN_BYTES = 400_000_000, 1_100_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What is asked for. `peak` and `average` are accesses a second; everything is to take
-    `catch_up` times the peak, so that a backlog gets shorter. `cores` are those of a machine."""
+    """The load to size for. `peak` and `average` are accesses a second. The capacity is `catch_up`
+    times the peak, so that a backlog shrinks. `cores` are those of one machine."""
 
     peak: float
     average: float
@@ -47,7 +47,7 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Accesses a second that everything has to be able to take."""
+        """The accesses a second to provide capacity for."""
         return self.peak * self.catch_up
 
     @property
@@ -57,7 +57,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """How much of something, and where that comes from."""
+    """An amount of something, and its derivation."""
 
     what: str
     amount: str
@@ -65,12 +65,12 @@ class Need:
 
 
 def needs(load: Load) -> Iterator[Need]:
-    """What a load needs, in the order of an access's way."""
+    """The resources for a load, in the order of the data flow."""
     runs = ceil(load.rate / RUN_RATE)
     yield Need(
         "runs of the flow",
         f"{runs}",
-        f"one passed on {RUN_RATE:,}/s; {load.rate:,.0f}/s are {load.catch_up:g} times the peak",
+        f"one indexed {RUN_RATE:,}/s; {load.rate:,.0f}/s are {load.catch_up:g} times the peak",
     )
     yield Need(
         "partitions of the topic", f"{runs * PARTITIONS_PER_RUN}", f"{PARTITIONS_PER_RUN} a run"
@@ -78,7 +78,7 @@ def needs(load: Load) -> Iterator[Need]:
     yield Need(
         "KP_PARTITIONS_PER_RUN",
         f"{PARTITIONS_PER_RUN if runs > 1 else 0}",
-        "partitions that a run takes; 0: all",
+        "partitions that a run consumes; 0: all",
     )
     yield Need(
         "cores of the runs",
@@ -91,7 +91,7 @@ def needs(load: Load) -> Iterator[Need]:
     yield Need(
         "cores of Kafka",
         _number(load.rate * KAFKA_CPU / 1_000 / BUSY),
-        f"{KAFKA_CPU:g} CPU-seconds for 1,000 accesses read; writing is not in it",
+        f"{KAFKA_CPU:g} CPU-seconds for 1,000 accesses read, without writing",
     )
     yield Need(
         "disk of Kafka",
@@ -101,12 +101,12 @@ def needs(load: Load) -> Iterator[Need]:
 
 
 def _trino(load: Load, runs: int) -> Iterator[Need]:
-    follows, catches_up = runs * FOLLOWING_TRINO_CORES, load.rate * TRINO_CPU / 1_000
-    cores = max(follows, catches_up) / BUSY
+    caught_up, backlog = runs * CAUGHT_UP_TRINO_CORES, load.rate * TRINO_CPU / 1_000
+    cores = max(caught_up, backlog) / BUSY
     yield Need(
         "cores of Trino's workers",
         _number(cores),
-        f"{follows:.1f} for small slices one after another, {catches_up:.1f} for large ones",
+        f"{caught_up:.1f} for small slices one after another, {backlog:.1f} for large ones",
     )
     yield Need("workers of Trino", f"{ceil(cores / load.cores)}", f"of {load.cores} cores")
     yield Need(

@@ -136,7 +136,7 @@ def _freshness(flow: Flow) -> dg.FreshnessPolicy | None:
     return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=flow.stale_hours))
 
 
-def _upstream(flow: Flow) -> list[dg.AssetKey]:
+def _upstream(flow: AnyFlow) -> list[dg.AssetKey]:
     references = [REFERENCE_KEYS[source] for source in flow.references]
     refreshed = [flow_key(flow.rewrites.target)] if flow.rewrites else []
     return [topic_key(flow), *references, *refreshed]

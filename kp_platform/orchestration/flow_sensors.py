@@ -85,7 +85,7 @@ def assignment_tags(assignment: range) -> dict[str, str]:
 class _Tick:
     """One tick of a flow's sensor."""
 
-    flow: Flow
+    flow: AnyFlow
     settings: Settings
     instance: dg.DagsterInstance
     elasticsearch: dg.ResourceParam[ElasticsearchAdapter]
@@ -145,7 +145,7 @@ def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:
     ) -> list[dg.RunRequest] | dg.SkipReason:
         deadline = time.monotonic() + settings.sensor_wait_seconds
         try:
-            state, held = positions.look(kafka, elasticsearch, flow)
+            state, held = positions.read_consistent(kafka, elasticsearch, flow)
             deleted = index_registry.missing(elasticsearch, flow)
             tick = _Tick(flow, settings, context.instance, elasticsearch, deleted)
             while True:
@@ -156,7 +156,7 @@ def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:
                 if time.monotonic() >= deadline:
                     return dg.SkipReason(f"{flow.topic}: {'; '.join(reasons)}")
                 _wait_for_events(kafka, state)
-                state, held = positions.look(kafka, elasticsearch, flow)
+                state, held = positions.read_consistent(kafka, elasticsearch, flow)
         except (ServerDown, TopicMissing) as error:
             return dg.SkipReason(str(error))
 

@@ -27,7 +27,7 @@ from kp_platform.analytics.kpi import (
     stale_hours,
 )
 from kp_platform.engine.counting import HOUR
-from kp_platform.engine.store import DocumentStore
+from kp_platform.engine.ports import DocumentStore
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.orchestration.asset_keys import GROUP, flow_key
 from kp_platform.orchestration.jobs import AssetJob

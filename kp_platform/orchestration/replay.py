@@ -20,7 +20,6 @@ from kp_platform.engine.counting import Window
 from kp_platform.flows.model import Flow
 from kp_platform.operations.replay import (
     ReplayReport,
-    followers,
     replay_in_place,
     replay_into_new_indices,
 )
@@ -116,7 +115,7 @@ def replay_metadata(
     """A replay for the Dagster UI; numbers are plotted over the days."""
     value = dg.MetadataValue
     return {
-        "dagster/row_count": value.int(report.remade + report.brought_back),
+        "dagster/row_count": value.int(report.reprocessed + report.restored),
         "messages read": value.int(report.rows),
         "reprocessed": value.int(report.remade),
         "unchanged": value.int(report.unchanged),

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
-from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.kafka_admin import KafkaAdmin
-from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.offsets import OffsetRange, Slice
 from kp_platform.flows.builtin import ACCESS_LOG
@@ -42,7 +40,8 @@ def flow_of(name: str, folder: Path) -> Flow:
         description=f"accesses of a {name} topic",
         fields=ACCESS_LOG.fields,
         references=ACCESS_LOG.references,
-        folder=folder / name,
+        sql=ACCESS_LOG.sql.replace(ACCESS_LOG.topic, f"bench.{name}"),
+        mapping=folder / name / "mapping.json",
     )
 
 
@@ -50,13 +49,11 @@ def write_files(folder: Path, names: Iterable[str]) -> Path:
     """Write SQL, mapping and table files of these flows. Returns Trino's configuration folder."""
     presto_etc = folder / "presto_etc"
     shutil.copytree(ROOT / "presto_etc", presto_etc)
-    sql = ACCESS_LOG.query.read_text()
     mapping = ACCESS_LOG.mapping.read_text()
     table = json.loads((presto_etc / "kafka" / "action.json").read_text())
     for name in names:
         flow = flow_of(name, folder)
-        flow.folder.mkdir()
-        flow.query.write_text(sql.replace("analyze.action", flow.topic))
+        flow.mapping.parent.mkdir()
         flow.mapping.write_text(mapping.replace(ACCESS_LOG.index, flow.index))
         named = {"tableName": name, "schemaName": "bench", "topicName": flow.topic}
         (presto_etc / "kafka" / f"{flow.topic}.json").write_text(json.dumps(table | named))
@@ -76,28 +73,26 @@ class Topics:
 
     def __init__(self, stack: Stack, folder: Path, sizes: dict[str, int]) -> None:
         self._store = ElasticsearchAdapter(Settings())
-        servers = Servers.of(stack.settings)
+        expected = Servers.of(stack.settings)
         flows = [flow_of(name, folder) for name in sizes]
         KafkaAdmin(Settings()).create_topics(
             {flow.topic: stack.settings.topic_partitions for flow in flows}
         )
         for flow, count in zip(flows, sizes.values(), strict=True):
-            publish(servers, count, flow.topic)
+            publish(expected, count, flow.topic)
         self._indexers = {
-            name: Indexer(
-                flow, KafkaAdapter(Settings()), TrinoAdapter(Settings()), self._store, LIMITS
-            )
+            name: Indexer(flow, servers(Settings()), LIMITS)
             for name, flow in zip(sizes, flows, strict=True)
         }
         # Trino counts these rows at the scan and at the exchange before the join.
-        self._reference_rows = 2 * (len(servers.rows()) + len(servers.redis_values()))
+        self._reference_rows = 2 * (len(expected.rows()) + len(expected.redis_values()))
         for indexer in self._indexers.values():
             indexer.prepare()
 
     def slice(self, name: str, number: int) -> Timed:
         """Index the last `SLICE` events before those of lower numbers: each is read once."""
         indexer = self._indexers[name]
-        state, _ = indexer.look()
+        state, _ = indexer.read_positions()
         each = SLICE // len(state.partitions)
         slice_ = Slice(
             tuple(
@@ -110,7 +105,7 @@ class Topics:
             )
         )
         began = time.monotonic()
-        report = indexer.index(state, slice_)
+        report = indexer.process(state, slice_)
         seconds = time.monotonic() - began
         assert report.outcome.indexed == len(slice_)
         return Timed(seconds, (report.query.processed_rows - self._reference_rows) / len(slice_))

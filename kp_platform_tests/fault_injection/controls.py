@@ -7,22 +7,23 @@ are detected (`test_oracle.py`). No other indexer may run at the same time.
 import contextlib
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
-from kp_platform.adapters.kafka import KafkaAdapter
-from kp_platform.adapters.trino import TrinoAdapter
+from kp_platform.engine import positions
+from kp_platform.engine.bisection import SliceLoader
+from kp_platform.engine.clock import utc_now
 from kp_platform.engine.documents import Columns, builder
 from kp_platform.engine.indexer import Indexer, Limits
-from kp_platform.engine.loader import SliceReport, utc_now
-from kp_platform.engine.offsets import Plan, Slice, TopicState
-from kp_platform.engine.positions import Position
+from kp_platform.engine.loader import DocumentLoader, Write
+from kp_platform.engine.offsets import Slice, TopicState
+from kp_platform.engine.ports import ItemResult
+from kp_platform.engine.reports import SliceReport
 from kp_platform.engine.sql import slice_query
-from kp_platform.engine.store import ItemResult
-from kp_platform.engine.writer import index_documents
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.settings import Settings
+from kp_platform.wiring import servers
 from kp_platform_tests.fault_injection.ledger import KafkaWriter
 from kp_platform_tests.fault_injection.oracle import Oracle, Verdict
 
@@ -52,36 +53,44 @@ class RandomIds(ElasticsearchAdapter):
 class KilledBeforeCommit(Indexer):
     """Indexes its slice, then is killed."""
 
-    def step(self, state: TopicState, positions: Mapping[int, Position], todo: Plan) -> SliceReport:
-        assert todo.slice is not None
-        self.index(state, todo.slice)
+    def process(self, state: TopicState, slice_: Slice, write: Write | None = None) -> SliceReport:
+        Indexer.process(self, state, slice_, write)
         raise Killed
 
 
 @dataclass(frozen=True, slots=True)
-class InnerJoin(Indexer):
-    """The published example's join, without the completeness check."""
+class InnerJoinLoader(DocumentLoader):
+    """The join of the published example, without the completeness check."""
 
-    def _take(self, slice_: Slice) -> SliceReport:
+    def load(self, slice_: Slice) -> SliceReport:
         sql, parameters = slice_query(self.flow, slice_)
         report = SliceReport(asked=slice_.ranges, slices=1)
-        with self.engine.query(sql.replace("LEFT JOIN", "JOIN"), parameters) as answer:
+        engine = self.servers.query_engine
+        with engine.query(sql.replace("LEFT JOIN", "JOIN"), parameters) as answer:
             build = builder(self.flow, Columns(self.flow, answer.columns), self.run_id)
             for rows in answer.batches(500):
-                operations = build(rows, utc_now()).operations
-                report.outcome.add(index_documents(self.store, self.flow, operations))
+                report.outcome.add(self.write(build(rows, utc_now()).operations))
                 report.rows += len(rows)
         return report
 
 
 @dataclass(frozen=True, slots=True)
-class CommitBeforeIndexing(Indexer):
-    """Moves its positions before the bulk request, and is killed between the two."""
+class InnerJoin(Indexer):
+    """Loads slices with an inner join."""
 
-    def step(self, state: TopicState, positions: Mapping[int, Position], todo: Plan) -> SliceReport:
-        assert todo.slice is not None
-        ends = {each.partition: each.end for each in todo.slice.ranges}
-        self._move(state, positions, ends)
+    def loader(self, write: Write | None = None) -> SliceLoader:
+        loader = Indexer.loader(self, write)
+        assert isinstance(loader, DocumentLoader)
+        return InnerJoinLoader(*(getattr(loader, each.name) for each in fields(loader)))
+
+
+@dataclass(frozen=True, slots=True)
+class PositionFirst(Indexer):
+    """Moves its positions before the bulk, and dies between the two."""
+
+    def process(self, state: TopicState, slice_: Slice, write: Write | None = None) -> SliceReport:
+        stored = positions.read(self.servers.store, self.flow, state)
+        self.commit(state, stored, slice_.ends())
         raise Killed
 
 
@@ -122,15 +131,9 @@ def sound() -> None:
     _run(_indexer(Indexer))
 
 
-def _indexer(kind: type[Indexer], store: ElasticsearchAdapter | None = None) -> Indexer:
-    return kind(
-        ACCESS_LOG,
-        KafkaAdapter(Settings()),
-        TrinoAdapter(Settings()),
-        store or ElasticsearchAdapter(Settings()),
-        LIMITS,
-        "control",
-    )
+def _pipeline(kind: type[Indexer], store: ElasticsearchAdapter | None = None) -> Indexer:
+    ours = servers(Settings())
+    return kind(ACCESS_LOG, replace(ours, store=store or ours.store), LIMITS, "control")
 
 
 def _run(indexer: Indexer) -> None:

@@ -14,6 +14,7 @@ from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine.indexer import Indexer, Limits
+from kp_platform.engine.ports import Servers
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.settings import Settings
 from kp_platform_tests.producing import produce
@@ -87,7 +88,9 @@ def run_indexer() -> None:
     limits = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=300)
     store = ElasticsearchAdapter(Settings())
     list(
-        Indexer(ACCESS_LOG, KafkaAdapter(Settings()), TrinoAdapter(Settings()), store, limits).run()
+        Indexer(
+            ACCESS_LOG, Servers(KafkaAdapter(Settings()), TrinoAdapter(Settings()), store), limits
+        ).run()
     )
 
 

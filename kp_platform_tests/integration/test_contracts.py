@@ -20,11 +20,12 @@ from kp_platform.adapters.redis import RedisAdapter
 from kp_platform.adapters.reference_changes import ReferenceChange
 from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.analytics.ranking import SQL_PATH
+from kp_platform.engine.bulk import create, delete, put, send
 from kp_platform.engine.counting import HOUR, Extent, Where, Window, iso
 from kp_platform.engine.errors import SliceError
 from kp_platform.engine.offsets import OffsetRange, Slice, Watermarks
+from kp_platform.engine.ports import Reach, Stored
 from kp_platform.engine.sql import keys_query, ranges_query, slice_query
-from kp_platform.engine.store import Reach, Stored, create, delete, put, send
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.operations.reference_data import REFERENCE_VALUES, seed, set_reference
 from kp_platform.settings import Settings
@@ -271,7 +272,7 @@ class TestElasticsearch:
     def test_what_was_written_since_a_mark_is_told_page_by_page(self, store: Any) -> None:
         day = "log.index-2020.02.05"
         send(store, [create(day, f"before-{number}", b"{}") for number in range(5)])
-        marks = store.marks(day)
+        marks = store.checkpoints(day)
         assert marks.keys() == {0}
         send(store, [create(day, f"after-{number}", b"{}") for number in range(3)])
         send(store, [put(day, "before-2", b'{"name": "again"}')])
@@ -283,7 +284,7 @@ class TestElasticsearch:
         assert found["before-2"].stored.source == {"name": "again"}
         everything = [hit.id for page in store.written_since(day, {}, 100) for hit in page]
         assert len(everything) == 8
-        assert list(store.written_since(day, store.marks(day), 3)) == []
+        assert list(store.written_since(day, store.checkpoints(day), 3)) == []
 
     def test_a_snapshot_tells_how_far_partitions_reach(self, store: Any) -> None:
         at = datetime(2020, 2, 6, tzinfo=UTC)
@@ -705,7 +706,7 @@ class TestTrino:
         ]
         places = send(*(Event(name=name).value for name in names), b"not json")
         part = Slice((OffsetRange(3, places[0][1], places[-1][1] + 1),))
-        with trino.query(*keys_query(ACCESS_LOG.query, part)) as answer:
+        with trino.query(*keys_query(ACCESS_LOG.sql, part, 10_001)) as answer:
             keys = [key for rows in answer.batches(100) for [key] in rows]
         assert sorted(keys) == sorted(names)
         assert self.rows(trino, part, keys) == self.rows(trino, part)
@@ -771,7 +772,9 @@ class TestTrino:
         }
         listing = {key: order for order, key in enumerate(hashes)}
         board.replace("ranking:entries", {"ranking:entries": listing}, hashes)
-        sql, parameters = ranges_query(SQL_PATH, Slice((OffsetRange(3, first, last + 1),)))
+        sql, parameters = ranges_query(
+            SQL_PATH.read_text(), Slice((OffsetRange(3, first, last + 1),))
+        )
         with trino.query(sql, parameters) as answer:
             rows = [row for batch in answer.batches(2) for row in batch]
             found = [dict(zip(answer.columns, row, strict=True)) for row in rows]

@@ -75,9 +75,7 @@ def test_a_letter_is_replayed_when_its_message_has_become_good(quiet_stack: Stac
     assert json.loads(said.stdout) == {"readable": [letter_id], "unreadable": []}
     assert documents(event.uuid) == []
     said = quiet_stack.kp("dlq", "retry", letter_id)
-    assert said.stdout == (
-        "1 became good and are removed, 0 are still dead, 0 cannot be read again\n"
-    )
+    assert said.stdout == ("1 indexed and removed, 0 still dead, 0 cannot be read\n")
     [document] = documents(event.uuid)
     assert (document["uri"], document["partition"], document["offset"]) == ("/second", *place)
     assert document["enrichment"] == {"state": "complete", "missing": []}
@@ -92,15 +90,13 @@ def test_a_letter_that_is_still_bad_stays_and_says_so(quiet_stack: Stack) -> Non
     said = quiet_stack.kp("dlq", "retry", letter_id, check=False)
     assert said.returncode == 1
     first, second = said.stdout.splitlines()
-    assert first == (
-        "0 became good and are removed, 1 are still dead (1 not_json), 0 cannot be read again"
-    )
+    assert first == ("0 indexed and removed, 1 still dead (1 not_json), 0 cannot be read")
     assert second.startswith(f"still a dead letter: {letter_id}: not_json: ")
     assert said.stderr == "kp: 1 of 1 dead letters remain; see `kp dlq list`\n"
     told = json.loads(quiet_stack.kp("dlq", "retry", letter_id, "--json", check=False).stdout)
     assert [each["id"] for each in told["still_dead"]] == [letter_id]
     [letter] = dead_letters(*place)
-    assert letter["replayed_at"] > letter["@timestamp"]
+    assert letter["retried_at"] > letter["@timestamp"]
 
 
 def test_the_job_replays_what_its_config_names_and_tells_nothing_of_the_message(
@@ -183,8 +179,8 @@ def test_a_dropped_letter_keeps_its_place_and_loses_its_bytes(quiet_stack: Stack
     [letter] = dead_letters(*place)
     assert (letter["key"], letter["value"], letter["reason"]) == (None, None, "not_json")
     assert letter_id not in listed(quiet_stack)
-    assert listed(quiet_stack, "--all")[letter_id]["dropped_at"] == letter["dropped_at"]
+    assert listed(quiet_stack, "--all")[letter_id]["discarded_at"] == letter["discarded_at"]
     raw = quiet_stack.kp("dlq", "show", letter_id, "--raw", check=False)
     assert raw.stderr == f"kp: its bytes were discarded at {letter['discarded_at']}\n"
     again = quiet_stack.kp("dlq", "retry", letter_id, check=False)
-    assert f"{letter_id}: it was dropped at {letter['discarded_at']}" in again.stdout
+    assert f"{letter_id}: it was discarded at {letter['discarded_at']}" in again.stdout

@@ -5,11 +5,10 @@ import uuid
 import pytest
 
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
-from kp_platform.adapters.kafka import KafkaAdapter
-from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.flows.builtin import FULL_TEXT
 from kp_platform.settings import Settings
+from kp_platform.wiring import servers
 from kp_platform_tests.integration.events import dead_letters, json_value, publish
 from kp_platform_tests.stack import Stack
 
@@ -20,9 +19,7 @@ LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_r
 def indexer(quiet_stack: Stack) -> Indexer:
     return Indexer(
         FULL_TEXT,
-        KafkaAdapter(Settings()),
-        TrinoAdapter(Settings()),
-        ElasticsearchAdapter(Settings()),
+        servers(Settings()),
         LIMITS,
     )
 

@@ -14,16 +14,16 @@ from kp_platform.adapters.errors import ServerDown
 from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.adapters.redis import RedisAdapter
-from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine.errors import IndexBlocked, PositionConflict, SliceError
 from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.lag import partition_lags
-from kp_platform.engine.loader import SliceReport
-from kp_platform.engine.offsets import OffsetRange, Plan, Slice
+from kp_platform.engine.offsets import OffsetRange, Slice
+from kp_platform.engine.reports import SliceReport
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.local.supervisor import Supervisor
 from kp_platform.operations.reference_data import REFERENCE_VALUES
 from kp_platform.settings import Settings
+from kp_platform.wiring import servers
 from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import (
     Event,
@@ -43,9 +43,7 @@ def indexer(quiet_stack: Stack) -> Indexer:
     """A pipeline that is caught up with what other tests have sent."""
     indexer = Indexer(
         ACCESS_LOG,
-        KafkaAdapter(Settings()),
-        TrinoAdapter(Settings()),
-        ElasticsearchAdapter(Settings()),
+        servers(Settings()),
         LIMITS,
     )
     indexed_by(indexer)
@@ -66,7 +64,7 @@ def dimension_rows() -> int:
 
 
 def lag(indexer: Indexer) -> int:
-    return sum(each.lag for each in partition_lags(ACCESS_LOG, indexer.log, KEPT))
+    return sum(each.lag for each in partition_lags(ACCESS_LOG, indexer.servers.log, KEPT))
 
 
 def test_events_of_one_name_each_keep_their_own_uri_and_uuid(indexer: Indexer) -> None:
@@ -133,24 +131,27 @@ def test_a_slice_reads_exactly_its_offsets_whatever_the_length_of_the_topic(
 def test_a_replay_of_the_same_offsets_adds_nothing(indexer: Indexer) -> None:
     events = [Event() for _ in range(30)]
     publish(*(event.value for event in events))
-    state, held = indexer.look()
-    part = indexer.plan(state, held).slice
-    assert part is not None
+    state, stored = indexer.read_positions()
+    slice_ = indexer.plan(state, stored).slice
+    assert slice_ is not None
     indexed_by(indexer)
     before = documents(*(event.uuid for event in events))
-    again = indexer.index(state, part)
-    assert (again.outcome.indexed, again.outcome.already_there) == (0, 30)
+    again = indexer.process(state, slice_)
+    assert (again.outcome.indexed, again.outcome.already_indexed) == (0, 30)
     assert documents(*(event.uuid for event in events)) == before
 
 
 def test_of_two_runs_on_the_same_slice_one_wins(indexer: Indexer) -> None:
     events = [Event() for _ in range(30)]
     publish(*(event.value for event in events))
-    state, held = indexer.look()
-    todo = indexer.plan(state, held)
-    indexer.step(state, held, todo)
+    state, stored = indexer.read_positions()
+    slice_ = indexer.plan(state, stored).slice
+    assert slice_ is not None
+    indexer.process(state, slice_)
+    indexer.commit(state, stored, slice_.ends())
+    indexer.process(state, slice_)
     with pytest.raises(PositionConflict):
-        indexer.step(state, held, todo)
+        indexer.commit(state, stored, slice_.ends())
     assert len(documents(*(event.uuid for event in events))) == 30
     assert lag(indexer) == 0
 
@@ -162,8 +163,8 @@ def test_offsets_that_retention_deleted_are_a_recorded_gap(indexer: Indexer) -> 
     futures = admin.delete_records([TopicPartition(ACCESS_LOG.topic, 3, keep)])
     for future in futures.values():
         future.result()
-    loss, indexed = indexed_by(indexer)
-    assert loss.losses == (
+    recovered, indexed = indexed_by(indexer)
+    assert recovered.gaps == (
         f"retention deleted analyze.action 3:[{first},{keep}) before it was read",
     )
     assert indexed.outcome.indexed == 2
@@ -179,10 +180,10 @@ def test_offsets_that_retention_deleted_are_a_recorded_gap(indexer: Indexer) -> 
 def test_a_slice_with_a_short_answer_fails_and_moves_no_position(indexer: Indexer) -> None:
     event = Event()
     [(partition, offset)] = publish(event.value)
-    state, held = indexer.look()
+    state, _ = indexer.read_positions()
     beyond = Slice((OffsetRange(partition, offset, offset + 3),))
     with pytest.raises(SliceError, match=f"ends at {offset + 1}"):
-        indexer.step(state, held, Plan((), (), beyond, 3))
+        indexer.process(state, beyond)
     assert lag(indexer) == 1
     indexed_by(indexer)
     assert len(documents(event.uuid)) == 1
@@ -219,7 +220,7 @@ def test_an_index_that_somebody_deletes_is_filled_again(indexer: Indexer) -> Non
     before = documents(*(event.uuid for event in events))
     ElasticsearchAdapter(Settings()).client().indices.delete(index="log.index-2026.01.07")
     reports = indexed_by(indexer)
-    assert "log.index-2026.01.07 was deleted" in reports[0].losses[0]
+    assert "log.index-2026.01.07 was deleted" in reports[0].gaps[0]
     changed = {"indexed_at": None, "delay_ms": None}
     after = documents(*(event.uuid for event in events))
     assert [each | changed for each in after] == [each | changed for each in before]
@@ -276,7 +277,7 @@ def test_a_write_block_moves_no_position_and_makes_no_dead_letter(indexer: Index
 def test_positions_reach_the_end_and_the_consumer_group_mirrors_them(indexer: Indexer) -> None:
     publish(*(Event().value for _ in range(20)))
     indexed_by(indexer)
-    lags = partition_lags(ACCESS_LOG, indexer.log, KEPT)
+    lags = partition_lags(ACCESS_LOG, indexer.servers.log, KEPT)
     assert [each.position for each in lags] == [each.high for each in lags]
     mirrored = KafkaAdapter(Settings()).committed(ACCESS_LOG.consumer_group, ACCESS_LOG.topic)
     assert mirrored == {each.partition: each.high for each in lags if each.high}

@@ -15,12 +15,12 @@ import pytest
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.mysql import MySQLAdapter
-from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.lag import partition_lags
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.operations.reference_data import REFERENCE_VALUES
 from kp_platform.settings import Settings
+from kp_platform.wiring import servers
 from kp_platform_tests.integration.events import Event, documents, publish
 from kp_platform_tests.stack import ROOT, Stack
 
@@ -53,9 +53,7 @@ def indexer(quiet_stack: Stack) -> Indexer:
     """A pipeline that is caught up with what other tests have sent."""
     indexer = Indexer(
         ACCESS_LOG,
-        KafkaAdapter(Settings()),
-        TrinoAdapter(Settings()),
-        ElasticsearchAdapter(Settings()),
+        servers(Settings()),
         LIMITS,
     )
     list(indexer.run())
@@ -95,7 +93,7 @@ def consume(programs: Path, group: str, identities: set[str]) -> list[dict[str, 
 
 
 def positions(indexer: Indexer) -> dict[int, int | None]:
-    lags = partition_lags(ACCESS_LOG, indexer.log, ElasticsearchAdapter(Settings()))
+    lags = partition_lags(ACCESS_LOG, indexer.servers.log, ElasticsearchAdapter(Settings()))
     return {each.partition: each.position for each in lags}
 
 

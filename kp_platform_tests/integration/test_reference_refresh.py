@@ -14,14 +14,14 @@ from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.adapters.redis import RedisAdapter
 from kp_platform.adapters.reference_changes import NotPublished, ReferenceChange, publish_changes
-from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.lag import partition_lags
-from kp_platform.engine.loader import SliceReport
+from kp_platform.engine.reports import SliceReport
 from kp_platform.flows.builtin import ACCESS_LOG, REFERENCE_CHANGES
-from kp_platform.flows.model import Flow
+from kp_platform.flows.model import AnyFlow
 from kp_platform.operations.reference_data import seed, set_reference
 from kp_platform.settings import Settings
+from kp_platform.wiring import servers
 from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import Event, documents, publish
 from kp_platform_tests.stack import Stack
@@ -29,18 +29,16 @@ from kp_platform_tests.stack import Stack
 LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=120)
 
 
-def indexed_by(flow: Flow) -> list[SliceReport]:
+def indexed_by(flow: AnyFlow) -> list[SliceReport]:
     indexer = Indexer(
         flow,
-        KafkaAdapter(Settings()),
-        TrinoAdapter(Settings()),
-        ElasticsearchAdapter(Settings()),
+        servers(Settings()),
         LIMITS,
     )
     return [report for report in indexer.run() if report is not None]
 
 
-def lag(flow: Flow) -> int:
+def lag(flow: AnyFlow) -> int:
     return sum(
         each.lag
         for each in partition_lags(flow, KafkaAdapter(Settings()), ElasticsearchAdapter(Settings()))
@@ -163,7 +161,7 @@ def test_of_changes_that_race_the_newest_wins_while_traffic_runs(caught_up: None
     ids = indexed(2_000, name)
     failures: list[BaseException] = []
 
-    def run(flow: Flow) -> None:
+    def run(flow: AnyFlow) -> None:
         try:
             while not stop.is_set():
                 indexed_by(flow)

@@ -94,7 +94,7 @@ def test_offsets_of_a_run_are_made_again(
     [first, *_] = logs(marker)
     place = f"{first['partition']}:[{first['offset']},{first['offset'] + 1})"
     said = quiet_stack.kp("replay", "--offsets", place).stdout
-    assert "1 messages read: 1 made again" in said
+    assert "1 messages read: 1 reprocessed" in said
     values = {each["uuid"]: each["redis_value"] for each in logs(marker)}
     assert values[first["uuid"]] == another_value
     assert list(values.values()).count(another_value) == 1

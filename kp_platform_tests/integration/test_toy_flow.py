@@ -11,14 +11,16 @@ from kp_platform.adapters.kafka_admin import KafkaAdmin
 from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.definitions import build_definitions
 from kp_platform.flows.builtin import FLOWS
+from kp_platform.flows.loading import load_flow
 from kp_platform.settings import Settings
 from kp_platform_tests.integration.events import dead_letters, json_value, publish
-from kp_platform_tests.stack import Stack
-from kp_platform_tests.toy_flow.flow import ORDERS
+from kp_platform_tests.stack import ROOT, Stack
+
+ORDERS = load_flow(ROOT / "kp_platform_tests" / "toy_flow" / "orders")
 
 
 def test_a_declared_flow_is_joined_indexed_checked_and_watched(quiet_stack: Stack) -> None:
-    """Nothing but a value, a table file, an SQL file and a mapping in toy_flow/."""
+    """Nothing but the folder toy_flow/orders with its four files."""
     kafka, elasticsearch = KafkaAdapter(Settings()), ElasticsearchAdapter(Settings())
     KafkaAdmin(Settings()).create_topics({ORDERS.topic: 4})
     known, unknown = str(uuid.uuid4()), str(uuid.uuid4())

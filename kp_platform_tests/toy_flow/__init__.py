@@ -1,1 +1,1 @@
-"""A fourth flow, as a user would add it: these files and a `Flow` value, nothing else."""
+"""A fourth flow for tests: the folder `orders` with its four files."""

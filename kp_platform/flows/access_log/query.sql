@@ -1,5 +1,5 @@
 -- The access log, enriched: each event with the MySQL row and the Redis value of its name.
--- Paste it into the Trino CLI as it is: it reads the first 100 offsets of partition 0. The pipeline
+-- Paste it into the Trino CLI as it is: it reads the first 100 offsets of partition 0. The loader
 -- repeats that branch for each partition of a slice, and lists the names in place of each
 -- `IN (SELECT ...)` when reference data are large, else reads all. LEFT JOINs: no event is dropped.
 WITH slice AS (

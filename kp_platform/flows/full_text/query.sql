@@ -1,5 +1,5 @@
 -- The full text: each note as it was registered, and how long it is without the blanks around it.
--- Paste it into the Trino CLI as it is: it reads the first 100 offsets of partition 0. The pipeline
+-- Paste it into the Trino CLI as it is: it reads the first 100 offsets of partition 0. The loader
 -- repeats that branch for each partition of a slice.
 WITH slice AS (
     SELECT _partition_id, _partition_offset, _timestamp, _message, uuid, text

@@ -11,7 +11,7 @@ from trino.exceptions import TrinoQueryError
 from kp_platform.adapters.errors import ServerDown
 from kp_platform.adapters.trino import TrinoAdapter, TrinoAnswer
 from kp_platform.engine.errors import QueryFailed, QueryTooLarge, UndecodableMessage
-from kp_platform.engine.sql import QueryStats
+from kp_platform.engine.ports import QueryStats
 from kp_platform.settings import Settings
 
 

@@ -15,8 +15,8 @@ from kp_platform.analytics.kpi import (
     hours_to_check,
     stale_hours,
 )
+from kp_platform.engine.bulk import create, delete
 from kp_platform.engine.counting import HOUR, Window, iso
-from kp_platform.engine.store import create, delete
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform_tests.fakes import FakeElasticsearch
 

@@ -11,9 +11,10 @@ import sqlglot
 import sqlglot.expressions
 
 from kp_platform.analytics.ranking import MAPPING, SQL_PATH, Ranking, RankingConflict, most_accessed
+from kp_platform.engine.bulk import create, delete
 from kp_platform.engine.counting import iso
 from kp_platform.engine.indexer import Indexer, Limits
-from kp_platform.engine.store import create, delete
+from kp_platform.engine.ports import Servers
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform_tests.fakes import FakeElasticsearch, FakeKafka, FakeMySQL, FakeRedis, FakeTrino
 from kp_platform_tests.stack import ROOT
@@ -124,7 +125,7 @@ def test_the_latest_events_are_searched_among_indexed_and_decodable_offsets(
     harness: Harness,
 ) -> None:
     limits = Limits(slice_rows=50, bulk_rows=50, follow_idle_seconds=0, max_run_seconds=60)
-    indexer = Indexer(ACCESS_LOG, harness.kafka, harness.trino, harness.store, limits)
+    indexer = Indexer(ACCESS_LOG, Servers(harness.kafka, harness.trino, harness.store), limits)
     for number in range(9):
         uuid = f"00000000-0000-4000-8000-00000000000{number}"
         value = json.dumps({"uuid": uuid, "uri": "/", "name": "presto"}).encode()

@@ -9,15 +9,14 @@ from kp_platform.engine import dead_letters
 from kp_platform.engine.dead_letters import (
     DEAD_INDEX,
     LONGEST_DETAIL,
+    DeadLetter,
     NoSuchDeadLetter,
     Selection,
-    StoredDeadLetter,
     as_text,
     printable,
     raw_bytes,
-    store_dead_letters,
 )
-from kp_platform.engine.documents import DeadLetter
+from kp_platform.engine.documents import RejectedMessage
 from kp_platform.engine.ports import RawMessage
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform_tests.unit.engine.harness import Harness
@@ -38,7 +37,7 @@ def harness() -> Harness:
     return harness
 
 
-def found(harness: Harness, selection: Selection = ALL) -> list[StoredDeadLetter]:
+def found(harness: Harness, selection: Selection = ALL) -> list[DeadLetter]:
     harness.store.refresh(DEAD_INDEX)
     return dead_letters.read(harness.store, selection)
 
@@ -46,7 +45,7 @@ def found(harness: Harness, selection: Selection = ALL) -> list[StoredDeadLetter
 def test_letters_are_found_by_flow_reason_and_id(harness: Harness) -> None:
     assert len(found(harness)) == 3
     [one] = found(harness, Selection(flow="access_log", reason="bad_uuid"))
-    assert (one.place, str(one)) == ((1, 1), "analyze.action 1:1")
+    assert (one.partition_offset, str(one)) == ((1, 1), "analyze.action 1:1")
     assert found(harness, Selection(flow="full_text")) == []
     [same] = found(harness, Selection(ids=(one.id, one.id)))
     assert (same.id, same.version) == (one.id, one.version)
@@ -61,12 +60,12 @@ def test_bytes_come_only_with_a_letter_that_is_asked_for_by_its_id(harness: Harn
 
 def test_the_latest_letters_come_first(harness: Harness) -> None:
     state = harness.kafka.topic_state(ACCESS_LOG.topic)
-    late = DeadLetter(2, 0, "", "unreadable", "")
+    late = RejectedMessage(2, 0, "", "unreadable", "")
     raw = {(2, 0): RawMessage(None, None)}
-    store_dead_letters(harness.store, ACCESS_LOG, state, [late], raw, "2099-01-01T00:00:00.000Z")
+    dead_letters.store(harness.store, ACCESS_LOG, state, [late], raw, "2099-01-01T00:00:00.000Z")
     harness.store.refresh(DEAD_INDEX)
     [first, *_] = next(dead_letters.pages(harness.store, Selection(), 2))
-    assert first.place == (2, 0)
+    assert first.partition_offset == (2, 0)
     assert [len(page) for page in dead_letters.pages(harness.store, Selection(), 2)] == [2, 2]
 
 
@@ -77,7 +76,7 @@ def test_an_id_that_is_not_there_is_named_and_inert(harness: Harness) -> None:
 
 def test_a_dropped_letter_keeps_place_and_reason_and_loses_its_bytes(harness: Harness) -> None:
     [one] = found(harness, Selection(reason="bad_uuid"))
-    assert dead_letters.drop(harness.store, [one], "2026-03-02T00:00:00.000Z") == 1
+    assert dead_letters.discard(harness.store, [one], "2026-03-02T00:00:00.000Z") == 1
     assert len(found(harness, Selection())) == 2
     assert len(found(harness)) == 3
     [dropped] = found(harness, Selection(reason="bad_uuid", with_discarded=True))
@@ -85,34 +84,34 @@ def test_a_dropped_letter_keeps_place_and_reason_and_loses_its_bytes(harness: Ha
     assert kept.source == one.source | {
         "key": None,
         "value": None,
-        "dropped_at": "2026-03-02T00:00:00.000Z",
+        "discarded_at": "2026-03-02T00:00:00.000Z",
     }
-    assert dead_letters.drop(harness.store, [dropped], "2026-03-03T00:00:00.000Z") == 0
+    assert dead_letters.discard(harness.store, [dropped], "2026-03-03T00:00:00.000Z") == 0
     assert (
-        dead_letters.drop(harness.store, [one], "2026-03-03T00:00:00.000Z") == 0
+        dead_letters.discard(harness.store, [one], "2026-03-03T00:00:00.000Z") == 0
     )  # seen before it
 
 
 def test_a_dropped_letter_stays_dropped_when_its_slice_is_read_again(harness: Harness) -> None:
-    dead_letters.drop(harness.store, found(harness), "2026-03-02T00:00:00.000Z")
+    dead_letters.discard(harness.store, found(harness), "2026-03-02T00:00:00.000Z")
     for key in [key for key in harness.store.documents if key[0] == "kp.positions"]:
         del harness.store.documents[key]
     harness.run()
     assert [letter.discarded_at for letter in found(harness)] == ["2026-03-02T00:00:00.000Z"] * 3
-    assert dead_letters.drop(harness.store, [], "now") == 0
+    assert dead_letters.discard(harness.store, [], "now") == 0
 
 
 def test_the_tally_counts_open_letters_by_flow_and_reason_and_dropped_ones(
     harness: Harness,
 ) -> None:
-    dead_letters.drop(harness.store, found(harness, Selection(reason="bad_uuid")), "2026-03-02")
+    dead_letters.discard(harness.store, found(harness, Selection(reason="bad_uuid")), "2026-03-02")
     harness.store.refresh(DEAD_INDEX)
     counted = dead_letters.tally(harness.store, ALL)
     assert counted.open == {("access_log", "not_json"): 2}
     assert (counted.by_flow(), counted.by_reason()) == ({"access_log": 2}, {"not_json": 2})
-    assert str(counted) == "2 open dead letters (2 not_json), 1 dropped"
+    assert str(counted) == "2 open dead letters (2 not_json), 1 discarded"
     assert str(dead_letters.tally(harness.store, Selection(flow="full_text"))) == (
-        "0 open dead letters, 0 dropped"
+        "0 open dead letters, 0 discarded"
     )
 
 
@@ -155,9 +154,9 @@ def test_a_detail_is_bounded_and_half_a_character_in_it_does_not_stop_the_run(
 ) -> None:
     """A server's text may quote what it could not read."""
     state = harness.kafka.topic_state(ACCESS_LOG.topic)
-    letter = DeadLetter(2, 7, "", "unreadable", f"{uuid.uuid4()} \ud83d " + "x" * 5_000)
+    letter = RejectedMessage(2, 7, "", "unreadable", f"{uuid.uuid4()} \ud83d " + "x" * 5_000)
     raw = {(2, 7): RawMessage(None, None)}
-    store_dead_letters(harness.store, ACCESS_LOG, state, [letter], raw, "2026-03-02T00:00:00.000Z")
+    dead_letters.store(harness.store, ACCESS_LOG, state, [letter], raw, "2026-03-02T00:00:00.000Z")
     [kept] = found(harness, Selection(reason="unreadable"))
     assert len(kept.source["detail"]) == LONGEST_DETAIL
     assert kept.source["detail"][36:41] == " ? xx"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from kp_platform.engine.documents import (
     BadMessage,
     Columns,
-    DeadLetter,
     Document,
+    RejectedMessage,
     builder,
     parse_message,
 )
@@ -46,11 +46,11 @@ def row(text: str | None, **changes: Any) -> list[Any]:
     return [values[name] for name in FakeTrino.columns]
 
 
-def build(text: str | None, **changes: Any) -> Document | DeadLetter:
+def build(text: str | None, **changes: Any) -> Document | RejectedMessage:
     columns = Columns(ACCESS_LOG, FakeTrino.columns)
     made = builder(ACCESS_LOG, columns, "a-run")([row(text, **changes)], NOW)
     documents = [Document(operation) for operation in made.operations]
-    [one] = documents + made.dead
+    [one] = documents + made.rejected
     return one
 
 
@@ -125,14 +125,14 @@ def test_a_message_that_breaks_the_contract_becomes_a_dead_letter(
     text: str | None, reason: str
 ) -> None:
     letter = build(text)
-    assert isinstance(letter, DeadLetter)
+    assert isinstance(letter, RejectedMessage)
     assert (letter.partition, letter.offset, letter.reason) == (2, 41, reason)
 
 
 @pytest.mark.parametrize("column", ["uuid", "uri", "name"])
 def test_a_column_that_differs_from_the_message_is_never_indexed(column: str) -> None:
     letter = build(message(), **{column: "other"})
-    assert isinstance(letter, DeadLetter)
+    assert isinstance(letter, RejectedMessage)
     assert letter.reason == "altered"
 
 
@@ -147,7 +147,7 @@ def test_a_column_that_differs_from_the_message_is_never_indexed(column: str) ->
 )
 def test_a_timestamp_of_another_century_opens_no_index(timestamp: str) -> None:
     letter = build(message(), **{"@timestamp": timestamp})
-    assert isinstance(letter, DeadLetter)
+    assert isinstance(letter, RejectedMessage)
     assert letter.reason == "bad_timestamp"
     assert letter.timestamp == f"{timestamp.replace(' ', 'T')}Z"
 
@@ -158,7 +158,7 @@ def test_unknown_members_are_ignored_and_of_a_repeated_one_the_last_wins() -> No
 
 
 def test_an_sql_that_lacks_a_column_is_named() -> None:
-    with pytest.raises(ValueError, match=r"access_log/query.sql does not return message, test_id"):
+    with pytest.raises(ValueError, match=r"flow access_log does not return message, test_id"):
         Columns(ACCESS_LOG, [c for c in FakeTrino.columns if c not in ("message", "test_id")])
 
 

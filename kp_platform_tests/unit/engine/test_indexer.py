@@ -4,14 +4,16 @@ import base64
 import json
 import math
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 import pytest
+import stamina
 
-from kp_platform.engine import sql
-from kp_platform.engine import store as store_module
+from kp_platform.engine import bulk, lookup_pushdown
+from kp_platform.engine.bisection import MOST_FAILURES
+from kp_platform.engine.bulk import create, send
 from kp_platform.engine.dead_letters import DEAD_INDEX, GAP_INDEX
 from kp_platform.engine.errors import (
     BulkOverloaded,
@@ -23,10 +25,9 @@ from kp_platform.engine.errors import (
     SliceError,
     SuspectMessage,
 )
-from kp_platform.engine.indexer import MOST_FAILURES
-from kp_platform.engine.loader import SliceReport
 from kp_platform.engine.offsets import OffsetRange
-from kp_platform.engine.store import ItemResult, Stored, create, send
+from kp_platform.engine.ports import ItemResult, Stored
+from kp_platform.engine.reports import SliceReport
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.operations.reference_data import REFERENCE_VALUES
 from kp_platform_tests.fakes import FakeElasticsearch
@@ -38,6 +39,12 @@ TOPIC = ACCESS_LOG.topic
 @pytest.fixture
 def harness() -> Harness:
     return Harness()
+
+
+@pytest.fixture
+def retries_without_waiting() -> Iterator[None]:
+    with stamina.set_testing(True, attempts=5):
+        yield
 
 
 @pytest.fixture
@@ -95,16 +102,16 @@ def test_a_replay_of_the_same_offsets_adds_nothing(harness: Harness) -> None:
     for key in [key for key in harness.store.documents if key[0] == "kp.positions"]:
         del harness.store.documents[key]
     [report] = harness.run()
-    assert (report.outcome.indexed, report.outcome.already_there) == (0, 40)
+    assert (report.outcome.indexed, report.outcome.already_indexed) == (0, 40)
     assert harness.stored("log.index") == before
 
 
 def test_a_run_killed_before_the_position_moved_is_redone_without_a_trace(harness: Harness) -> None:
     harness.access(20)
-    state, held = harness.indexer.look()
-    part = harness.indexer.plan(state, held).slice
-    assert part is not None
-    harness.indexer.index(state, part)
+    state, stored = harness.indexer.read_positions()
+    slice_ = harness.indexer.plan(state, stored).slice
+    assert slice_ is not None
+    harness.indexer.process(state, slice_)
     assert harness.lag() == 20
     harness.run()
     assert len(harness.stored("log.index")) == 20
@@ -113,11 +120,14 @@ def test_a_run_killed_before_the_position_moved_is_redone_without_a_trace(harnes
 
 def test_of_two_runs_on_the_same_slice_one_wins(harness: Harness) -> None:
     harness.access(20)
-    state, held = harness.indexer.look()
-    todo = harness.indexer.plan(state, held)
-    harness.indexer.step(state, held, todo)
+    state, stored = harness.indexer.read_positions()
+    slice_ = harness.indexer.plan(state, stored).slice
+    assert slice_ is not None
+    harness.indexer.process(state, slice_)
+    harness.indexer.commit(state, stored, slice_.ends())
+    harness.indexer.process(state, slice_)
     with pytest.raises(PositionConflict):
-        harness.indexer.step(state, held, todo)
+        harness.indexer.commit(state, stored, slice_.ends())
     assert len(harness.stored("log.index")) == 20
     assert harness.lag() == 0
 
@@ -156,8 +166,8 @@ def test_a_position_that_moved_between_two_reads_is_no_truncated_log(harness: Ha
         return get(keys)
 
     harness.store.get = slow_get  # type: ignore[method-assign]  # see above
-    state, held = harness.indexer.look()
-    assert harness.indexer.plan(state, held).truncated == ()
+    state, stored = harness.indexer.read_positions()
+    assert harness.indexer.plan(state, stored).truncated == ()
     assert harness.run() == []
 
 
@@ -193,7 +203,7 @@ def test_trino_failing_at_everything_is_no_fault_of_the_messages(
 ) -> None:
     harness.access(events)
     harness.trino.suspects = {(partition, at) for partition in range(3) for at in range(100)}
-    with pytest.raises(SuspectMessage, match="no one knows"):
+    with pytest.raises(SuspectMessage, match="cause unknown"):
         harness.run()
     assert len(harness.trino.queries) <= MOST_FAILURES
     assert harness.stored(DEAD_INDEX) == {}
@@ -234,8 +244,8 @@ def test_a_deleted_index_is_filled_again_from_what_the_topic_holds(harness: Harn
     [day] = harness.store.index_ids("log.index")
     before = harness.stored("log.index")
     harness.store.delete_index(day)
-    loss, indexed = harness.run()
-    assert loss.losses == (
+    recovered, indexed = harness.run()
+    assert recovered.gaps == (
         f"{day} was deleted; analyze.action is read again from 2026-03-01, as far as retention has "
         "kept it",
     )
@@ -291,7 +301,7 @@ def test_a_dead_letter_that_the_index_refuses_fails_the_slice(harness: Harness) 
     event = {"uuid": str(uuid.uuid4()), "uri": "/" + "x" * 7_500, "name": "kafka"}
     harness.kafka.produce(TOPIC, json.dumps(event).encode())
     harness.store.largest_request = 7_500  # less than its document, and than its raw bytes
-    with pytest.raises(SliceError, match="kp.dead refuses a letter: request_too_large"):
+    with pytest.raises(SliceError, match="kp.dead refuses a dead letter: request_too_large"):
         harness.run()
     assert harness.lag() == 10
 
@@ -324,7 +334,7 @@ def test_a_malformed_message_becomes_a_dead_letter_with_its_bytes(harness: Harne
     assert (letter.source["partition"], letter.source["offset"]) == (1, 3)
     assert base64.b64decode(letter.source["value"]) == b"\xff not json"
     assert base64.b64decode(letter.source["key"]) == b"k"
-    assert (report.outcome.dead, report.outcome.dead_lettered) == ([], {"not_json": 1})
+    assert (report.outcome.rejected, report.outcome.dead_lettered) == ([], {"not_json": 1})
     assert harness.lag() == 0
 
 
@@ -370,7 +380,7 @@ def test_a_position_that_the_index_refuses_is_an_error_and_not_another_run(
     harness: Harness,
 ) -> None:
     harness.access(3, partition=0)
-    state, _ = harness.indexer.look()
+    state, _ = harness.indexer.read_positions()
     identity = f"access_log:{state.topic_id}:0"
     harness.store.refuse[identity] = [ItemResult(400, "strict_dynamic_mapping_exception", "no")]
     with pytest.raises(SliceError, match="refuses a position"):
@@ -398,11 +408,12 @@ def test_another_event_with_a_taken_uuid_is_a_dead_letter(harness: Harness) -> N
     assert (letter.source["reason"], letter.source["offset"]) == ("conflict", 1)
 
 
-def test_a_busy_server_is_asked_again_for_the_rejected_items_only(harness: Harness) -> None:
+@pytest.mark.usefixtures("retries_without_waiting")
+def test_a_busy_server_gets_only_the_rejected_operations_again(harness: Harness) -> None:
     ids = harness.access(7, partition=0)
     harness.store.refuse[ids[2]] = [ItemResult(429, "es_rejected_execution_exception", "busy")] * 2
     [report] = harness.run()
-    assert (report.outcome.indexed, report.outcome.already_there) == (7, 0)
+    assert (report.outcome.indexed, report.outcome.already_indexed) == (7, 0)
 
 
 def test_a_server_that_stays_busy_fails_the_operation() -> None:
@@ -412,7 +423,8 @@ def test_a_server_that_stays_busy_fails_the_operation() -> None:
         send(store, [create("log.index-x", "a", b"{}")], retry_seconds=0.3)
 
 
-def test_a_write_block_that_passes_is_waited_for(harness: Harness) -> None:
+@pytest.mark.usefixtures("retries_without_waiting")
+def test_a_write_is_retried_until_a_short_block_is_lifted(harness: Harness) -> None:
     ids = harness.access(7)
     harness.store.refuse[ids[2]] = [ItemResult(403, "cluster_block_exception", "a replay")]
     [report] = harness.run()
@@ -422,7 +434,7 @@ def test_a_write_block_that_passes_is_waited_for(harness: Harness) -> None:
 def test_a_write_block_that_stays_fails_the_slice_and_makes_no_dead_letters(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "BLOCKED_SECONDS", 0)
+    monkeypatch.setattr(bulk, "BLOCKED_SECONDS", 0)
     ids = harness.access(7)
     harness.store.refuse[ids[2]] = [ItemResult(403, "cluster_block_exception", "read-only")]
     with pytest.raises(IndexBlocked, match="read-only"):
@@ -436,11 +448,11 @@ def test_offsets_deleted_before_they_were_read_are_a_recorded_gap(harness: Harne
     harness.run()
     harness.access(10, partition=2)
     harness.kafka.delete_records(TOPIC, 2, before=15)
-    loss, indexed = harness.run()
+    recovered, indexed = harness.run()
     [gap] = harness.stored(GAP_INDEX).values()
     assert (gap.source["partition"], gap.source["start"], gap.source["end"]) == (2, 10, 15)
-    assert loss.losses == ("retention deleted analyze.action 2:[10,15) before it was read",)
-    assert (indexed.rows, indexed.losses) == (5, ())
+    assert recovered.gaps == ("retention deleted analyze.action 2:[10,15) before it was read",)
+    assert (indexed.rows, indexed.gaps) == (5, ())
     assert len(harness.stored("log.index")) == 15
     assert harness.lag() == 0
 
@@ -461,8 +473,8 @@ def test_a_log_that_lost_its_end_is_read_again_and_says_so(harness: Harness) -> 
     harness.run()
     del harness.kafka.topics[TOPIC].messages[0][6:]
     harness.access(1, partition=0)
-    loss, _ = harness.run()
-    assert loss.losses == (
+    recovered, _ = harness.run()
+    assert recovered.gaps == (
         "analyze.action has lost 0:[7,10) from its end; it is read from its start",
     )
     assert len(harness.stored("log.index")) == 11
@@ -475,8 +487,8 @@ def test_a_topic_made_again_is_read_from_its_start_and_says_so(harness: Harness)
     harness.kafka.delete_topic(TOPIC)
     harness.kafka.create_topics({TOPIC: 3})
     harness.access(4)
-    loss, _ = harness.run()
-    assert "was deleted and made again" in loss.losses[0]
+    recovered, _ = harness.run()
+    assert "was deleted and recreated" in recovered.gaps[0]
     assert len(harness.stored("log.index")) == 14
     assert harness.lag() == 0
 
@@ -491,7 +503,7 @@ def test_a_topic_made_again_under_a_following_run_is_said_too(harness: Harness) 
     harness.kafka.delete_topic(TOPIC)
     harness.kafka.create_topics({TOPIC: 3})
     harness.access(4)
-    assert "was deleted and made again" in next(reports).losses[0]
+    assert "was deleted and recreated" in next(reports).gaps[0]
     assert next(reports).rows == 4
 
 
@@ -503,7 +515,7 @@ def test_partitions_added_to_a_topic_that_was_made_again_are_no_loss(harness: Ha
     harness.access(3)
     first, second = (replace(harness.indexer, assignment=part) for part in (range(2), range(2, 3)))
     reports = [*first.run(), *second.run()]
-    assert [bool(report.losses) for report in reports if report] == [True, False, False]
+    assert [bool(report.gaps) for report in reports if report] == [True, False, False]
 
 
 def test_runs_that_take_partitions_each_take_all_of_them_once(harness: Harness) -> None:
@@ -531,8 +543,8 @@ def test_a_run_of_some_partitions_reads_a_deleted_index_again_for_all(harness: H
     assert [report.rows for report in other.run() if report] == [10]
     [day] = harness.store.index_ids("log.index")
     harness.store.delete_index(day)
-    loss, again = (report for report in other.run() if report)
-    assert (bool(loss.losses), again.rows) == (True, 10)
+    recovered, again = (report for report in other.run() if report)
+    assert (bool(recovered.gaps), again.rows) == (True, 10)
     assert harness.lag() == 20
     harness.access(3)
     assert list(reports) == []  # its positions were moved, so it ends
@@ -593,7 +605,7 @@ def test_operations_are_sent_by_as_few_requests_as_their_bytes_need(
 ) -> None:
     operations = [create("log.index-x", f"{number:04}", b"{}") for number in range(count)]
     size = len(operations[0])
-    monkeypatch.setattr(store_module, "MAX_REQUEST_BYTES", 10 * size + 1)
+    monkeypatch.setattr(bulk, "MAX_REQUEST_BYTES", 10 * size + 1)
     store = FakeElasticsearch()
     send(store, operations)
     assert store.requests == math.ceil(count * size / (10 * size))
@@ -637,7 +649,7 @@ def test_the_next_run_knows_that_reference_data_are_large(harness: Harness) -> N
 def test_more_keys_than_can_be_listed_are_not(
     small_slices: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "_MOST_KEYS", 1)
+    monkeypatch.setattr(lookup_pushdown, "_MOST_KEYS", 1)
     large(small_slices)
     small_slices.access(20, name="kafka")
     small_slices.access(20, name="presto")
@@ -648,7 +660,7 @@ def test_more_keys_than_can_be_listed_are_not(
 
 def test_reference_data_that_have_no_room_are_not_read_whole_again(harness: Harness) -> None:
     large(harness)
-    harness.trino.most_other_rows = 1_000
+    harness.trino.most_reference_rows = 1_000
     harness.access(40)
     [report] = harness.run()
     assert report.outcome.indexed == 40

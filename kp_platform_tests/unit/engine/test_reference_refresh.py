@@ -1,7 +1,6 @@
 """Documents follow changes, on fakes: all of them, only them, and never back to older data."""
 
 import threading
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +8,11 @@ import pytest
 from kp_platform.adapters.reference_changes import ReferenceChange
 from kp_platform.engine.dead_letters import DEAD_INDEX
 from kp_platform.engine.errors import QueryFailed, SliceError
-from kp_platform.engine.store import ItemResult
+from kp_platform.engine.ports import ItemResult
 from kp_platform.flows.builtin import REFERENCE_CHANGES
 from kp_platform.operations.reference_data import set_reference
 from kp_platform_tests.conftest import wait_for
+from kp_platform_tests.fakes import FakeClock
 from kp_platform_tests.unit.engine.harness import Harness
 
 
@@ -20,7 +20,7 @@ from kp_platform_tests.unit.engine.harness import Harness
 def harness() -> Harness:
     """A world whose first announcements, of the seed, are dealt with."""
     harness = Harness()
-    harness.follow_changes()
+    harness.refresh_references()
     return harness
 
 
@@ -36,7 +36,7 @@ def test_documents_of_a_changed_name_follow_and_others_are_untouched(harness: Ha
     set_reference(
         harness.mysql, harness.redis, harness.publish_changes, "presto", "https://trino.io/"
     )
-    [report] = harness.follow_changes()
+    [report] = harness.refresh_references()
     after = harness.stored("log.index")
     assert values(harness, mine) == {"https://trino.io/"}
     assert {key: after[key] for key in others} == {key: before[key] for key in others}
@@ -51,7 +51,7 @@ def test_a_rewritten_document_keeps_all_that_the_change_does_not_bring(harness: 
     set_reference(
         harness.mysql, harness.redis, harness.publish_changes, "presto", "https://trino.io/"
     )
-    harness.follow_changes()
+    harness.refresh_references()
     after = harness.stored("log.index")[identity].source
     assert after == {**before, "redis_value": "https://trino.io/"}
 
@@ -62,7 +62,7 @@ def test_an_event_indexed_without_its_row_is_completed_when_the_row_comes(harnes
     set_reference(
         harness.mysql, harness.redis, harness.publish_changes, "newcomer", "https://new.example/"
     )
-    harness.follow_changes()
+    harness.refresh_references()
     for identity in ids:
         source = harness.stored("log.index")[identity].source
         assert source["test_id"] == harness.mysql.rows["newcomer"]
@@ -77,7 +77,7 @@ def test_a_row_that_went_away_leaves_the_documents_and_is_named_as_missing(
     harness.run()
     del harness.redis.held["kafka"]
     harness.publish_changes([ReferenceChange("redis", "kafka")])
-    harness.follow_changes()
+    harness.refresh_references()
     source = harness.stored("log.index")[identity].source
     assert (source["redis_key"], source["redis_value"]) == (None, None)
     assert source["enrichment"] == {"state": "partial", "missing": ["redis"]}
@@ -90,7 +90,7 @@ def test_the_same_change_again_rewrites_nothing(harness: Harness) -> None:
         set_reference(
             harness.mysql, harness.redis, harness.publish_changes, "presto", "https://trino.io/"
         )
-        [report] = harness.follow_changes()
+        [report] = harness.refresh_references()
         assert report.outcome.refreshed == refreshed
 
 
@@ -98,7 +98,7 @@ def test_a_change_of_a_name_that_nobody_used_settles_at_once(harness: Harness) -
     set_reference(
         harness.mysql, harness.redis, harness.publish_changes, "unheard of", "https://x.example/"
     )
-    [report] = harness.follow_changes()
+    [report] = harness.refresh_references()
     assert (report.outcome.applied, report.outcome.refreshed) == (2, 0)
 
 
@@ -110,7 +110,7 @@ def test_a_killed_rewrite_goes_on_where_documents_still_differ(harness: Harness)
     )
     harness.store.dies_after = harness.store.requests + 1
     with pytest.raises(ConnectionError):
-        harness.follow_changes()
+        harness.refresh_references()
     harness.store.dies_after = None
     assert harness.lag(REFERENCE_CHANGES) == 2
     done = sum(
@@ -118,7 +118,7 @@ def test_a_killed_rewrite_goes_on_where_documents_still_differ(harness: Harness)
         for each in harness.stored("log.index").values()
     )
     assert 0 < done < 20
-    [report] = harness.follow_changes()
+    [report] = harness.refresh_references()
     assert report.outcome.refreshed == 20 - done
 
 
@@ -138,10 +138,10 @@ def test_newer_data_written_meanwhile_are_not_written_over(harness: Harness) -> 
             "presto",
             "https://newer.example/",
         )
-        harness.follow_changes()
+        harness.refresh_references()
 
     harness.trino.after_answer = newer_run
-    assert harness.follow_changes() == []  # the newer run has taken its changes too
+    assert harness.refresh_references() == []  # the newer run has taken its changes too
     assert values(harness, ids) == {"https://newer.example/"}
     assert harness.lag(REFERENCE_CHANGES) == 0
 
@@ -149,7 +149,7 @@ def test_newer_data_written_meanwhile_are_not_written_over(harness: Harness) -> 
 def test_a_document_on_its_way_with_older_data_is_waited_for(harness: Harness) -> None:
     """The access log has read its reference data, but not indexed yet, when the change comes."""
     ids = harness.access(10, "presto")
-    follower = threading.Thread(target=harness.follow_changes)
+    follower = threading.Thread(target=harness.refresh_references)
 
     def change_and_follow() -> None:
         set_reference(
@@ -169,10 +169,10 @@ def test_a_document_on_its_way_with_older_data_is_waited_for(harness: Harness) -
 
 def test_a_change_fails_and_is_kept_when_the_other_flow_does_not_move(harness: Harness) -> None:
     harness.access(1, "presto")
-    harness.limits = replace(harness.limits, max_run_seconds=0.2)
+    harness.clock = FakeClock()
     harness.publish_changes([ReferenceChange("redis", "presto")])
-    with pytest.raises(SliceError, match="analyze.action is not indexed up to where it was"):
-        harness.follow_changes()
+    with pytest.raises(SliceError, match="analyze.action is not indexed up to its end at the time"):
+        harness.refresh_references()
     assert harness.lag(REFERENCE_CHANGES) == 1
 
 
@@ -185,7 +185,7 @@ def test_a_database_that_is_down_rewrites_nothing(harness: Harness) -> None:
     )
     harness.trino.failure = "Redis is down"
     with pytest.raises(QueryFailed, match="Redis is down"):
-        harness.follow_changes()
+        harness.refresh_references()
     assert values(harness, ids) == before
     assert harness.lag(REFERENCE_CHANGES) == 2
 
@@ -208,7 +208,7 @@ def test_a_malformed_change_is_a_dead_letter_and_its_neighbours_are_applied(
     set_reference(
         harness.mysql, harness.redis, harness.publish_changes, "presto", "https://trino.io/"
     )
-    [report] = harness.follow_changes()
+    [report] = harness.refresh_references()
     assert (report.outcome.applied, report.outcome.refreshed) == (2, 2)
     [letter] = harness.stored(DEAD_INDEX).values()
     assert letter.source["reason"] == reason
@@ -224,7 +224,7 @@ def test_facts_that_the_index_refuses_bury_their_change_and_hold_up_no_other(
             harness.mysql, harness.redis, harness.publish_changes, name, "https://new.example/"
         )
     harness.store.refuse[bad] = [ItemResult(400, "document_parsing_exception", "no")]
-    [report] = harness.follow_changes()
+    [report] = harness.refresh_references()
     assert values(harness, [good]) == {"https://new.example/"}
     assert (report.outcome.applied, report.outcome.dead_lettered.total()) == (2, 2)
     reasons = {each.source["reason"] for each in harness.stored(DEAD_INDEX).values()}

@@ -8,28 +8,28 @@ import sqlglot
 from sqlglot import expressions
 
 from kp_platform.flows.builtin import ACCESS_LOG, FLOWS
-from kp_platform.flows.model import Flow, Rewrite
+from kp_platform.flows.model import AnyFlow, Flow, ReferenceRefresh, document_flows
 from kp_platform_tests.stack import ROOT
 from web_emitter.emitter.events import AccessEvent
 
 FLOW_IDS = [flow.name for flow in FLOWS]
-# What the pipeline adds to the columns of the SQL; `message` is for its eyes only.
+# What the loader adds to the columns of the SQL; `message` is only checked.
 ADDED = {"topic", "indexed_at", "run_id", "delay_ms"}
 
 
-def sql(flow: Flow) -> expressions.Select:
-    parsed = sqlglot.parse_one(flow.query.read_text(), dialect="trino")
+def sql(flow: AnyFlow) -> expressions.Select:
+    parsed = sqlglot.parse_one(flow.sql, dialect="trino")
     assert isinstance(parsed, expressions.Select)
     return parsed
 
 
-def mapping(flow: Flow) -> dict[str, Any]:
+def mapping(flow: AnyFlow) -> dict[str, Any]:
     text = flow.mapping.read_text()
     template: dict[str, Any] = json.loads(text)["template"]
     return template
 
 
-def table_file(flow: Flow) -> dict[str, Any]:
+def table_file(flow: AnyFlow) -> dict[str, Any]:
     found: list[dict[str, Any]] = [
         table
         for path in (ROOT / "presto_etc" / "kafka").glob("*.json")
@@ -39,38 +39,30 @@ def table_file(flow: Flow) -> dict[str, Any]:
     return found[0]
 
 
-INDEXING = [flow for flow in FLOWS if flow.rewrites is None]
-REWRITING = [flow for flow in FLOWS if flow.rewrites is not None]
+REFRESHES = [flow for flow in FLOWS if isinstance(flow, ReferenceRefresh)]
 
 
-@pytest.mark.parametrize("flow", INDEXING, ids=lambda flow: flow.name)
+@pytest.mark.parametrize("flow", document_flows(FLOWS), ids=lambda flow: flow.name)
 def test_the_columns_of_the_sql_are_the_fields_of_the_mapping(flow: Flow) -> None:
     columns = set(sql(flow).named_selects) - {"message"}
     added = ADDED | ({"enrichment"} if flow.references else set())
     assert columns | added == set(mapping(flow)["mappings"]["properties"])
 
 
-@pytest.mark.parametrize("flow", REWRITING, ids=lambda flow: flow.name)
-def test_a_change_brings_what_the_rewritten_flow_joins_by_the_same_joins(flow: Flow) -> None:
-    assert flow.rewrites is not None
-    target, key = flow.rewrites.target, flow.rewrites.key_field
+@pytest.mark.parametrize("flow", REFRESHES, ids=lambda flow: flow.name)
+def test_a_refresh_returns_the_reference_columns_of_its_target_by_the_same_joins(
+    flow: ReferenceRefresh,
+) -> None:
     own = {"@timestamp", "partition", "offset", "message"}
-    brought = set(sql(flow).named_selects) - own - set(flow.fields)
-    assert brought == set(sql(target).named_selects) - own - set(target.fields)
-    joins = [join.sql() for join in sql(flow).args["joins"]]
-    theirs = [join.sql() for join in sql(target).args["joins"]]
-    name = flow.rewrites.document_field
-    assert joins == [
-        join.replace(f"slice.{name}", f"slice.{key}").replace(
-            f"SELECT {name} FROM slice", f"SELECT {key} FROM slice"
-        )
-        for join in theirs
-    ]
-    assert (flow.index, flow.references) == (target.index, target.references)
+    reference = set(sql(flow).named_selects) - own - set(flow.fields)
+    assert reference == set(sql(flow.target).named_selects) - own - set(flow.target.fields)
+    joins = "\nFROM slice\n"
+    assert flow.sql.partition(joins)[2] == flow.target.sql.partition(joins)[2] != ""
+    assert (flow.index, flow.references) == (flow.target.index, flow.target.references)
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=FLOW_IDS)
-def test_the_table_file_declares_the_fields_of_the_event_as_varchar(flow: Flow) -> None:
+def test_the_table_file_declares_the_fields_of_the_event_as_varchar(flow: AnyFlow) -> None:
     declared = table_file(flow)["message"]["fields"]
     assert tuple(field["name"] for field in declared) == flow.fields
     assert {field["type"] for field in declared} == {"VARCHAR"}
@@ -78,14 +70,15 @@ def test_the_table_file_declares_the_fields_of_the_event_as_varchar(flow: Flow) 
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=FLOW_IDS)
-def test_the_sql_reads_the_flows_own_table(flow: Flow) -> None:
+def test_the_sql_reads_the_flows_own_table(flow: AnyFlow) -> None:
     described = table_file(flow)
-    name = f"kafka_tests.{described['schemaName']}.{described['tableName']}"
-    assert name in {table.sql() for table in sql(flow).find_all(expressions.Table)}
+    name = ["kafka_tests", described["schemaName"], described["tableName"]]
+    tables = sql(flow).find_all(expressions.Table)
+    assert name in [[part.name for part in table.parts] for table in tables]
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=FLOW_IDS)
-def test_the_mapping_is_strict_versioned_and_carries_the_alias(flow: Flow) -> None:
+def test_the_mapping_is_strict_versioned_and_carries_the_alias(flow: AnyFlow) -> None:
     template = mapping(flow)
     assert template["mappings"]["dynamic"] == "strict"
     assert template["mappings"]["_meta"]["version"] >= 1
@@ -105,19 +98,36 @@ def test_every_join_is_a_left_join() -> None:
         assert {join.side for join in sql(flow).find_all(expressions.Join)} <= {"LEFT"}
 
 
+def declared(**changes: Any) -> dict[str, Any]:
+    texts = dict.fromkeys(("name", "topic", "asset", "description", "sql"), "x")
+    return {**texts, "fields": ("x",), **changes}
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         {"id_field": "id"},  # documents would have no id
-        {"allowed": {"id": ("x",)}},
-        {"rewrites": Rewrite(target=ACCESS_LOG, key_field="id", document_field="name")},
+        {"id_field": "x", "allowed": {"id": ("x",)}},
     ],
 )
 def test_a_flow_names_only_its_own_fields(wrong: dict[str, Any]) -> None:
-    flow = dict.fromkeys(("name", "topic", "index", "asset", "description", "id_field"), "x")
-    right: dict[str, Any] = {**flow, "fields": ("x",), "folder": ROOT}
     with pytest.raises(ValueError, match="flow x: 'id' is not in fields"):
-        Flow(**{**right, **wrong})
+        Flow(**declared(index="x", mapping=ROOT, **wrong))
+
+
+@pytest.mark.parametrize(
+    ("key_field", "document_field", "error"),
+    [
+        ("id", "name", "'id' is not in fields"),
+        ("x", "id", "'id' is not a field of access_log"),  # no document would be found
+    ],
+)
+def test_a_refresh_names_only_fields_of_its_messages_and_of_its_target(
+    key_field: str, document_field: str, error: str
+) -> None:
+    names = {"key_field": key_field, "document_field": document_field}
+    with pytest.raises(ValueError, match=f"flow x: {error}"):
+        ReferenceRefresh(**declared(target=ACCESS_LOG, **names))
 
 
 def test_no_two_flows_share_a_topic_an_asset_or_a_name() -> None:

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from kp_platform.engine import dead_letters
-from kp_platform.engine.dead_letters import DEAD_INDEX, Selection, StoredDeadLetter
-from kp_platform.engine.documents import DeadLetter
+from kp_platform.engine.dead_letters import DEAD_INDEX, DeadLetter, Selection
+from kp_platform.engine.documents import RejectedMessage
 from kp_platform.engine.errors import QueryFailed, SliceError
 from kp_platform.engine.offsets import OffsetRange, Slice
-from kp_platform.engine.store import ItemResult
+from kp_platform.engine.ports import ItemResult
 from kp_platform.flows.builtin import ACCESS_LOG, FULL_TEXT, REFERENCE_CHANGES
-from kp_platform.operations.dead_letter_retry import MOST_OFFSETS, RetryReport, replay, slices
+from kp_platform.operations.dead_letter_retry import MOST_OFFSETS, RetryReport, retry, slices
 from kp_platform_tests.unit.engine.harness import Harness
 
 TOPIC = ACCESS_LOG.topic
@@ -35,14 +35,14 @@ def rejected(harness: Harness, count: int, partition: int = 0) -> list[str]:
     return ids[1::3]
 
 
-def letters(harness: Harness, selection: Selection = OPEN) -> list[StoredDeadLetter]:
+def letters(harness: Harness, selection: Selection = OPEN) -> list[DeadLetter]:
     harness.store.refresh(DEAD_INDEX)
     return dead_letters.read(harness.store, selection)
 
 
-def replayed(harness: Harness, chosen: list[StoredDeadLetter] | None = None) -> RetryReport:
+def replayed(harness: Harness, chosen: list[DeadLetter] | None = None) -> RetryReport:
     indexers = {flow.name: harness.indexer_of(flow) for flow in (ACCESS_LOG, REFERENCE_CHANGES)}
-    return replay(indexers, letters(harness) if chosen is None else chosen)
+    return retry(indexers, letters(harness) if chosen is None else chosen)
 
 
 def offsets(harness: Harness) -> list[tuple[int, int]]:
@@ -61,9 +61,7 @@ def test_a_letter_whose_message_has_become_good_is_a_document_with_its_enrichmen
     documents = harness.stored("log.index")
     assert {documents[identity].source["test_name"] for identity in ids} == {"presto"}
     assert offsets(harness) == [(0, offset) for offset in range(12)]
-    assert str(report) == (
-        "4 became good and are removed, 0 are still dead, 0 cannot be read again"
-    )
+    assert str(report) == ("4 indexed and removed, 0 still dead, 0 cannot be read")
 
 
 def test_a_letter_that_is_still_bad_stays_with_the_reason_and_the_bytes_of_now(
@@ -77,11 +75,10 @@ def test_a_letter_that_is_still_bad_stays_with_the_reason_and_the_bytes_of_now(
     [after] = letters(harness)
     source = dead_letters.by_id(harness.store, after.id).source
     assert (source["reason"], source["detail"]) == ("illegal_argument_exception", "too long")
-    assert source["@timestamp"] == before.source["@timestamp"] <= source["replayed_at"]
+    assert source["@timestamp"] == before.source["@timestamp"] <= source["retried_at"]
     assert (
         json.loads(
-            dead_letters.raw_bytes(StoredDeadLetter(after.id, source, after.version), "value")
-            or b""
+            dead_letters.raw_bytes(DeadLetter(after.id, source, after.version), "value") or b""
         )["uuid"]
         == identity
     )
@@ -89,15 +86,15 @@ def test_a_letter_that_is_still_bad_stays_with_the_reason_and_the_bytes_of_now(
 
 def test_a_script_is_told_of_each_letter_by_its_id(harness: Harness) -> None:
     _, second, _ = rejected(harness, 3)
-    at = {letter.place: letter for letter in letters(harness)}
+    at = {letter.partition_offset: letter for letter in letters(harness)}
     good, bad, dropped = at[0, 1], at[0, 4], at[0, 7]
     harness.store.refuse[second] = [ItemResult(400, REJECTED, "still")]
-    dead_letters.drop(harness.store, [dropped], "2026-03-02T00:00:00.000Z")
+    dead_letters.discard(harness.store, [dropped], "2026-03-02T00:00:00.000Z")
     report = replayed(harness, letters(harness, Selection(with_discarded=True)))
     assert report.as_json() == {
         "removed": [good.id],
         "still_dead": [{"id": bad.id, "reason": REJECTED, "detail": "still"}],
-        "unreadable": [{"id": dropped.id, "cause": "it was dropped at 2026-03-02T00:00:00.000Z"}],
+        "unreadable": [{"id": dropped.id, "cause": "it was discarded at 2026-03-02T00:00:00.000Z"}],
     }
 
 
@@ -106,7 +103,7 @@ def test_only_the_letters_that_were_asked_for_are_read(harness: Harness) -> None
     [chosen, *others] = letters(harness)
     harness.trino.queries.clear()
     replayed(harness, [chosen])
-    assert harness.trino.queries == [[*chosen.place, chosen.place[1] + 1]]
+    assert harness.trino.queries == [[*chosen.partition_offset, chosen.partition_offset[1] + 1]]
     assert {each.id for each in letters(harness)} == {each.id for each in others}
 
 
@@ -140,12 +137,12 @@ def test_a_dropped_letter_is_not_read_again_nor_is_it_as_a_neighbour(harness: Ha
     for identity in ids[:3]:
         harness.store.refuse[identity] = [ItemResult(400, REJECTED, "no")]
     harness.run()
-    middle = next(letter for letter in letters(harness) if letter.place == (0, 1))
-    dead_letters.drop(harness.store, [middle], "2026-03-02T00:00:00.000Z")
+    middle = next(letter for letter in letters(harness) if letter.partition_offset == (0, 1))
+    dead_letters.discard(harness.store, [middle], "2026-03-02T00:00:00.000Z")
     report = replayed(harness, letters(harness, Selection(with_discarded=True)))
     assert len(report.removed) == 2
     [(letter, cause)] = report.unreadable
-    assert (letter.id, cause) == (middle.id, "it was dropped at 2026-03-02T00:00:00.000Z")
+    assert (letter.id, cause) == (middle.id, "it was discarded at 2026-03-02T00:00:00.000Z")
     assert sorted(harness.stored("log.index")) == sorted([ids[0], ids[2], ids[3]])
 
 
@@ -153,10 +150,10 @@ def test_what_retention_deleted_is_said_exactly_and_its_letter_stays(harness: Ha
     rejected(harness, 2)
     harness.kafka.delete_records(TOPIC, 0, before=3)
     report = replayed(harness)
-    assert [letter.place for letter in report.removed] == [(0, 4)]
+    assert [letter.partition_offset for letter in report.removed] == [(0, 4)]
     [(letter, cause)] = report.unreadable
-    assert letter.place == (0, 1)
-    assert cause == "retention deleted analyze.action partition 0 below offset 3"
+    assert letter.partition_offset == (0, 1)
+    assert cause == "retention deleted analyze.action partition 0 below 3"
     assert [each.id for each in letters(harness)] == [letter.id]
 
 
@@ -170,7 +167,7 @@ def test_a_topic_made_again_is_said_and_its_new_messages_are_not_taken_for_old(
     harness.access(5, partition=0)
     [(_, cause)] = replayed(harness).unreadable
     new = harness.kafka.topic_state(TOPIC).topic_id
-    assert cause == f"topic analyze.action was made again: its id is {new}, not {old}"
+    assert cause == f"topic analyze.action was recreated: its id is {new}, not {old}"
     assert len(letters(harness)) == 1
 
 
@@ -183,7 +180,7 @@ def test_a_topic_made_again_during_the_read_takes_no_letter_away(harness: Harnes
         harness.kafka.create_topics({TOPIC: 3})
 
     harness.trino.after_answer = make_again
-    with pytest.raises(SliceError, match="made again during the read"):
+    with pytest.raises(SliceError, match="recreated during the read"):
         replayed(harness, chosen)
     assert len(letters(harness)) == 1
 
@@ -197,7 +194,7 @@ def test_an_offset_that_the_log_lost_from_its_end_and_a_flow_that_is_gone_are_sa
     foreign = replace(letter, source=letter.source | {"flow": FULL_TEXT.name})
     causes = [cause for _, cause in replayed(harness, [beyond, foreign]).unreadable]
     assert causes == [
-        "analyze.action has no partition 0 with that offset any more",
+        "analyze.action partition 0 no longer has that offset",
         "flow full_text is not declared",
     ]
 
@@ -225,7 +222,7 @@ def test_a_conflict_stays_a_conflict_and_a_message_that_spoils_a_query_stays_unr
     harness.run()
     report = replayed(harness)
     assert sorted(found.reason for _, found in report.still_dead) == ["conflict", "unreadable"]
-    assert "2 are still dead (1 conflict, 1 unreadable)" in str(report)
+    assert "2 still dead (1 conflict, 1 unreadable)" in str(report)
     assert len(letters(harness)) == 2
 
 
@@ -235,9 +232,9 @@ def test_a_message_that_trino_may_fail_at_keeps_no_other_letter_from_its_replay(
     rejected(harness, 2)
     harness.trino.suspects = {(0, 1)}
     report = replayed(harness)
-    assert [letter.place for letter in report.removed] == [(0, 4)]
+    assert [letter.partition_offset for letter in report.removed] == [(0, 4)]
     [(letter, cause)] = report.unreadable
-    assert (letter.place, cause) == ((0, 1), "GENERIC_INTERNAL_ERROR: no one knows")
+    assert (letter.partition_offset, cause) == ((0, 1), "GENERIC_INTERNAL_ERROR: cause unknown")
     assert [each.id for each in letters(harness)] == [letter.id]
 
 
@@ -249,11 +246,11 @@ def test_a_change_that_was_dead_is_applied(harness: Harness) -> None:
     offset = harness.kafka.produce(REFERENCE_CHANGES.topic, change, 0)
     state = harness.kafka.topic_state(REFERENCE_CHANGES.topic)
     raw = harness.kafka.raw_messages(REFERENCE_CHANGES.topic, [(0, offset)])
-    dead_letters.store_dead_letters(
+    dead_letters.store(
         harness.store,
         REFERENCE_CHANGES,
         state,
-        [DeadLetter(0, offset, "", REJECTED, "no")],
+        [RejectedMessage(0, offset, "", REJECTED, "no")],
         raw,
         "2026-03-02T00:00:00.000Z",
     )

@@ -9,17 +9,18 @@ import pytest
 
 from kp_platform.adapters.reference_changes import ReferenceChange
 from kp_platform.engine import dead_letters, index_registry, positions
+from kp_platform.engine.bulk import create, send
 from kp_platform.engine.counting import Window
 from kp_platform.engine.dead_letters import Selection
 from kp_platform.engine.errors import QueryFailed, SliceError
 from kp_platform.engine.indexer import Indexer
 from kp_platform.engine.offsets import OffsetRange, Slice
-from kp_platform.engine.store import ItemResult, create, send
+from kp_platform.engine.ports import ItemResult
 from kp_platform.flows.builtin import ACCESS_LOG, REFERENCE_CHANGES
 from kp_platform.operations.index_swap import SwapUnknown
 from kp_platform.operations.replay import (
     ReplayReport,
-    followers,
+    refreshes_of,
     replay_in_place,
     replay_into_new_indices,
 )
@@ -31,6 +32,7 @@ from kp_platform.operations.replay_range import (
     range_of_offsets,
     range_of_time,
 )
+from kp_platform_tests.fakes import FakeClock
 from kp_platform_tests.unit.engine.harness import Harness
 
 TOPIC = ACCESS_LOG.topic
@@ -52,7 +54,7 @@ def way(request: pytest.FixtureRequest) -> Way:
 
 
 def replayed(harness: Harness, way: Way, window: Window = DAY) -> ReplayReport:
-    changes = followers([harness.indexer_of(REFERENCE_CHANGES)], ACCESS_LOG)
+    changes = refreshes_of([harness.indexer_of(REFERENCE_CHANGES)], ACCESS_LOG)
     assert len(changes) == 1
     return [*way(harness.indexer, range_of_time(harness.indexer, window), changes)][-1]
 
@@ -75,7 +77,7 @@ def change(harness: Harness) -> None:
     """Another value of presto, announced and followed."""
     harness.redis.set_values({"presto": "changed"})
     harness.publish_changes([ReferenceChange("redis", "presto")])
-    harness.follow_changes()
+    harness.refresh_references()
 
 
 def without(document: dict[str, Any], *fields: str) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def test_documents_get_the_reference_data_of_now_and_keep_when_they_came(
     assert {each["redis_value"] for each in after.values()} == {"https://trino.io/"}
     for identity, document in after.items():
         assert without(document, "redis_value") == without(before[identity], "redis_value")
-    assert (report.rows, report.remade, report.kept) == (30, 30, 0)
+    assert (report.rows, report.reprocessed, report.kept) == (30, 30, 0)
     assert held(harness) == positions_before
     assert harness.run() == []
 
@@ -105,7 +107,7 @@ def test_what_is_as_it_should_be_is_not_written(harness: Harness) -> None:
     harness.run()
     requests = harness.store.requests
     report = replayed(harness, replay_in_place)
-    assert (report.unchanged, report.remade) == (25, 0)
+    assert (report.unchanged, report.reprocessed) == (25, 0)
     assert harness.store.requests == requests
 
 
@@ -115,7 +117,7 @@ def test_a_document_that_somebody_deleted_comes_back(harness: Harness, way: Way)
     del harness.store.documents[INDEX, ids[7]]
     report = replayed(harness, way)
     assert sorted(documents(harness)) == sorted(ids)
-    assert (report.brought_back, report.remade + report.unchanged) == (1, 19)
+    assert (report.restored, report.reprocessed + report.unchanged) == (1, 19)
 
 
 def test_a_day_that_was_deleted_for_good_comes_back_under_its_name(
@@ -124,14 +126,14 @@ def test_a_day_that_was_deleted_for_good_comes_back_under_its_name(
     ids = harness.access(1010, partition=0)  # the last ones come late
     harness.run()
     harness.store.delete_index(INDEX)
-    with pytest.raises(InvalidReplay, match="reads it again by itself"):
+    with pytest.raises(InvalidReplay, match="the next run reads its events again"):
         range_of_time(harness.indexer, DAY)
     index_registry.unregister(harness.store, ACCESS_LOG, [INDEX])
-    assert replayed(harness, way).brought_back == 1010
+    assert replayed(harness, way).restored == 1010
     assert sorted(documents(harness)) == sorted(ids)
     assert [*harness.store.index_ids("log.index")] == [INDEX]
     assert harness.run() == []  # it is noted, and there
-    [index] = {index for index, _ in harness.stored_places("log.index")}
+    [index] = {index for index, _ in harness.stored_keys("log.index")}
     harness.store.delete_index(index)
     assert index_registry.missing(harness.store, ACCESS_LOG) == [INDEX]
 
@@ -144,7 +146,7 @@ def test_only_events_of_the_time_are_made_again(harness: Harness) -> None:
     span = range_of_time(harness.indexer, some)
     assert span.ranges == (OffsetRange(0, 20, 30),)
     report = replayed(harness, replay_in_place, some)
-    assert report.remade == 10
+    assert report.reprocessed == 10
     changed = [
         each["offset"] for each in documents(harness).values() if each["redis_value"] == "new"
     ]
@@ -161,7 +163,7 @@ def test_an_event_of_the_time_that_came_late_is_found_by_its_document(harness: H
     assert (span.documents, span.ranges) == (4, (OffsetRange(0, 3, 1005),))
     harness.redis.set_values({"presto": "new"})
     report = replayed(harness, replay_in_place, some)
-    assert (report.remade, report.outside) == (4, 998)
+    assert (report.reprocessed, report.outside) == (4, 998)
 
 
 def test_a_duplicate_stays_at_its_first_offset(harness: Harness, way: Way) -> None:
@@ -191,7 +193,7 @@ def test_what_retention_has_deleted_stays_as_it_is_and_is_told(harness: Harness,
     )
     harness.redis.set_values({"presto": "new"})
     report = replayed(harness, way)
-    assert (report.rows, report.remade, report.kept) == (16, 16, 14)
+    assert (report.rows, report.reprocessed, report.kept) == (16, 16, 14)
     after = documents(harness)
     assert sorted(after) == sorted(ids)
     kept = [identity for identity, each in after.items() if each["redis_value"] != "new"]
@@ -205,7 +207,7 @@ def test_a_dead_letter_stays_one_and_is_no_document(harness: Harness, way: Way) 
     harness.run()
     letters = harness.stored("kp.dead")
     report = replayed(harness, way)
-    assert report.dead == 1
+    assert report.dead_letters == 1
     assert harness.stored("kp.dead") == letters
     assert len(documents(harness)) == 6
 
@@ -246,11 +248,11 @@ def test_new_indices_take_the_place_of_the_old_again_and_again(harness: Harness)
     for value in ("first", "second"):
         harness.redis.set_values({"presto": value})
         report = replayed(harness, replay_into_new_indices)
-        assert report.exchanged == [INDEX]
+        assert report.swapped == [INDEX]
         assert {each["redis_value"] for each in documents(harness).values()} == {value}
         assert [*harness.store.index_ids("log.index")] == [INDEX]
         seen.add(harness.store.index_ids("log.index")[INDEX])
-        assert len({index for index, _ in harness.stored_places("log.index")}) == 1
+        assert len({index for index, _ in harness.stored_keys("log.index")}) == 1
         ids += harness.access(5)
         harness.run()  # by the name of the day, which is the new index's now
         assert sorted(documents(harness)) == sorted(ids)
@@ -269,8 +271,8 @@ def test_a_replay_that_fails_leaves_the_old_index_and_nothing_of_the_new(harness
     with pytest.raises(QueryFailed):
         list(reports)
     assert documents(harness) == before
-    assert harness.store.made == {}
-    assert {index for index, _ in harness.stored_places("log.index")} == {INDEX}
+    assert harness.store.created == {}
+    assert {index for index, _ in harness.stored_keys("log.index")} == {INDEX}
 
 
 def test_of_two_replays_at_once_the_later_gives_way(harness: Harness) -> None:
@@ -280,12 +282,12 @@ def test_of_two_replays_at_once_the_later_gives_way(harness: Harness) -> None:
     next(first)
     harness.redis.set_values({"presto": "second"})
     replayed(harness, replay_into_new_indices)
-    with pytest.raises(SliceError, match="exchanged by another"):
+    with pytest.raises(SliceError, match="swapped by another"):
         list(first)
     after = documents(harness)
     assert sorted(after) == sorted(ids)
     assert {each["redis_value"] for each in after.values()} == {"second"}
-    assert harness.store.made == {}
+    assert harness.store.created == {}
 
 
 @pytest.mark.parametrize("happened", [False, True], ids=["refused", "answer lost"])
@@ -306,7 +308,7 @@ def test_an_exchange_without_an_answer_leaves_one_whole_index(
         replayed(harness, replay_into_new_indices)
     assert sorted(documents(harness)) == sorted(ids)
     assert harness.store.blocked == set()
-    assert len(harness.store.made) == (0 if happened else 1)  # it is not deleted at once
+    assert len(harness.store.created) == (0 if happened else 1)  # it is not deleted at once
     ids += harness.access(5)
     harness.run()
     assert sorted(documents(harness)) == sorted(ids)
@@ -321,18 +323,18 @@ def test_an_index_that_somebody_deletes_while_it_is_copied_is_not_replaced(
     written_since = harness.store.written_since
     late: list[str] = []
 
-    def delete_and_go_on(index: str, marks: Any, size: int) -> Any:
-        yield from written_since(index, marks, size)
+    def delete_and_go_on(index: str, checkpoints: Any, size: int) -> Any:
+        yield from written_since(index, checkpoints, size)
         if not late:
             harness.store.delete_index(INDEX)
             late.extend(harness.access(3))
             send(harness.store, [create(INDEX, each, b'{"uuid": "late"}') for each in late])
 
     monkeypatch.setattr(harness.store, "written_since", delete_and_go_on)
-    with pytest.raises(SliceError, match="deleted or exchanged by another"):
+    with pytest.raises(SliceError, match="deleted or swapped by another"):
         replayed(harness, replay_into_new_indices)
     assert sorted(documents(harness)) == sorted(late)
-    assert (harness.store.blocked, harness.store.made) == (set(), {})
+    assert (harness.store.blocked, harness.store.created) == (set(), {})
     assert index_registry.missing(harness.store, ACCESS_LOG) == [INDEX]
 
 
@@ -344,10 +346,12 @@ def test_a_mapping_that_refuses_a_document_is_an_error_and_no_dead_letter(
     before = documents(harness)
     harness.redis.set_values({"presto": "new"})
     harness.store.refuse[ids[4]] = [ItemResult(400, "document_parsing_exception", "no date")]
-    with pytest.raises(SliceError, match="is refused now: document_parsing_exception: no date"):
+    with pytest.raises(
+        SliceError, match="refuses document .*: document_parsing_exception: no date"
+    ):
         replayed(harness, way)
     assert documents(harness)[ids[4]] == before[ids[4]]
-    assert (harness.stored("kp.dead"), harness.store.made) == ({}, {})
+    assert (harness.stored("kp.dead"), harness.store.created) == ({}, {})
 
 
 def test_a_letter_whose_message_has_become_good_goes_and_a_dropped_one_stays(
@@ -358,11 +362,13 @@ def test_a_letter_whose_message_has_become_good_goes_and_a_dropped_one_stays(
         harness.store.refuse[identity] = [ItemResult(400, "document_parsing_exception", "no")]
     harness.run()
     harness.store.refresh("kp.dead")
-    letters = {each.place: each for each in dead_letters.read(harness.store, Selection())}
+    letters = {
+        each.partition_offset: each for each in dead_letters.read(harness.store, Selection())
+    }
     assert sorted(letters) == [(0, 2), (0, 3)]
-    dead_letters.drop(harness.store, [letters[0, 3]], "2026-03-02T00:00:00.000Z")
+    dead_letters.discard(harness.store, [letters[0, 3]], "2026-03-02T00:00:00.000Z")
     report = replayed(harness, way)
-    assert (report.brought_back, report.dead) == (1, 1)
+    assert (report.restored, report.dead_letters) == (1, 1)
     assert sorted(documents(harness)) == sorted(each for each in ids if each != ids[3])
     [left] = harness.stored("kp.dead").values()
     assert (left.source["offset"], left.source["value"]) == (3, None)
@@ -374,7 +380,8 @@ def test_a_replay_that_fails_leaves_no_older_reference_data(harness: Harness, wa
     harness.redis.set_values({"presto": "old"})
 
     harness.trino.after_answer = lambda: change(harness)
-    changes = followers([harness.indexer_of(REFERENCE_CHANGES)], ACCESS_LOG)
+    harness.clock = FakeClock()
+    changes = refreshes_of([harness.indexer_of(REFERENCE_CHANGES)], ACCESS_LOG)
     reports = way(harness.indexer, range_of_time(harness.indexer, DAY), changes)
     next(reports)
     harness.kafka.topics[TOPIC].topic_id = "made again"
@@ -403,7 +410,7 @@ def test_offsets_are_read_as_far_as_the_topic_holds_them(harness: Harness) -> No
     assert (span.ranges, span.lost) == ((OffsetRange(0, 4, 7), OffsetRange(2, 1, 2)), {0: 2})
     assert "2 offsets cannot be read" in span.describe_lost()
     report = [*replay_in_place(harness.indexer, span, [])][-1]
-    assert report.remade == 4
+    assert report.reprocessed == 4
     with pytest.raises(InvalidReplay, match="1:\\[5,11\\) is indexed only up to 10"):
         range_of_offsets(harness.indexer, parse_offsets("1:[5,11)"))
 
@@ -445,6 +452,6 @@ def test_times_are_utc_unless_they_say_otherwise() -> None:
 
 
 def test_a_report_says_only_what_there_was() -> None:
-    report = ReplayReport(rows=5, remade=3, dead=2, seconds=1.25)
-    assert str(report) == "5 messages read: 3 made again, 2 dead letters, 1.2 s"
-    assert json.dumps(report.exchanged) == "[]"
+    report = ReplayReport(rows=5, reprocessed=3, dead_letters=2, seconds=1.25)
+    assert str(report) == "5 messages read: 3 reprocessed, 2 dead letters, 1.2 s"
+    assert json.dumps(report.swapped) == "[]"

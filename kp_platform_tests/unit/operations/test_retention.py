@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from kp_platform.engine import index_registry
-from kp_platform.engine.store import put, send
+from kp_platform.engine.bulk import put, send
 from kp_platform.flows.builtin import ACCESS_LOG, FLOWS, FULL_TEXT
 from kp_platform.operations.replay import replay_into_new_indices
 from kp_platform.operations.replay_range import parse_window, range_of_time
@@ -78,14 +78,14 @@ def test_a_day_that_was_replayed_into_a_new_index_goes_too(harness: Harness) -> 
     list(replay_into_new_indices(harness.indexer, span, []))
     retention_deletes_all(harness)
     assert retained(harness, RetentionPolicy(log_days=30))["log.index"].names == [INDEX]
-    assert harness.stored_places("log.index") == []
+    assert harness.stored_keys("log.index") == []
     assert harness.run() == []
 
 
 def test_an_index_of_no_day_stays_and_is_told(harness: Harness) -> None:
     send(harness.store, [put("log.index-restored", "a", b"{}")])
     told = retained(harness, RetentionPolicy(log_days=30))["log.index"]
-    assert told.kept == ["log.index-restored: it is not of a day"]
+    assert told.kept == ["log.index-restored: not a daily index"]
 
 
 def test_letters_and_gaps_go_when_the_topic_holds_none_of_their_messages(harness: Harness) -> None:
@@ -150,8 +150,8 @@ def test_what_a_killed_replay_left_goes_after_a_week(harness: Harness) -> None:
     others = ("log.index.of-somebody-else", "log.index.20260331120000abcd-x")
     for name in (unfinished, *others):
         harness.store.make_index(name, ACCESS_LOG.mapping)
-    harness.store.made = dict.fromkeys(harness.store.made, LATER - timedelta(days=6))
+    harness.store.created = dict.fromkeys(harness.store.created, LATER - timedelta(days=6))
     assert retained(harness, RetentionPolicy())["unfinished replays"].names == []
-    harness.store.made = dict.fromkeys(harness.store.made, LATER - timedelta(days=8))
+    harness.store.created = dict.fromkeys(harness.store.created, LATER - timedelta(days=8))
     assert retained(harness, RetentionPolicy())["unfinished replays"].names == [unfinished]
-    assert sorted(harness.store.made) == sorted(others)
+    assert sorted(harness.store.created) == sorted(others)

@@ -28,7 +28,7 @@ def test_it_counts_with_the_newest_figures_of_the_benchmarks() -> None:
         sizing.KAFKA_CPU,
         sizing.TRINO_CPU,
         sizing.ELASTICSEARCH_CPU,
-        sizing.FOLLOWING_TRINO_CORES,
+        sizing.CAUGHT_UP_TRINO_CORES,
         sizing.EVENT_BYTES,
         sizing.DOCUMENT_BYTES,
         f"{sizing.RUN_BYTES / 1e6:.0f} MB",

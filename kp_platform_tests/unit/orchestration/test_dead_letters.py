@@ -8,8 +8,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from kp_platform.engine.dead_letters import DEAD_INDEX, StoredDeadLetter, Tally
-from kp_platform.engine.store import Version
+from kp_platform.engine.dead_letters import DEAD_INDEX, DeadLetter, Tally
+from kp_platform.engine.ports import Version
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.orchestration.dead_letters import (
     CHECK,
@@ -26,7 +26,7 @@ SOME = Tally(
     Counter(
         {("access_log", "not_json"): 2, ("full_text", "not_json"): 1, ("full_text", "empty"): 4}
     ),
-    dropped=5,
+    discarded=5,
 )
 
 
@@ -64,7 +64,7 @@ def dead_letter() -> StoredDeadLetter:
         "detail": "a-secret-that-a-server-quotes",
         "value": "YS1zZWNyZXQ=",
     }
-    return StoredDeadLetter("access_log:id-1:1:7", source, Version(1, 1))
+    return DeadLetter("access_log:id-1:1:7", source, Version(1, 1))
 
 
 def test_numbers_are_by_flow_and_by_reason_and_fall_to_zero() -> None:
@@ -99,7 +99,7 @@ def test_the_numbers_are_plotted_and_nothing_of_a_message_is_reported() -> None:
 def test_only_open_dead_letters_are_a_warning() -> None:
     assert (check(SOME)["passed"], check(Tally(Counter(), 5))["passed"]) == (False, True)
     assert check(SOME)["severity"] == dg.AssetCheckSeverity.WARN
-    assert check(SOME)["description"] == "7 open dead letters (4 empty, 3 not_json), 5 dropped"
+    assert check(SOME)["description"] == "7 open dead letters (4 empty, 3 not_json), 5 discarded"
 
 
 def test_the_sensor_reports_the_numbers_only_when_they_have_changed(

@@ -5,14 +5,13 @@ import pytest
 
 from kp_platform.definitions import build_definitions
 from kp_platform.flows.builtin import ACCESS_LOG, FLOWS, FULL_TEXT, REFERENCE_CHANGES
-from kp_platform.flows.model import Flow
 from kp_platform.orchestration.asset_keys import REFERENCE_ROWS, REFERENCE_VALUES
 from kp_platform.orchestration.lineage import ADDED, sources
 
 TOPIC = dg.AssetKey(["kafka", "analyze.action"])
 
 
-def schema(flow: Flow) -> dict[str, tuple[str, str | None]]:
+def schema(flow: AnyFlow) -> dict[str, tuple[str, str | None]]:
     """Name of each column to its type and description."""
     metadata = build_definitions().resolve_asset_graph().get(dg.AssetKey(flow.asset)).metadata
     found = metadata["dagster/column_schema"]
@@ -40,7 +39,7 @@ def test_the_message_is_no_column_of_the_index() -> None:
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
-def test_every_column_of_the_sql_has_a_source(flow: Flow) -> None:
+def test_every_column_of_the_sql_has_a_source(flow: AnyFlow) -> None:
     assert [column for column, found in sources(flow).items() if not found] == []
 
 

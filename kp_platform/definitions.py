@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from kp_platform.flows.builtin import FLOWS
-from kp_platform.flows.model import AnyFlow
+from kp_platform.flows.model import AnyFlow, document_flows
 from kp_platform.orchestration.dead_letters import (
     dead_letters_asset,
     dead_letters_sensor,
@@ -24,7 +24,7 @@ from kp_platform.orchestration.notifications import failure_sensor
 from kp_platform.orchestration.pages import page_assets
 from kp_platform.orchestration.ranking import ranking_asset, ranking_job, ranking_sensor
 from kp_platform.orchestration.reference_data import reference_assets, reference_job
-from kp_platform.orchestration.replay import can_replay, replay_asset, replay_job
+from kp_platform.orchestration.replay import replay_asset, replay_job
 from kp_platform.orchestration.resources import (
     ElasticsearchResource,
     KafkaResource,
@@ -42,7 +42,7 @@ def build_definitions(
     """The same graph for production, tests and notebooks; `resources` replace the real ones."""
     index_jobs = {flow.name: indexing_job(flow) for flow in flows}
     ranking, kpi, retention = ranking_job(), kpi_job(), retention_job(flows)
-    replayable = [flow for flow in flows if can_replay(flow)]
+    replayable = document_flows(flows)
     return dg.Definitions(
         assets=_with_code_references(
             [

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
-    from kp_platform.engine.dead_letters import Selection, StoredDeadLetter
+    from kp_platform.engine.dead_letters import DeadLetter, Selection
     from kp_platform.operations.dead_letter_retry import RetryReport
 
 app = typer.Typer(help="Inspect, retry and discard dead letters: messages that cannot be indexed.")
@@ -50,7 +50,7 @@ def list_dead_letters(
             {
                 "dead_letters": [{"id": each.id, **each.source} for each in found],
                 "reasons": dict(sorted(tally.by_reason().items())),
-                "discarded": tally.dropped,
+                "discarded": tally.discarded,
             }
         )
         return
@@ -104,10 +104,10 @@ def retry_dead_letters(
     found = dead_letters.read(store, selection)
     if dry_run:
         batches, unreadable = dead_letter_retry.readable(indexers, found)
-        readable = [each for batch in batches for each in batch.letters]
+        readable = [each for batch in batches for each in batch.dead_letters]
         _print_readable(readable, unreadable, as_json)
         return
-    report = dead_letter_retry.replay(indexers, found)
+    report = dead_letter_retry.retry(indexers, found)
     _print_report(report, as_json)
     if remaining := len(found) - len(report.removed):
         raise Failure(f"{remaining} of {len(found)} dead letters remain; see `kp dlq list`")
@@ -122,14 +122,14 @@ def discard_dead_letters(
 ) -> None:
     """Delete the bytes of dead letters for good; their offsets and reasons are kept."""
     from kp_platform.engine import dead_letters
-    from kp_platform.engine.loader import utc_now
+    from kp_platform.engine.clock import utc_now
 
     selection = _selection(ids, flow, reason)
     store = _store(Settings())
     found = [each for each in dead_letters.read(store, selection) if each.discarded_at is None]
     if not yes:
         raise Failure(f"would discard {len(found)} dead letters: confirm with --yes")
-    print_line(f"{dead_letters.drop(store, found, utc_now())} dead letters discarded")
+    print_line(f"{dead_letters.discard(store, found, utc_now())} dead letters discarded")
 
 
 def _store(settings: Settings) -> "ElasticsearchAdapter":
@@ -155,7 +155,7 @@ def _selection(ids: list[str] | None, flow: str, reason: str) -> "Selection":
     return Selection(tuple(ids or ()), flow, reason)
 
 
-def _print_table(found: "Sequence[StoredDeadLetter]") -> None:
+def _print_table(found: "Sequence[DeadLetter]") -> None:
     """A line for each dead letter, with the detail truncated at the terminal's width."""
     from kp_platform.engine.dead_letters import printable
 
@@ -178,7 +178,7 @@ def _print_table(found: "Sequence[StoredDeadLetter]") -> None:
     screen.print(table, no_wrap=True)
 
 
-def _write_raw(found: "StoredDeadLetter") -> None:
+def _write_raw(found: "DeadLetter") -> None:
     from kp_platform.engine.dead_letters import raw_bytes
 
     value = raw_bytes(found, "value")
@@ -193,8 +193,8 @@ def _write_raw(found: "StoredDeadLetter") -> None:
 
 
 def _print_readable(
-    readable: "Sequence[StoredDeadLetter]",
-    unreadable: "Sequence[tuple[StoredDeadLetter, str]]",
+    readable: "Sequence[DeadLetter]",
+    unreadable: "Sequence[tuple[DeadLetter, str]]",
     as_json: bool,
 ) -> None:
     from kp_platform.operations.dead_letter_retry import causes
@@ -221,7 +221,7 @@ def _print_report(report: "RetryReport", as_json: bool) -> None:
     _print_unreadable(report.unreadable)
 
 
-def _print_unreadable(unreadable: "Sequence[tuple[StoredDeadLetter, str]]") -> None:
+def _print_unreadable(unreadable: "Sequence[tuple[DeadLetter, str]]") -> None:
     from kp_platform.engine.dead_letters import printable
 
     for each, cause in unreadable:

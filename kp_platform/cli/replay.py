@@ -50,7 +50,7 @@ def replay(
     indexer = indexers[flow]
     found = _find_range(indexer, offsets, start, end)
     if new_indices:
-        found.whole_days(indexer.flow)  # raises before anything is printed
+        found.whole_days()  # raises before anything is printed
     screen = console()
     screen.quiet = as_json
     screen.print(str(found), markup=False)
@@ -61,8 +61,8 @@ def replay(
             print_json(found.as_json())
         return
     write = replay.replay_into_new_indices if new_indices else replay.replay_in_place
-    changes = replay.followers(indexers.values(), indexer.flow)
-    report = _show_progress(write(indexer, found, changes), len(found), screen)
+    refreshes = replay.refreshes_of(indexers.values(), found.flow)
+    report = _show_progress(write(indexer, found, refreshes), len(found), screen)
     screen.print(str(report), markup=False)
     if as_json:
         print_json({**found.as_json(), **asdict(report)})

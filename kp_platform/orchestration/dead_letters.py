@@ -20,8 +20,9 @@ from kp_platform.adapters.errors import ServerDown
 from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine import dead_letters
-from kp_platform.engine.dead_letters import DEAD_INDEX, Selection, StoredDeadLetter, Tally
-from kp_platform.flows.model import Flow
+from kp_platform.engine.dead_letters import DEAD_INDEX, DeadLetter, Selection, Tally
+from kp_platform.engine.ports import Servers
+from kp_platform.flows.model import AnyFlow
 from kp_platform.operations import dead_letter_retry
 from kp_platform.operations.dead_letter_retry import RetryReport
 from kp_platform.orchestration.asset_keys import GROUP, flow_key
@@ -56,7 +57,7 @@ class RetryConfig(dg.Config):
         return Selection(tuple(self.ids), self.flow, self.reason)
 
 
-def dead_letters_asset(flows: Sequence[Flow]) -> dg.AssetsDefinition:
+def dead_letters_asset(flows: Sequence[AnyFlow]) -> dg.AssetsDefinition:
     """The asset: the number of dead letters by flow and by reason."""
 
     @dg.asset(
@@ -122,7 +123,7 @@ def dead_letters_sensor() -> dg.SensorDefinition:
     return report_dead_letters
 
 
-def retry_job(flows: Sequence[Flow]) -> dg.JobDefinition:
+def retry_job(flows: Sequence[AnyFlow]) -> dg.JobDefinition:
     """Retry dead letters; those whose messages become documents are removed."""
 
     @dg.op(
@@ -140,8 +141,8 @@ def retry_job(flows: Sequence[Flow]) -> dg.JobDefinition:
         elasticsearch.refresh(DEAD_INDEX)
         selected = dead_letters.read(elasticsearch, config.selection())
         limits, run_id = wiring.limits(settings), context.run.run_id
-        indexers = wiring.indexers_of(flows, kafka, trino, elasticsearch, limits, run_id)
-        report = dead_letter_retry.replay(indexers, selected)
+        indexers = wiring.indexers_of(flows, Servers(kafka, trino, elasticsearch), limits, run_id)
+        report = dead_letter_retry.retry(indexers, selected)
         context.log.info("%s", report)
         for dead_letter, cause in report.unreadable:
             context.log.warning("%s: %s", dead_letter.id, cause)
@@ -164,14 +165,14 @@ def retry_job(flows: Sequence[Flow]) -> dg.JobDefinition:
 
 def numbers(counted: Tally, before: Mapping[str, int]) -> dict[str, int]:
     """The numbers plotted over time. A number that was reported before falls to 0."""
-    now = {"open": counted.open.total(), "discarded": counted.dropped}
+    now = {"open": counted.open.total(), "discarded": counted.discarded}
     now |= {f"flow {name}": count for name, count in counted.by_flow().items()}
     now |= {f"reason {name}": count for name, count in counted.by_reason().items()}
     return dict.fromkeys(before, 0) | now
 
 
 def tally_metadata(
-    current: Mapping[str, int], latest: Sequence[StoredDeadLetter]
+    current: Mapping[str, int], latest: Sequence[DeadLetter]
 ) -> dict[str, dg.MetadataValue[Any]]:
     """Numbers for the Dagster UI, which plots them over time, and the latest dead letters."""
     value = dg.MetadataValue
@@ -216,11 +217,11 @@ def _reported(instance: dg.DagsterInstance) -> dict[str, int]:
     return dict(reported) if isinstance(reported, Mapping) else {}
 
 
-def _latest(elasticsearch: dg.ResourceParam[ElasticsearchAdapter]) -> list[StoredDeadLetter]:
+def _latest(elasticsearch: dg.ResourceParam[ElasticsearchAdapter]) -> list[DeadLetter]:
     return next(dead_letters.pages(elasticsearch, Selection(), PREVIEW_ROWS), [])
 
 
-def _row(dead_letter: StoredDeadLetter) -> dict[str, Any]:
+def _row(dead_letter: DeadLetter) -> dict[str, Any]:
     source = dead_letter.source
     return {
         "id": dead_letter.id,

@@ -19,9 +19,10 @@ from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine import heartbeat
 from kp_platform.engine.indexer import Indexer, Limits
-from kp_platform.engine.loader import SliceReport
 from kp_platform.engine.offsets import parse_assignment
-from kp_platform.flows.model import Flow
+from kp_platform.engine.ports import Servers
+from kp_platform.engine.reports import SliceReport
+from kp_platform.flows.model import AnyFlow, ReferenceRefresh
 from kp_platform.orchestration.asset_keys import GROUP, REFERENCE_KEYS, flow_key, topic_key
 from kp_platform.orchestration.jobs import RUN_TAGS, AssetJob, asset_job
 from kp_platform.orchestration.lineage import column_metadata
@@ -69,7 +70,7 @@ class IndexConfig(dg.Config):
         return replace(wiring.limits(settings), **values)
 
 
-def topic_asset(flow: Flow) -> dg.AssetSpec:
+def topic_asset(flow: AnyFlow) -> dg.AssetSpec:
     """The topic that a flow reads; it is written by the emitter, so Dagster only shows it."""
     return dg.AssetSpec(
         key=topic_key(flow),
@@ -80,7 +81,7 @@ def topic_asset(flow: Flow) -> dg.AssetSpec:
     )
 
 
-def flow_asset(flow: Flow) -> dg.AssetsDefinition:
+def flow_asset(flow: AnyFlow) -> dg.AssetsDefinition:
     """The documents that a flow writes."""
     key = flow_key(flow)
 
@@ -99,7 +100,7 @@ def flow_asset(flow: Flow) -> dg.AssetsDefinition:
         metadata={
             "index": flow.index,
             "topic": flow.topic,
-            "sql": dg.MetadataValue.md(f"```sql\n{flow.query.read_text()}\n```"),
+            "sql": dg.MetadataValue.md(f"```sql\n{flow.sql}\n```"),
             **column_metadata(flow),
         },
         check_specs=check_specs(key),
@@ -114,13 +115,13 @@ def flow_asset(flow: Flow) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
         run_id, limits = context.run.run_id, config.limits(settings)
         assignment = parse_assignment(config.partitions)
-        indexer = Indexer(flow, kafka, trino, elasticsearch, limits, run_id, assignment)
+        indexer = Indexer(flow, Servers(kafka, trino, elasticsearch), limits, run_id, assignment)
         yield from _index(context, key, indexer, settings.emitter_url)
 
     return index_slices
 
 
-def indexing_job(flow: Flow) -> AssetJob:
+def indexing_job(flow: AnyFlow) -> AssetJob:
     """Index a flow's topic until idle."""
     return asset_job(
         f"index_{flow.name}",
@@ -130,7 +131,7 @@ def indexing_job(flow: Flow) -> AssetJob:
     )
 
 
-def _freshness(flow: Flow) -> dg.FreshnessPolicy | None:
+def _freshness(flow: AnyFlow) -> dg.FreshnessPolicy | None:
     if flow.stale_hours is None:
         return None
     return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=flow.stale_hours))
@@ -138,13 +139,13 @@ def _freshness(flow: Flow) -> dg.FreshnessPolicy | None:
 
 def _upstream(flow: AnyFlow) -> list[dg.AssetKey]:
     references = [REFERENCE_KEYS[source] for source in flow.references]
-    refreshed = [flow_key(flow.rewrites.target)] if flow.rewrites else []
+    refreshed = [flow_key(flow.target)] if isinstance(flow, ReferenceRefresh) else []
     return [topic_key(flow), *references, *refreshed]
 
 
-def _documents(flow: Flow) -> str:
-    if flow.rewrites:
-        return f": its documents whose {flow.rewrites.document_field} is a message's key"
+def _documents(flow: AnyFlow) -> str:
+    if isinstance(flow, ReferenceRefresh):
+        return f": its documents whose {flow.document_field} is a message's key"
     return f", one document for each event; its id is the event's {flow.id_field}"
 
 
@@ -155,7 +156,7 @@ def _index(
     gc.set_threshold(GC_THRESHOLD)
     try:
         work = heartbeat.work_name(indexer.flow.name, indexer.assignment)
-        with heartbeat.running(indexer.store, work, indexer.run_id):
+        with heartbeat.running(indexer.servers.store, work, indexer.run_id):
             for report in grouped(indexer.run()):
                 context.log.info("%s", sentence(report))
                 metadata = report_metadata(indexer.flow, report, indexer.run_id, emitter_url)

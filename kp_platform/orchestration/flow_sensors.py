@@ -17,7 +17,7 @@ from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.engine import heartbeat, index_registry, positions
 from kp_platform.engine.offsets import Plan, TopicState, assignment_text
 from kp_platform.engine.positions import Position
-from kp_platform.flows.model import Flow
+from kp_platform.flows.model import AnyFlow
 from kp_platform.orchestration.flow_assets import ASSIGNMENT_TAG, FLOW_TAG, IndexConfig
 from kp_platform.orchestration.jobs import AssetJob
 from kp_platform.orchestration.run_state import JobRun, latest_runs, pause_after_failures
@@ -55,11 +55,11 @@ def decide(
     """
     if runs and runs[0].is_live(max_run_seconds) and not runs[0].is_stalled(heartbeat_age):
         return Decision(False, f"{runs[0].status_sentence}; lag {todo.lag}")
-    if not todo.work and not deleted:
+    if not todo.has_work and not deleted:
         return Decision(False, "caught up, lag 0")
     if pause := pause_after_failures(runs):
         return Decision(False, f"{pause}; lag {todo.lag}")
-    lost = f", lost {len(todo.gaps) + len(todo.truncated)} range(s)" if todo.losses else ""
+    lost = f", lost {len(todo.gaps) + len(todo.truncated)} range(s)" if todo.needs_recovery else ""
     restored = f", deleted: {' '.join(deleted)}" if deleted else ""
     return Decision(True, f"lag {todo.lag}{lost}{restored}")
 
@@ -123,7 +123,7 @@ class _Tick:
         )
 
 
-def offset_sensor(flow: Flow, job: AssetJob) -> dg.SensorDefinition:
+def offset_sensor(flow: AnyFlow, job: AssetJob) -> dg.SensorDefinition:
     """The sensor of a flow. A tick polls the topic for `KP_SENSOR_WAIT_SECONDS`, because Dagster
     starts the ticks of a sensor at least five seconds apart."""
 

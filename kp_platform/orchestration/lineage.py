@@ -14,7 +14,7 @@ from sqlglot.lineage import lineage
 
 from kp_platform.engine.offsets import OffsetRange, Slice
 from kp_platform.engine.sql import slice_query
-from kp_platform.flows.model import Flow
+from kp_platform.flows.model import AnyFlow, ReferenceRefresh
 from kp_platform.orchestration.asset_keys import REFERENCE_ROWS, REFERENCE_VALUES, topic_key
 
 # The fields that the engine adds to the columns of the SQL.
@@ -31,7 +31,7 @@ _ONE = Slice((OffsetRange(0, 0, 1),))
 Source = tuple[str, str]  # the full name of a table in Trino, and one of its columns
 
 
-def sources(flow: Flow) -> dict[str, tuple[Source, ...]]:
+def sources(flow: AnyFlow) -> dict[str, tuple[Source, ...]]:
     """The columns of the flow's query, each with the table columns that it is derived from."""
     query = parse_one(slice_query(flow, _ONE)[0], dialect="trino")
     for select in query.find_all(expressions.Select):
@@ -59,7 +59,7 @@ def _tables(node: Any) -> Iterator[Source]:
             yield f"{table.catalog}.{table.db}.{table.name}", each.name.rpartition(".")[2]
 
 
-def column_metadata(flow: Flow) -> dict[str, Any]:
+def column_metadata(flow: AnyFlow) -> dict[str, Any]:
     """The schema and the lineage of the columns that the flow writes. The open-source UI shows no
     column lineage, so the descriptions contain it too."""
     # By Trino catalog.
@@ -71,8 +71,8 @@ def column_metadata(flow: Flow) -> dict[str, Any]:
     found = sources(flow)
     types = _types(flow)
     written = [column for column in types if column in found or column in ADDED]
-    if flow.rewrites:  # columns of its messages are in no document
-        own = {"@timestamp", "partition", "offset", *flow.fields}
+    if isinstance(flow, ReferenceRefresh):  # columns of messages are in no document of its own
+        own = {"@timestamp", "partition", "offset", *flow.fields, *flow.target.fields}
         written = [column for column in written if column in found and column not in own]
     schema = dg.TableSchema(
         columns=[
@@ -100,7 +100,7 @@ def _origin(column: str, found: Mapping[str, tuple[Source, ...]]) -> str:
     return f"added: {ADDED[column]}"
 
 
-def _types(flow: Flow) -> dict[str, str]:
+def _types(flow: AnyFlow) -> dict[str, str]:
     """The fields of the mapping with their types; members of objects with their full names."""
     text = flow.mapping.read_text()
     return dict(_flat(json.loads(text)["template"]["mappings"]["properties"]))

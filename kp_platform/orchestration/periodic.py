@@ -15,7 +15,7 @@ import dagster as dg
 from pydantic import Field
 
 from kp_platform.engine import heartbeat
-from kp_platform.engine.store import DocumentStore
+from kp_platform.engine.ports import DocumentStore
 from kp_platform.orchestration.jobs import MAX_RUNTIME_SECONDS, AssetJob, asset_job
 from kp_platform.orchestration.run_state import (
     JobRun,

@@ -17,9 +17,11 @@ from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine.counting import Window
-from kp_platform.flows.model import Flow
+from kp_platform.engine.ports import Servers
+from kp_platform.flows.model import AnyFlow, Flow
 from kp_platform.operations.replay import (
     ReplayReport,
+    refreshes_of,
     replay_in_place,
     replay_into_new_indices,
 )
@@ -45,16 +47,11 @@ class ReplayConfig(dg.Config):
     )
 
 
-def can_replay(flow: Flow) -> bool:
-    """A reference refresh has no documents of its own."""
-    return flow.rewrites is None
-
-
 def replay_key(flow: Flow) -> dg.AssetKey:
     return dg.AssetKey(f"replayed_{flow.name}")
 
 
-def replay_asset(flow: Flow, flows: Sequence[Flow]) -> dg.AssetsDefinition:
+def replay_asset(flow: Flow, flows: Sequence[AnyFlow]) -> dg.AssetsDefinition:
     """The reprocessed days of a flow."""
     key = replay_key(flow)
 
@@ -82,8 +79,8 @@ def replay_asset(flow: Flow, flows: Sequence[Flow]) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetMaterialization]:
         gc.set_threshold(GC_THRESHOLD)
         limits, run_id = wiring.limits(settings), context.run.run_id
-        indexers = wiring.indexers_of(flows, kafka, trino, elasticsearch, limits, run_id)
-        indexer, refreshes = indexers[flow.name], followers(indexers.values(), flow)
+        indexers = wiring.indexers_of(flows, Servers(kafka, trino, elasticsearch), limits, run_id)
+        indexer, refreshes = indexers[flow.name], refreshes_of(indexers.values(), flow)
         replay = replay_into_new_indices if config.new_indices else replay_in_place
         for day in context.partition_keys:
             replay_range = range_of_time(indexer, _window(day))
@@ -117,14 +114,14 @@ def replay_metadata(
     return {
         "dagster/row_count": value.int(report.reprocessed + report.restored),
         "messages read": value.int(report.rows),
-        "reprocessed": value.int(report.remade),
+        "reprocessed": value.int(report.reprocessed),
         "unchanged": value.int(report.unchanged),
-        "restored": value.int(report.brought_back),
+        "restored": value.int(report.restored),
         "duplicates": value.int(report.duplicates),
-        "dead letters": value.int(report.dead),
+        "dead letters": value.int(report.dead_letters),
         "outside range": value.int(report.outside),
         "kept without a message": value.int(report.kept),
-        "new indices": value.json(report.exchanged),
+        "new indices": value.json(report.swapped),
         "offsets": value.text(" ".join(str(each) for each in replay_range.ranges) or "none"),
         "seconds": value.float(round(report.seconds, 3)),
     }

@@ -10,10 +10,9 @@ from typing import Any
 
 import dagster as dg
 
-from kp_platform.engine.loader import SliceReport
-from kp_platform.engine.writer import Outcome
+from kp_platform.engine.reports import Outcome, SliceReport
 from kp_platform.flows.builtin import ACCESS_LOG, FULL_TEXT
-from kp_platform.flows.model import Flow
+from kp_platform.flows.model import AnyFlow
 
 # A report costs 11 kB of Dagster's database. Small consecutive slices are reported together: the
 # first ones of a run soon, later ones every few minutes.
@@ -62,7 +61,7 @@ def sentence(report: SliceReport) -> str:
 def _counts(outcome: Outcome) -> dict[str, int]:
     return {
         "indexed": outcome.indexed,
-        "already indexed": outcome.already_there,
+        "already indexed": outcome.already_indexed,
         "duplicates": outcome.duplicates,
         "changes applied": outcome.applied,
         "documents refreshed": outcome.refreshed,
@@ -71,7 +70,7 @@ def _counts(outcome: Outcome) -> dict[str, int]:
 
 
 def report_metadata(
-    flow: Flow, report: SliceReport, run_id: str, emitter_url: str
+    flow: AnyFlow, report: SliceReport, run_id: str, emitter_url: str
 ) -> dict[str, dg.MetadataValue[Any]]:
     """A report for the Dagster UI; numbers are plotted over time. `emitter_url` is the address of
     the pages that show the documents."""
@@ -84,7 +83,7 @@ def report_metadata(
         "rows": value.int(report.rows),
         "offsets without a message": value.int(report.empty),
         **{name: value.int(count) for name, count in _counts(outcome).items()},
-        "gaps": value.json(list(report.losses)),
+        "gaps": value.json(list(report.gaps)),
         "missing enrichment": value.json({s: report.missing[s] for s in flow.references}),
         "seconds": value.float(round(report.total_seconds, 3)),
         "seconds in Trino": value.float(round(report.trino_seconds, 3)),
@@ -98,7 +97,7 @@ def report_metadata(
     }
 
 
-def _pages(flow: Flow, report: SliceReport, run_id: str, emitter_url: str) -> dict[str, str]:
+def _pages(flow: AnyFlow, report: SliceReport, run_id: str, emitter_url: str) -> dict[str, str]:
     """The pages of the emitter that show the documents of a report."""
     if flow is FULL_TEXT:
         return {"page": f"{emitter_url}/fulltext"}
@@ -163,8 +162,8 @@ def check_results(
     yield dg.AssetCheckResult(
         asset_key=key,
         check_name="no_gaps",
-        passed=not total.losses,
-        metadata={"gaps": list(total.losses)},
+        passed=not total.gaps,
+        metadata={"gaps": list(total.gaps)},
     )
 
 

@@ -16,9 +16,8 @@ from pydantic import Field
 
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.kafka import KafkaAdapter
-from kp_platform.engine.ports import Log
-from kp_platform.engine.store import DocumentStore
-from kp_platform.flows.model import Flow
+from kp_platform.engine.ports import DocumentStore, Log
+from kp_platform.flows.model import AnyFlow
 from kp_platform.operations.retention import Expired, RetentionPolicy, apply_retention
 from kp_platform.orchestration import dagster_storage
 from kp_platform.orchestration.jobs import RUN_TAGS
@@ -48,7 +47,7 @@ class RetentionConfig(dg.Config):
     dry_run: bool = Field(default=False, description="Only report what would be deleted.")
 
 
-def retention_job(flows: Sequence[Flow]) -> dg.JobDefinition:
+def retention_job(flows: Sequence[AnyFlow]) -> dg.JobDefinition:
     """Delete what is older than the KP_*_RETENTION_DAYS settings keep."""
 
     @dg.op(
@@ -103,7 +102,7 @@ class Retention:
     store: DocumentStore
     log: Log
     instance: dg.DagsterInstance
-    flows: Sequence[Flow]
+    flows: Sequence[AnyFlow]
     settings: Settings
 
     def apply(self, now: datetime, *, dry_run: bool) -> list[Expired]:

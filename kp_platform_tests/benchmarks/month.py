@@ -220,7 +220,7 @@ class Month:
                 (hit["_source"]["partition"], hit["_source"]["offset"])
                 for hit in search.scan("kp.dead", {"match_all": {}}, ["partition", "offset"])
             }
-        state, stored = positions.look(self._kafka, self._store, ACCESS_LOG)
+        state, stored = positions.read_consistent(self._kafka, self._store, ACCESS_LOG)
         retained = {(each, n) for each, n in self._bad if n >= state.partitions[each].low}
         return Missing(
             events=len(set(wanted) - set(found)),

@@ -18,6 +18,7 @@ from kp_platform.engine.offsets import OffsetRange, Slice
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.flows.model import Flow
 from kp_platform.settings import Settings
+from kp_platform.wiring import servers
 from kp_platform_tests.benchmarks.measure import Spread
 from kp_platform_tests.benchmarks.report import Figure, Result, Table
 from kp_platform_tests.benchmarks.session import Session

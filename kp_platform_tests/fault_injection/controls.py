@@ -85,7 +85,7 @@ class InnerJoin(Indexer):
 
 
 @dataclass(frozen=True, slots=True)
-class PositionFirst(Indexer):
+class CommitBeforeIndexing(Indexer):
     """Moves its positions before the bulk, and dies between the two."""
 
     def process(self, state: TopicState, slice_: Slice, write: Write | None = None) -> SliceReport:
@@ -131,7 +131,7 @@ def sound() -> None:
     _run(_indexer(Indexer))
 
 
-def _pipeline(kind: type[Indexer], store: ElasticsearchAdapter | None = None) -> Indexer:
+def _indexer(kind: type[Indexer], store: ElasticsearchAdapter | None = None) -> Indexer:
     ours = servers(Settings())
     return kind(ACCESS_LOG, replace(ours, store=store or ours.store), LIMITS, "control")
 

@@ -52,7 +52,7 @@ def tick(instance: dg.DagsterInstance, harness: Harness) -> list[Any]:
     return list(answer.asset_events)
 
 
-def dead_letter() -> StoredDeadLetter:
+def dead_letter() -> DeadLetter:
     source = {
         "@timestamp": "2026-03-01T00:00:00.000Z",
         "flow": "access_log",

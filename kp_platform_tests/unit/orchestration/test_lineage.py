@@ -5,6 +5,7 @@ import pytest
 
 from kp_platform.definitions import build_definitions
 from kp_platform.flows.builtin import ACCESS_LOG, FLOWS, FULL_TEXT, REFERENCE_CHANGES
+from kp_platform.flows.model import AnyFlow
 from kp_platform.orchestration.asset_keys import REFERENCE_ROWS, REFERENCE_VALUES
 from kp_platform.orchestration.lineage import ADDED, sources
 

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from kp_platform.engine import heartbeat
-from kp_platform.engine.store import put
+from kp_platform.engine.bulk import put
 from kp_platform.orchestration import run_state
 from kp_platform.orchestration.periodic import (
     REPEATS_TAG,

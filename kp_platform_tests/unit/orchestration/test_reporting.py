@@ -7,9 +7,8 @@ import dagster as dg
 import pytest
 
 from kp_platform.engine.errors import SliceError
-from kp_platform.engine.loader import SliceReport
 from kp_platform.engine.offsets import OffsetRange
-from kp_platform.engine.writer import Outcome
+from kp_platform.engine.reports import Outcome, SliceReport
 from kp_platform.flows.builtin import ACCESS_LOG, FULL_TEXT
 from kp_platform.orchestration.reporting import check_results, grouped, preview, report_metadata
 
@@ -112,6 +111,6 @@ def test_a_failure_fails_the_check_of_the_slice_with_its_text() -> None:
 
 
 def test_a_gap_fails_its_check_with_its_text() -> None:
-    _, _, gaps = check_results(KEY, SliceReport(losses=("retention deleted 0:[3,9)",)))
+    _, _, gaps = check_results(KEY, SliceReport(gaps=("retention deleted 0:[3,9)",)))
     assert (gaps.passed, gaps.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert gaps.metadata["gaps"].value == ["retention deleted 0:[3,9)"]

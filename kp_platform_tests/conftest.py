@@ -18,6 +18,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from kp_platform.flows.builtin import ACCESS_LOG
+from kp_platform.local.settings import LocalSettings
 from kp_platform.local.supervisor import Supervisor, processes
 from kp_platform.settings import Settings, environment
 from kp_platform_tests.stack import Stack, on_free_ports
@@ -46,7 +47,7 @@ def stack() -> Iterator[Stack]:
     presto_etc = Path(tempfile.mkdtemp(prefix="kp-tests-etc-"))
     with pytest.MonkeyPatch.context() as monkeypatch:
         _forget_settings(monkeypatch)
-        shutil.copytree(Settings().presto_folder, presto_etc, dirs_exist_ok=True)
+        shutil.copytree(LocalSettings().presto_folder, presto_etc, dirs_exist_ok=True)
         shutil.copy(TOY_TABLE, presto_etc / "kafka" / "order.json")
         settings = on_free_ports(
             OFFSETS,

@@ -61,7 +61,5 @@ def age_seconds(store: DocumentStore, work: str, run_id: str) -> float | None:
 def send(store: DocumentStore, work: str, run_id: str) -> None:
     """Say that `run_id` is at `work` now. Raises what `store.send` raises."""
     store.ensure_index(INDEX)
-    body = contract.HeartbeatDocument(
-        run_id=run_id, sent_at=contract.iso_time(datetime.now(UTC))
-    )
+    body = contract.HeartbeatDocument(run_id=run_id, sent_at=contract.iso_time(datetime.now(UTC)))
     send_operations(store, [put(INDEX, work, orjson.dumps(body))])

@@ -95,17 +95,18 @@ def move(
     """
     operations: dict[int, bytes] = {}
     for partition, offset in after.items():
-        document = contract.PositionDocument(
-            flow=flow.name,
-            topic=flow.topic,
-            topic_id=state.topic_id,
-            partition=partition,
-            position=offset,
-            other_rows=reference_rows,
-            writer=writer,
-            updated_at=now,
+        body = orjson.dumps(
+            {
+                "flow": flow.name,
+                "topic": flow.topic,
+                "topic_id": state.topic_id,
+                "partition": partition,
+                "position": offset,
+                "other_rows": reference_rows,
+                "writer": writer,
+                "updated_at": now,
+            }
         )
-        body = orjson.dumps(document)
         identity = _id(flow, state, partition)
         version = before[partition].version if partition in before else None
         if version is None:

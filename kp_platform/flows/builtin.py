@@ -8,18 +8,17 @@ is run (`engine/`). A new flow is a new value here and a folder with `query.sql`
 from pathlib import Path
 
 from kp_platform.flows.model import Flow, Rewrite
-from web_emitter import contract
 
 _FOLDERS = Path(__file__).parent
 
 ACCESS_LOG = Flow(
-    name=contract.ACCESS_LOG_FLOW,
+    name="access_log",
     folder=_FOLDERS / "access_log",
-    topic=contract.ACCESS_LOG_TOPIC,
-    index=contract.ACCESS_LOG_INDEX,
+    topic="analyze.action",
+    index="log.index",
     asset="enriched_access_log",
     description="Every access of a web application, with the MySQL row and Redis value of its name",
-    fields=contract.ACCESS_LOG_FIELDS,
+    fields=("uuid", "uri", "name"),
     references={"mysql": "test_id", "redis": "redis_key"},
     stale_hours=24,
 )
@@ -27,17 +26,17 @@ ACCESS_LOG = Flow(
 FULL_TEXT = Flow(
     name="full_text",
     folder=_FOLDERS / "full_text",
-    topic=contract.FULL_TEXT_TOPIC,
-    index=contract.FULL_TEXT_INDEX,
+    topic="fulltext.register",
+    index="fulltext.register",
     asset="full_text_notes",
     description="Every note that a visitor registered, searchable by its words",
-    fields=contract.FULL_TEXT_FIELDS,
+    fields=("uuid", "text"),
 )
 
 REFERENCE_CHANGES = Flow(
     name="reference_changes",
     folder=_FOLDERS / "reference_changes",
-    topic=contract.REFERENCE_CHANGES_TOPIC,
+    topic="reference.changed",
     index=ACCESS_LOG.index,
     asset="refreshed_references",
     description="Access logs rewritten after the MySQL row or Redis value of their name changed",

@@ -223,7 +223,11 @@ def create_topics(settings: LocalSettings) -> list[str]:
     from kp_platform.adapters.kafka import KafkaAdapter
     from kp_platform.flows.builtin import FLOWS
 
-    adapter = KafkaAdapter(settings)
+    adapter = KafkaAdapter(
+        settings,
+        admin_user=settings.kafka_admin_user,
+        admin_password=settings.kafka_admin_password,
+    )
     if NAME not in settings.external_services and certificate(settings):
         adapter.allow(grants(settings))
     return adapter.create_topics({flow.topic: settings.topic_partitions for flow in FLOWS})

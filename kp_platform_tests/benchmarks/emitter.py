@@ -53,7 +53,7 @@ def brokers() -> Iterator[Mapping[str, str]]:
 def added_milliseconds(brokers: Mapping[str, str], rounds: int) -> dict[str, list[float]]:
     """Of each request, by the broker's state. Paced, so that the threads behind it have the share
     of the CPU that they have in service."""
-    publisher = _announcer()
+    publisher = _publisher()
     added: dict[str, list[float]] = {name: [] for name in brokers}
     with ExitStack() as stack:
         states = {
@@ -106,7 +106,7 @@ def _serve_pages(there: Connection, address: str) -> None:
         async def lifespan(app: Starlette) -> AsyncIterator[dict[str, EventProducer]]:
             yield state
 
-        middleware = [Middleware(AccessEventMiddleware, publisher=_announcer())] if address else []
+        middleware = [Middleware(AccessEventMiddleware, publisher=_publisher())] if address else []
         app = Starlette(
             routes=[Route("/hello/{name}", _page)], middleware=middleware, lifespan=lifespan
         )
@@ -128,7 +128,7 @@ async def _page(request: Request) -> HTMLResponse:
     return HTMLResponse(f"<table>{rows}</table>")
 
 
-def _announcer() -> AccessPublisher:
+def _publisher() -> AccessPublisher:
     return AccessPublisher(Identity(random_demo_name, LOGGER), Redaction(["page"]), LOGGER)
 
 

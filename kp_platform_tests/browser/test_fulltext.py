@@ -101,8 +101,7 @@ def test_blanks_come_back_with_the_reason_beside_the_field(whole_stack: Stack, p
     field = page.get_by_label("Text")
     expect(field).to_have_attribute("aria-invalid", "true")
     expect(field).to_have_accessible_description(
-        "At most 20,000 characters; a line break counts as two. "
-        "The note is empty: enter some text."
+        "At most 20,000 characters; a line break counts as two. The note is empty: enter some text."
     )
     expect(field).to_have_value("\n\n ")
     expect(field).to_be_focused()

@@ -164,14 +164,14 @@ def test_documents_become_logs() -> None:
     )
 
 
-def test_a_full_page_tells_where_the_next_one_begins() -> None:
+def test_a_full_page_has_the_cursor_of_the_next_one() -> None:
     assert newest(FakeClient(Answer(*[DOCUMENT] * 50)), LogQuery()).older is None
     found = newest(FakeClient(Answer(*[DOCUMENT] * 51)), LogQuery())
     assert len(found.logs) == 50
     assert found.older == Cursor(9_000 - 49, 3, 7, reach=10 * 49 + 50)
 
 
-def test_an_older_page_is_looked_for_near_its_place_and_then_everywhere() -> None:
+def test_an_older_page_is_searched_near_its_cursor_first() -> None:
     client = FakeClient(Answer(*[DOCUMENT] * 50), Answer(*[DOCUMENT] * 9), Answer(DOCUMENT))
     found = newest(client, LogQuery(name="kafka", after=Cursor(9_000, 3, 7, reach=20)))
     near, farther, everywhere = client.requests
@@ -181,24 +181,24 @@ def test_an_older_page_is_looked_for_near_its_place_and_then_everywhere() -> Non
         assert "from" not in request
     name = {"term": {"name": "kafka"}}
     for request, start in ((near, 8_980), (farther, 7_000)):
-        span = {"range": {"@timestamp": {"gte": start, "format": "epoch_millis"}}}
-        assert request["query"] == {"bool": {"filter": [span, name]}}
+        bounds = {"range": {"@timestamp": {"gte": start, "format": "epoch_millis"}}}
+        assert request["query"] == {"bool": {"filter": [bounds, name]}}
     assert everywhere["query"] == {"bool": {"filter": [name]}}
     assert len(found.logs) == 1
 
 
 def test_a_link_keeps_the_filters() -> None:
-    place = Cursor(2, 3, 4, reach=5)
+    cursor = Cursor(2, 3, 4, reach=5)
     query = LogQuery(name="a&b=c", uri="/x?y=%20", after=Cursor(1, 2, 3, reach=4))
     assert query.link() == "/analysis?name=a%26b%3Dc&uri=%2Fx%3Fy%3D%2520"
-    assert query.link(after=place) == f"{query.link()}&after={place.token}"
-    assert query.link(before=place) == f"{query.link()}&before={place.token}"
+    assert query.link(after=cursor) == f"{query.link()}&after={cursor.token}"
+    assert query.link(before=cursor) == f"{query.link()}&before={cursor.token}"
     assert LogQuery().link() == "/analysis"
 
 
 @given(st.builds(Cursor, *[st.integers(-(2**63), 2**63 - 1)] * 3, st.integers(0, 2**63 - 1)))
-def test_a_place_survives_a_link(place: Cursor) -> None:
-    assert Cursor.from_token(place.token) == place
+def test_a_cursor_is_restored_from_a_link(cursor: Cursor) -> None:
+    assert Cursor.from_token(cursor.token) == cursor
 
 
 @pytest.fixture
@@ -213,8 +213,8 @@ def real(stack: Stack) -> Iterator[Callable[[LogQuery], LogPage]]:
         )
         operations: list[dict[str, Any]] = []
         for number, moment in enumerate(moments):
-            place = {"@timestamp": NOON - moment, "partition": number % 4, "offset": number}
-            operations += [{"index": {}}, place | {"uuid": f"{number}"}]
+            position = {"@timestamp": NOON - moment, "partition": number % 4, "offset": number}
+            operations += [{"index": {}}, position | {"uuid": f"{number}"}]
         assert not client.bulk(index=index, operations=operations, refresh=True)["errors"]
 
         def find(query: LogQuery) -> LogPage:
@@ -246,13 +246,13 @@ def test_pages_show_each_log_once_and_the_newest_first(
 
 @pytest.mark.parametrize("number", [-(2**63), -1, 0, 2**31 - 1, 2**63 - 1])
 def test_no_cursor_is_an_error(real: Callable[[LogQuery], LogPage], number: int) -> None:
-    for place in (
+    for cursor in (
         Cursor(number, 0, 0, reach=0),
         Cursor(NOON, number, 0, reach=0),
         Cursor(NOON, 0, number, reach=0),
         Cursor(NOON, 0, 0, reach=max(0, number)),
     ):
-        assert real(LogQuery(after=place)).anything_indexed
+        assert real(LogQuery(after=cursor)).anything_indexed
 
 
 @given(st.text() | st.binary().map(lambda raw: urlsafe_b64encode(raw).decode()))
@@ -360,8 +360,8 @@ def written(stack: Stack) -> Iterator[Callable[..., Any]]:
     with closing(Elasticsearch(url, request_timeout=60)) as client:
         client.indices.create(index=index, mappings=template["mappings"])
         for number, (uri, name, minutes) in enumerate(logs):
-            place = {"@timestamp": NOON + 60_000 * minutes, "partition": 0, "offset": number}
-            document = place | {"uuid": f"{number}", "uri": uri, "name": name}
+            position = {"@timestamp": NOON + 60_000 * minutes, "partition": 0, "offset": number}
+            document = position | {"uuid": f"{number}", "uri": uri, "name": name}
             client.index(index=index, document=document)
         client.indices.refresh(index=index)
 

@@ -104,11 +104,11 @@ def other_authority(folder: Path) -> str:
     return str(folder / "tls" / "ca.pem")
 
 
-def plain_redis(settings: Settings) -> str:
+def plain_redis(settings: LocalSettings) -> str:
     return settings.redis_url.get_secret_value().replace("rediss:", "redis:")
 
 
-def wrong_redis(settings: Settings) -> str:
+def wrong_redis(settings: LocalSettings) -> str:
     return settings.redis_url.get_secret_value().replace("//kp_platform:", "//kp_platform:x")
 
 
@@ -143,12 +143,12 @@ def wrong_redis(settings: Settings) -> str:
     ],
 )
 def test_what_is_wrong_is_refused_within_seconds_with_its_setting(
-    secure: Settings,
+    secure: LocalSettings,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     make: Callable[[], Probed],
     setting: str,
-    value: str | Callable[[Settings], str] | None,
+    value: str | Callable[[LocalSettings], str] | None,
     sentence: str,
 ) -> None:
     make().probe()
@@ -160,7 +160,7 @@ def test_what_is_wrong_is_refused_within_seconds_with_its_setting(
     assert not [name for name, secret in secrets_of(secure) if secret in str(refused.value)]
 
 
-def test_trino_without_tls_and_without_a_password_is_refused(secure: Settings) -> None:
+def test_trino_without_tls_and_without_a_password_is_refused(secure: LocalSettings) -> None:
     address = urlsplit(secure.trino_url).netloc
     with pytest.raises(requests.ConnectionError):
         requests.get(f"http://{address}/v1/info", timeout=5)
@@ -170,7 +170,7 @@ def test_trino_without_tls_and_without_a_password_is_refused(secure: Settings) -
     assert nobody.status_code == 401
 
 
-def test_mysql_without_tls_is_refused(secure: Settings) -> None:
+def test_mysql_without_tls_is_refused(secure: LocalSettings) -> None:
     with (
         pytest.raises(pymysql.OperationalError, match="insecure transport are prohibited"),
         mysql(secure, secure.mysql_user, secure.mysql_password, ssl_disabled=True),
@@ -178,7 +178,7 @@ def test_mysql_without_tls_is_refused(secure: Settings) -> None:
         pass
 
 
-def test_every_port_is_on_loopback_and_those_with_users_speak_tls(secure: Settings) -> None:
+def test_every_port_is_on_loopback_and_those_with_users_speak_tls(secure: LocalSettings) -> None:
     listening = {
         (connection.laddr.ip, connection.laddr.port)
         for process in supervisor.processes(secure.home)
@@ -200,7 +200,7 @@ def test_every_port_is_on_loopback_and_those_with_users_speak_tls(secure: Settin
 
 @contextlib.contextmanager
 def mysql(
-    settings: Settings, user: str, password: SecretStr, **options: Any
+    settings: LocalSettings, user: str, password: SecretStr, **options: Any
 ) -> Iterator[pymysql.cursors.Cursor]:
     options = options or {"ssl_ca": settings.ca_file, "ssl_verify_identity": True}
     with (
@@ -224,7 +224,7 @@ INSERT = "INSERT INTO testing.tests (test_name) VALUES ('forbidden')"
 @pytest.mark.parametrize(
     "statement", [INSERT, "DELETE FROM testing.tests", "DROP TABLE testing.tests"]
 )
-def test_trinos_user_of_mysql_reads_and_cannot_write(secure: Settings, statement: str) -> None:
+def test_trinos_user_of_mysql_reads_and_cannot_write(secure: LocalSettings, statement: str) -> None:
     with mysql(secure, secure.mysql_trino_user, secure.mysql_trino_password) as cursor:
         assert cursor.execute("SELECT * FROM testing.tests") >= 4
         with pytest.raises(pymysql.OperationalError, match="command denied"):
@@ -236,7 +236,7 @@ def test_trinos_user_of_mysql_reads_and_cannot_write(secure: Settings, statement
     ["DELETE FROM testing.tests", "SELECT * FROM mysql.user", "CREATE DATABASE another"],
 )
 def test_the_user_of_the_reference_rows_adds_and_changes_rows_only(
-    secure: Settings, statement: str
+    secure: LocalSettings, statement: str
 ) -> None:
     MySQLAdapter(Settings()).touch("presto")
     with (
@@ -246,7 +246,7 @@ def test_the_user_of_the_reference_rows_adds_and_changes_rows_only(
         cursor.execute(statement)
 
 
-def test_a_query_of_trino_cannot_write_either(secure: Settings) -> None:
+def test_a_query_of_trino_cannot_write_either(secure: LocalSettings) -> None:
     statement = "INSERT INTO my_tests.testing.tests (test_name) VALUES ('forbidden')"
     with (
         pytest.raises(Exception, match="denied"),
@@ -273,7 +273,7 @@ def test_trinos_user_of_redis_reads_and_cannot_write(secure: LocalSettings) -> N
                 client.execute_command(*command)
 
 
-def test_nobody_uses_redis_without_a_user(secure: Settings) -> None:
+def test_nobody_uses_redis_without_a_user(secure: LocalSettings) -> None:
     address = urlsplit(secure.redis_url.get_secret_value())
     with (
         redis.Redis(
@@ -284,7 +284,7 @@ def test_nobody_uses_redis_without_a_user(secure: Settings) -> None:
         client.get("presto")
 
 
-def as_user(settings: Settings, user: str, password: SecretStr) -> dict[str, Any]:
+def as_user(settings: LocalSettings, user: str, password: SecretStr) -> dict[str, Any]:
     security = settings.kafka_security_options(user, password)
     return {"bootstrap.servers": settings.kafka_bootstrap_servers, "log_level": 0, **security}
 
@@ -318,7 +318,9 @@ def consumed(options: dict[str, Any], topic: str) -> str:
 DENIED = "TOPIC_AUTHORIZATION_FAILED"
 
 
-def test_the_user_of_the_runs_reads_and_announces_and_does_nothing_else(secure: Settings) -> None:
+def test_the_user_of_the_runs_only_reads_and_publishes_changes(
+    secure: LocalSettings,
+) -> None:
     runs = as_user(secure, secure.kafka_user, secure.kafka_password)
     KafkaAdapter(Settings()).publish_changes([ReferenceChange("redis", "presto")])
     assert consumed(runs, CHANGES) == ""
@@ -330,14 +332,14 @@ def test_the_user_of_the_runs_reads_and_announces_and_does_nothing_else(secure: 
         admin.delete_topics([ACCESS_LOG.topic])[ACCESS_LOG.topic].result(10)
 
 
-def test_trinos_user_of_kafka_reads_and_cannot_produce(secure: Settings) -> None:
+def test_trinos_user_of_kafka_reads_and_cannot_produce(secure: LocalSettings) -> None:
     trino = as_user(secure, secure.kafka_trino_user, secure.kafka_trino_password)
     assert AdminClient(trino).list_topics(timeout=10).topics.keys() >= {ACCESS_LOG.topic}
     for topic in (ACCESS_LOG.topic, CHANGES):
         assert produced(trino, topic) == DENIED
 
 
-def test_the_emitters_user_produces_and_cannot_read(secure: Settings) -> None:
+def test_the_emitters_user_produces_and_cannot_read(secure: LocalSettings) -> None:
     emitter = as_user(secure, secure.emitter_kafka_user, secure.emitter_kafka_password)
     assert produced(emitter, CHANGES) == DENIED
     assert consumed(emitter, ACCESS_LOG.topic) == DENIED
@@ -349,7 +351,7 @@ def test_dagsters_pages_change_nothing_when_they_are_told_so(secure_stack: Stack
     assert wiped["deletePipelineRun"]["__typename"] == "UnauthorizedError"
 
 
-def secrets_of(settings: Settings) -> list[tuple[str, str]]:
+def secrets_of(settings: LocalSettings) -> list[tuple[str, str]]:
     """Every secret that was made up for the stack, by its setting."""
     variables = environment(settings, secrets=True)
     made_up = [

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from kp_platform.cli.main import app
-from kp_platform.settings import Settings
+from kp_platform.local.settings import LocalSettings
 from kp_platform_tests.stack import ROOT
 from kp_platform_tests.unit.web_emitter.fakes import FakeSink
 from web_emitter.emitter.identity import Identity, random_demo_name
@@ -122,7 +122,7 @@ def _text(default: object) -> str:
 
 def _groups() -> dict[str, list[Setting]]:
     """What both sides read is the platform's; a test holds the emitter to the same default."""
-    platform, emitter = settings_of(Settings), settings_of(EmitterSettings)
+    platform, emitter = settings_of(LocalSettings), settings_of(EmitterSettings)
     own = [each for each in emitter if each.name not in {every.name for every in platform}]
     return {"platform": platform, "web emitter": own}
 
@@ -139,7 +139,7 @@ def env_example() -> str:
 
 def settings_page() -> str:
     read = {each.name for each in settings_of(EmitterSettings)}
-    shared = [f"`{each.name}`" for each in settings_of(Settings) if each.name in read]
+    shared = [f"`{each.name}`" for each in settings_of(LocalSettings) if each.name in read]
     page = _SETTINGS
     for group, settings in _groups().items():
         rows = [

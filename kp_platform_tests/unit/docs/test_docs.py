@@ -16,7 +16,8 @@ from starlette.routing import Match
 from kp_platform.cli.main import app as command_line
 from kp_platform.definitions import build_definitions
 from kp_platform.flows.builtin import FLOWS
-from kp_platform.settings import Settings, environment
+from kp_platform.local.settings import LocalSettings
+from kp_platform.settings import environment
 from kp_platform_tests.stack import ROOT
 from kp_platform_tests.tools.reference_docs import COLLECTORS, metric_name
 from kp_platform_tests.toy_flow.flow import ORDERS
@@ -46,7 +47,7 @@ def code_of(page: str) -> list[str]:
 
 def settings_names() -> set[str]:
     """What the platform and the emitter read, and what Trino reads beside that."""
-    fields = [*Settings.model_fields, *EmitterSettings.model_fields]
+    fields = [*LocalSettings.model_fields, *EmitterSettings.model_fields]
     files = [path.read_text() for path in (ROOT / "presto_etc").glob("**/*.properties")]
     of_trino = re.findall(r"\$\{(?:ENV|env):(KP_\w+)\}", "\n".join(files))
     return {f"KP_{name.upper()}" for name in fields}.union(of_trino)
@@ -58,7 +59,7 @@ def test_every_setting_that_is_named_exists(name: str) -> None:
 
 
 def effective() -> object:
-    return environment(Settings(), secrets=True), EmitterSettings()
+    return environment(LocalSettings(), secrets=True), EmitterSettings()
 
 
 @every_page

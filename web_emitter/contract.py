@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-# Topics, and the fields of their messages.
+# Topics, and the fields of their messages, as the flows in kp_platform/flows declare them.
 ACCESS_LOG_TOPIC = "analyze.action"
 ACCESS_LOG_FIELDS = ("uuid", "uri", "name")
 FULL_TEXT_TOPIC = "fulltext.register"
@@ -42,16 +42,14 @@ ASSIGNMENT_SEPARATOR = ":"
 
 
 class PositionDocument(TypedDict):
-    """One partition of a topic in `kp.positions`: `position` is the next offset to index."""
+    """The fields of `kp.positions` that both sides use, one document per partition of a topic;
+    `position` is the next offset to index."""
 
     flow: str
     topic: str
     topic_id: str
     partition: int
     position: int
-    reference_rows: int
-    writer: str
-    updated_at: str
 
 
 class HeartbeatDocument(TypedDict):

@@ -6,6 +6,7 @@ next offsets (`offsets.py`). Positions are stored in Elasticsearch, in index `kp
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -121,17 +122,19 @@ def move(
 
 def _body(
     flow: AnyFlow, state: TopicState, partition: int, offset: int, commit: Commit
-) -> contract.PositionDocument:
-    return contract.PositionDocument(
+) -> dict[str, Any]:
+    read_by_the_site = contract.PositionDocument(
         flow=flow.name,
         topic=flow.topic,
         topic_id=state.topic_id,
         partition=partition,
         position=offset,
-        reference_rows=commit.reference_rows,
-        writer=commit.writer,
-        updated_at=commit.now,
     )
+    return read_by_the_site | {
+        "reference_rows": commit.reference_rows,
+        "writer": commit.writer,
+        "updated_at": commit.now,
+    }
 
 
 def _raise_unless_ours(

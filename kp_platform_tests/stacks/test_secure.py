@@ -318,7 +318,7 @@ def consumed(options: dict[str, Any], topic: str) -> str:
 DENIED = "TOPIC_AUTHORIZATION_FAILED"
 
 
-def test_the_user_of_the_runs_reads_and_announces_and_does_nothing_else(
+def test_the_user_of_the_runs_only_reads_and_publishes_changes(
     secure: LocalSettings,
 ) -> None:
     runs = as_user(secure, secure.kafka_user, secure.kafka_password)

@@ -152,7 +152,7 @@ def env_example() -> str:
 
 def settings_page() -> str:
     read = {each.name for each in settings_of(EmitterSettings)}
-    shared = [f"`{each.name}`" for each in settings_of(Settings) if each.name in read]
+    shared = [f"`{each.name}`" for each in settings_of(LocalSettings) if each.name in read]
     page = _SETTINGS
     for group, settings in _groups().items():
         rows = [

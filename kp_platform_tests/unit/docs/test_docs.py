@@ -17,6 +17,7 @@ from kp_platform.definitions import build_definitions
 from kp_platform.flows.builtin import FLOWS
 from kp_platform.flows.loading import load_flow, load_flows
 from kp_platform.settings import Settings, environment
+from kp_platform.local.settings import LocalSettings
 from kp_platform_tests.stack import ROOT
 from kp_platform_tests.tools.reference_docs import COLLECTORS, metric_name
 from web_emitter.site.app import create_app
@@ -46,7 +47,7 @@ def code_of(page: str) -> list[str]:
 
 def settings_names() -> set[str]:
     """The settings of the platform and the emitter, and the variables in Trino's configuration."""
-    fields = [*Settings.model_fields, *EmitterSettings.model_fields]
+    fields = [*LocalSettings.model_fields, *EmitterSettings.model_fields]
     files = [path.read_text() for path in (ROOT / "presto_etc").glob("**/*.properties")]
     in_trino = re.findall(r"\$\{(?:ENV|env):(KP_\w+)\}", "\n".join(files))
     return {f"KP_{name.upper()}" for name in fields}.union(in_trino)
@@ -58,7 +59,7 @@ def test_every_setting_that_is_named_exists(name: str) -> None:
 
 
 def effective() -> object:
-    return environment(Settings(), secrets=True), EmitterSettings()
+    return environment(LocalSettings(), secrets=True), EmitterSettings()
 
 
 @every_page

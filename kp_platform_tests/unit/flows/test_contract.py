@@ -13,6 +13,7 @@ from kp_platform.engine.documents import BadMessage, parse_message
 from kp_platform.flows.builtin import ACCESS_LOG, FLOWS, FULL_TEXT, REFERENCE_CHANGES
 from kp_platform.flows.model import AnyFlow
 from kp_platform_tests.stack import ROOT
+from web_emitter import contract
 from web_emitter.emitter.events import AccessEvent, FullTextEvent
 
 CONTRACT = ROOT / "docs" / "contract"
@@ -132,6 +133,22 @@ def test_schema_and_pipeline_accept_and_refuse_the_same(
     flow: AnyFlow, message: object, good: bool
 ) -> None:
     assert (conforms(flow, message), is_accepted(flow, message)) == (good, good)
+
+
+def test_the_built_in_flows_have_the_topics_indices_and_fields_of_the_contract() -> None:
+    access_log = (ACCESS_LOG.name, ACCESS_LOG.topic, ACCESS_LOG.index, tuple(ACCESS_LOG.fields))
+    assert access_log == (
+        contract.ACCESS_LOG_FLOW,
+        contract.ACCESS_LOG_TOPIC,
+        contract.ACCESS_LOG_INDEX,
+        contract.ACCESS_LOG_FIELDS,
+    )
+    assert (FULL_TEXT.topic, FULL_TEXT.index, tuple(FULL_TEXT.fields)) == (
+        contract.FULL_TEXT_TOPIC,
+        contract.FULL_TEXT_INDEX,
+        contract.FULL_TEXT_FIELDS,
+    )
+    assert REFERENCE_CHANGES.topic == contract.REFERENCE_CHANGES_TOPIC
 
 
 def test_every_reference_of_the_asyncapi_document_is_there() -> None:

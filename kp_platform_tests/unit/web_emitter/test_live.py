@@ -75,7 +75,7 @@ def test_the_number_of_live_viewers_is_limited(
     assert answer.text == "Too many live viewers; try again later.\n"
 
 
-def test_a_viewer_that_disconnects_frees_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_viewer_that_disconnects_frees_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "MAX_VIEWERS", 1)
 
     async def view() -> None:

@@ -1,4 +1,4 @@
-"""What becomes a document, and what a dead letter, of a message and its row."""
+"""Messages and their rows become documents, or rejected messages."""
 
 import json
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def build(text: str | None, **changes: Any) -> Document | RejectedMessage:
     return one
 
 
-def test_a_document_carries_the_event_its_enrichment_and_its_place() -> None:
+def test_a_document_has_the_event_its_enrichment_and_its_offset() -> None:
     document = build(message())
     assert isinstance(document, Document)
     assert (document.index, document.id) == ("log.index-2026.03.01", UUID)
@@ -84,10 +84,10 @@ def test_a_document_carries_the_event_its_enrichment_and_its_place() -> None:
         ({"test_id": None}, "partial", ["mysql"]),  # no row in MySQL
         ({"redis_key": None}, "partial", ["redis"]),  # no key in Redis
         ({"test_id": None, "redis_key": None}, "none", ["mysql", "redis"]),  # an unknown name
-        ({"redis_value": ""}, "complete", []),  # an empty value is a value
+        ({"redis_value": ""}, "complete", []),  # an empty text is a value
     ],
 )
-def test_an_event_without_reference_data_is_kept_and_says_so(
+def test_an_event_without_reference_data_is_kept_with_the_missing_sources(
     absent: dict[str, Any], state: str, missing: list[str]
 ) -> None:
     document = build(message(), **absent)
@@ -124,16 +124,16 @@ def test_an_event_without_reference_data_is_kept_and_says_so(
 def test_a_message_that_breaks_the_contract_becomes_a_dead_letter(
     text: str | None, reason: str
 ) -> None:
-    letter = build(text)
-    assert isinstance(letter, RejectedMessage)
-    assert (letter.partition, letter.offset, letter.reason) == (2, 41, reason)
+    rejected = build(text)
+    assert isinstance(rejected, RejectedMessage)
+    assert (rejected.partition, rejected.offset, rejected.reason) == (2, 41, reason)
 
 
 @pytest.mark.parametrize("column", ["uuid", "uri", "name"])
 def test_a_column_that_differs_from_the_message_is_never_indexed(column: str) -> None:
-    letter = build(message(), **{column: "other"})
-    assert isinstance(letter, RejectedMessage)
-    assert letter.reason == "altered"
+    rejected = build(message(), **{column: "other"})
+    assert isinstance(rejected, RejectedMessage)
+    assert rejected.reason == "altered"
 
 
 @pytest.mark.parametrize(
@@ -146,18 +146,18 @@ def test_a_column_that_differs_from_the_message_is_never_indexed(column: str) ->
     ],
 )
 def test_a_timestamp_of_another_century_opens_no_index(timestamp: str) -> None:
-    letter = build(message(), **{"@timestamp": timestamp})
-    assert isinstance(letter, RejectedMessage)
-    assert letter.reason == "bad_timestamp"
-    assert letter.timestamp == f"{timestamp.replace(' ', 'T')}Z"
+    rejected = build(message(), **{"@timestamp": timestamp})
+    assert isinstance(rejected, RejectedMessage)
+    assert rejected.reason == "bad_timestamp"
+    assert rejected.timestamp == f"{timestamp.replace(' ', 'T')}Z"
 
 
-def test_unknown_members_are_ignored_and_of_a_repeated_one_the_last_wins() -> None:
+def test_unknown_members_are_ignored_and_the_last_of_a_repeated_one_wins() -> None:
     text = message(extra={"a": [1]})[:-1] + ', "name": "kafka"}'
     assert parse_message(text, ACCESS_LOG) == {**GOOD, "name": "kafka"}
 
 
-def test_an_sql_that_lacks_a_column_is_named() -> None:
+def test_a_missing_column_of_the_sql_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"flow access_log does not return message, test_id"):
         Columns(ACCESS_LOG, [c for c in FakeTrino.columns if c not in ("message", "test_id")])
 
@@ -186,7 +186,7 @@ def test_any_text_reaches_the_document_unchanged(
         json.dumps(GOOD).replace("/", "\\/"),  # escaped without need
     ],
 )
-def test_a_message_may_be_written_in_any_way(text: str) -> None:
+def test_a_message_may_be_any_json_text_of_the_same_object(text: str) -> None:
     document, same = build(text), build(message())
     assert isinstance(document, Document)
     assert isinstance(same, Document)
@@ -199,7 +199,7 @@ def test_a_column_may_be_an_array() -> None:
     assert document.body["redis_value"] == ["a", "b"]
 
 
-def test_facts_are_those_of_the_row_and_not_of_one_before() -> None:
+def test_reference_data_are_those_of_the_row_and_not_of_an_earlier_one() -> None:
     ids = [1, 2, None, 1]
     rows = [row(message(), test_id=test_id) for test_id in ids]
     made = builder(ACCESS_LOG, Columns(ACCESS_LOG, FakeTrino.columns))(rows, NOW)

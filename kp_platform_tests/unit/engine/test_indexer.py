@@ -1,4 +1,4 @@
-"""The invariant on fakes: every offset below a position is indexed, dead, or in a recorded gap."""
+"""The invariant: every offset below a position is indexed, a dead letter, or in a recorded gap."""
 
 import base64
 import json
@@ -75,7 +75,7 @@ def test_each_document_carries_the_row_and_value_of_its_own_name(harness: Harnes
         assert stored.source["test_id"] == harness.mysql.rows[name]
 
 
-def test_an_event_without_reference_rows_is_indexed_all_the_same(harness: Harness) -> None:
+def test_an_event_without_reference_rows_is_indexed(harness: Harness) -> None:
     ids = harness.access(1, name="nobody")
     [report] = harness.run()
     assert harness.stored("log.index")[ids[0]].source["enrichment"]["state"] == "none"
@@ -106,7 +106,7 @@ def test_a_replay_of_the_same_offsets_adds_nothing(harness: Harness) -> None:
     assert harness.stored("log.index") == before
 
 
-def test_a_run_killed_before_the_position_moved_is_redone_without_a_trace(harness: Harness) -> None:
+def test_a_run_killed_before_its_commit_is_repeated_without_duplicates(harness: Harness) -> None:
     harness.access(20)
     state, stored = harness.indexer.read_positions()
     slice_ = harness.indexer.plan(state, stored).slice
@@ -132,7 +132,7 @@ def test_of_two_runs_on_the_same_slice_one_wins(harness: Harness) -> None:
     assert harness.lag() == 0
 
 
-def test_a_run_that_is_overtaken_during_its_query_ends_without_an_error(harness: Harness) -> None:
+def test_a_run_whose_slice_another_run_commits_ends_without_an_error(harness: Harness) -> None:
     harness.access(20)
     harness.trino.before_answer = harness.run  # another run, on the same slice
     assert harness.run() == []
@@ -140,7 +140,7 @@ def test_a_run_that_is_overtaken_during_its_query_ends_without_an_error(harness:
     assert harness.lag() == 0
 
 
-def test_a_run_that_is_overtaken_never_moves_a_position_back(harness: Harness) -> None:
+def test_a_position_conflict_never_moves_a_position_back(harness: Harness) -> None:
     harness.access(20)
 
     def overtake() -> None:
@@ -153,7 +153,7 @@ def test_a_run_that_is_overtaken_never_moves_a_position_back(harness: Harness) -
     assert harness.lag() == 0
 
 
-def test_a_position_that_moved_between_two_reads_is_no_truncated_log(harness: Harness) -> None:
+def test_a_position_that_moved_between_two_reads_is_not_a_truncated_log(harness: Harness) -> None:
     """Watermarks are read first, positions second; another run may commit in between."""
     harness.access(9)
     harness.run()
@@ -171,22 +171,22 @@ def test_a_position_that_moved_between_two_reads_is_no_truncated_log(harness: Ha
     assert harness.run() == []
 
 
-def test_a_message_that_trino_cannot_decode_is_found_and_buried(harness: Harness) -> None:
+def test_an_undecodable_message_is_found_and_becomes_a_dead_letter(harness: Harness) -> None:
     harness.access(30)
     harness.trino.poison = {(1, 4), (2, 7)}
     [report] = harness.run()
     assert len(harness.stored("log.index")) == 28
-    letters = {
+    stored = {
         (each.source["partition"], each.source["offset"], each.source["reason"])
         for each in harness.stored(DEAD_INDEX).values()
     }
-    assert letters == {(1, 4, "unreadable"), (2, 7, "unreadable")}
+    assert stored == {(1, 4, "unreadable"), (2, 7, "unreadable")}
     assert (report.rows, report.slices, report.outcome.dead_lettered) == (30, 1, {"unreadable": 2})
-    assert sum(len(part) for part in report.asked) == 30
+    assert sum(len(each) for each in report.asked) == 30
     assert harness.lag() == 0
 
 
-def test_a_message_that_trino_fails_at_for_no_known_cause_is_found_when_others_can_be_read(
+def test_a_suspect_message_is_found_when_others_can_be_read(
     harness: Harness,
 ) -> None:
     harness.access(30)
@@ -198,7 +198,7 @@ def test_a_message_that_trino_fails_at_for_no_known_cause_is_found_when_others_c
 
 
 @pytest.mark.parametrize("events", [1, 6, 300])
-def test_trino_failing_at_everything_is_no_fault_of_the_messages(
+def test_when_trino_fails_for_every_message_none_is_a_dead_letter(
     harness: Harness, events: int
 ) -> None:
     harness.access(events)
@@ -210,7 +210,7 @@ def test_trino_failing_at_everything_is_no_fault_of_the_messages(
     assert harness.lag() == events
 
 
-def test_a_slice_that_is_too_large_for_trino_is_halved(harness: Harness) -> None:
+def test_a_slice_that_exceeds_trinos_memory_is_split(harness: Harness) -> None:
     harness.access(30)
     harness.trino.most_rows = 4
     [report] = harness.run()
@@ -219,7 +219,7 @@ def test_a_slice_that_is_too_large_for_trino_is_halved(harness: Harness) -> None
     assert harness.lag() == 0
 
 
-def test_one_event_that_is_too_large_for_trino_is_no_dead_letter(harness: Harness) -> None:
+def test_one_event_that_exceeds_trinos_memory_is_not_a_dead_letter(harness: Harness) -> None:
     harness.access(3)
     harness.trino.most_rows = 0
     with pytest.raises(QueryTooLarge):
@@ -228,7 +228,7 @@ def test_one_event_that_is_too_large_for_trino_is_no_dead_letter(harness: Harnes
     assert harness.lag() == 3
 
 
-def test_the_markers_of_transactions_are_passed_over_and_counted(harness: Harness) -> None:
+def test_markers_of_transactions_are_counted_as_empty_offsets(harness: Harness) -> None:
     harness.access(3, partition=1)
     harness.kafka.end_transaction(TOPIC, 1)
     harness.access(2, partition=1)
@@ -238,7 +238,7 @@ def test_the_markers_of_transactions_are_passed_over_and_counted(harness: Harnes
     assert harness.lag() == 0
 
 
-def test_a_deleted_index_is_filled_again_from_what_the_topic_holds(harness: Harness) -> None:
+def test_a_deleted_index_is_restored_from_the_topic(harness: Harness) -> None:
     harness.access(20)
     harness.run()
     [day] = harness.store.index_ids("log.index")
@@ -255,14 +255,14 @@ def test_a_deleted_index_is_filled_again_from_what_the_topic_holds(harness: Harn
     assert harness.run() == []
 
 
-def test_of_two_runs_that_find_a_deleted_index_one_moves_the_positions_back(
+def test_of_two_runs_that_detect_a_deleted_index_one_moves_the_positions_back(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offsets_at = harness.kafka.offsets_at
 
     def overtaken(topic: str, moment: datetime) -> dict[int, int]:
         monkeypatch.undo()
-        harness.run()  # another run, between the look and the move
+        harness.run()  # another run, between the read and the move
         return offsets_at(topic, moment)
 
     harness.access(20)
@@ -275,7 +275,7 @@ def test_of_two_runs_that_find_a_deleted_index_one_moves_the_positions_back(
     assert harness.lag() == 0
 
 
-def test_an_index_that_is_deleted_and_made_again_by_a_live_run_fails_it(harness: Harness) -> None:
+def test_an_index_that_is_deleted_and_recreated_during_a_run_fails_it(harness: Harness) -> None:
     harness.access(20)
     harness.run()
     [day] = harness.store.index_ids("log.index")
@@ -295,8 +295,8 @@ def test_a_request_that_is_too_large_is_sent_in_parts(harness: Harness) -> None:
     assert sorted(harness.stored("log.index")) == sorted(ids)
 
 
-def test_a_dead_letter_that_the_index_refuses_fails_the_slice(harness: Harness) -> None:
-    """A letter in no place would be a lost event."""
+def test_a_dead_letter_that_is_refused_fails_the_slice(harness: Harness) -> None:
+    """Without its dead letter the event would be lost."""
     harness.access(9)
     event = {"uuid": str(uuid.uuid4()), "uri": "/" + "x" * 7_500, "name": "kafka"}
     harness.kafka.produce(TOPIC, json.dumps(event).encode())
@@ -306,7 +306,7 @@ def test_a_dead_letter_that_the_index_refuses_fails_the_slice(harness: Harness) 
     assert harness.lag() == 10
 
 
-def test_a_short_answer_fails_the_slice_and_moves_no_position(harness: Harness) -> None:
+def test_an_incomplete_answer_fails_the_slice_and_moves_no_position(harness: Harness) -> None:
     harness.access(20)
     harness.trino.drop = {(1, 3)}
     with pytest.raises(IncompleteAnswer, match="1 of 7 offsets of partition 1 did not come"):
@@ -329,11 +329,11 @@ def test_a_malformed_message_becomes_a_dead_letter_with_its_bytes(harness: Harne
     ids += harness.access(3, partition=1)
     [report] = harness.run()
     assert sorted(harness.stored("log.index")) == sorted(ids)
-    [letter] = harness.stored(DEAD_INDEX).values()
-    assert letter.source["reason"] == "not_json"
-    assert (letter.source["partition"], letter.source["offset"]) == (1, 3)
-    assert base64.b64decode(letter.source["value"]) == b"\xff not json"
-    assert base64.b64decode(letter.source["key"]) == b"k"
+    [dead_letter] = harness.stored(DEAD_INDEX).values()
+    assert dead_letter.source["reason"] == "not_json"
+    assert (dead_letter.source["partition"], dead_letter.source["offset"]) == (1, 3)
+    assert base64.b64decode(dead_letter.source["value"]) == b"\xff not json"
+    assert base64.b64decode(dead_letter.source["key"]) == b"k"
     assert (report.outcome.rejected, report.outcome.dead_lettered) == ([], {"not_json": 1})
     assert harness.lag() == 0
 
@@ -347,13 +347,15 @@ def test_a_malformed_message_becomes_a_dead_letter_with_its_bytes(harness: Harne
         "strict_dynamic_mapping_exception",  # a field that the mapping has not
     ],
 )
-def test_a_document_that_is_at_fault_becomes_a_dead_letter(harness: Harness, error: str) -> None:
+def test_a_document_that_the_index_rejects_becomes_a_dead_letter(
+    harness: Harness, error: str
+) -> None:
     ids = harness.access(9)
     harness.store.refuse[ids[4]] = [ItemResult(400, error, "no")]
     harness.run()
     assert sorted(harness.stored("log.index")) == sorted(set(ids) - {ids[4]})
-    [letter] = harness.stored(DEAD_INDEX).values()
-    assert letter.source["reason"] == error
+    [dead_letter] = harness.stored(DEAD_INDEX).values()
+    assert dead_letter.source["reason"] == error
     assert harness.lag() == 0
 
 
@@ -365,7 +367,7 @@ def test_a_document_that_is_at_fault_becomes_a_dead_letter(harness: Harness, err
         (401, "security_exception"),
     ],
 )
-def test_a_cluster_in_trouble_makes_no_dead_letters(
+def test_an_error_of_the_cluster_creates_no_dead_letters(
     harness: Harness, status: int, error: str
 ) -> None:
     ids = harness.access(9)
@@ -376,7 +378,7 @@ def test_a_cluster_in_trouble_makes_no_dead_letters(
     assert harness.lag() == 9
 
 
-def test_a_position_that_the_index_refuses_is_an_error_and_not_another_run(
+def test_a_position_that_the_index_refuses_is_not_a_position_conflict(
     harness: Harness,
 ) -> None:
     harness.access(3, partition=0)
@@ -404,8 +406,8 @@ def test_another_event_with_a_taken_uuid_is_a_dead_letter(harness: Harness) -> N
         harness.kafka.produce(TOPIC, json.dumps(event).encode())
     harness.run()
     assert harness.stored("log.index")[identity].source["uri"] == "/first"
-    [letter] = harness.stored(DEAD_INDEX).values()
-    assert (letter.source["reason"], letter.source["offset"]) == ("conflict", 1)
+    [dead_letter] = harness.stored(DEAD_INDEX).values()
+    assert (dead_letter.source["reason"], dead_letter.source["offset"]) == ("conflict", 1)
 
 
 @pytest.mark.usefixtures("retries_without_waiting")
@@ -431,7 +433,7 @@ def test_a_write_is_retried_until_a_short_block_is_lifted(harness: Harness) -> N
     assert report.outcome.indexed == 7
 
 
-def test_a_write_block_that_stays_fails_the_slice_and_makes_no_dead_letters(
+def test_a_lasting_write_block_fails_the_slice_and_creates_no_dead_letters(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk, "BLOCKED_SECONDS", 0)
@@ -468,7 +470,7 @@ def test_a_gap_up_to_the_end_moves_the_position_and_its_mirror(harness: Harness)
     assert harness.kafka.committed(ACCESS_LOG.consumer_group, TOPIC)[2] == 15
 
 
-def test_a_log_that_lost_its_end_is_read_again_and_says_so(harness: Harness) -> None:
+def test_a_truncated_partition_is_read_from_its_start_and_reported(harness: Harness) -> None:
     harness.access(10, partition=0)
     harness.run()
     del harness.kafka.topics[TOPIC].messages[0][6:]
@@ -481,7 +483,7 @@ def test_a_log_that_lost_its_end_is_read_again_and_says_so(harness: Harness) -> 
     assert harness.lag() == 0
 
 
-def test_a_topic_made_again_is_read_from_its_start_and_says_so(harness: Harness) -> None:
+def test_a_recreated_topic_is_read_from_its_start_and_reported(harness: Harness) -> None:
     harness.access(10)
     harness.run()
     harness.kafka.delete_topic(TOPIC)
@@ -493,12 +495,12 @@ def test_a_topic_made_again_is_read_from_its_start_and_says_so(harness: Harness)
     assert harness.lag() == 0
 
 
-def test_a_topic_made_again_under_a_following_run_is_said_too(harness: Harness) -> None:
+def test_a_topic_recreated_during_a_run_is_reported(harness: Harness) -> None:
     harness.access(10)
-    following = replace(
+    polling = replace(
         harness.indexer, limits=replace(harness.indexer.limits, follow_idle_seconds=9)
     )
-    reports = (report for report in following.run() if report is not None)
+    reports = (report for report in polling.run() if report is not None)
     assert next(reports).rows == 10
     harness.kafka.delete_topic(TOPIC)
     harness.kafka.create_topics({TOPIC: 3})
@@ -507,22 +509,22 @@ def test_a_topic_made_again_under_a_following_run_is_said_too(harness: Harness) 
     assert next(reports).rows == 4
 
 
-def test_partitions_added_to_a_topic_that_was_made_again_are_no_loss(harness: Harness) -> None:
+def test_partitions_added_to_a_recreated_topic_are_not_reported(harness: Harness) -> None:
     harness.access(3)
     harness.run()
     harness.kafka.delete_topic(TOPIC)
     harness.kafka.create_topics({TOPIC: 3})
     harness.access(3)
-    first, second = (replace(harness.indexer, assignment=part) for part in (range(2), range(2, 3)))
+    first, second = (replace(harness.indexer, assignment=each) for each in (range(2), range(2, 3)))
     reports = [*first.run(), *second.run()]
     assert [bool(report.gaps) for report in reports if report] == [True, False, False]
 
 
-def test_runs_that_take_partitions_each_take_all_of_them_once(harness: Harness) -> None:
+def test_runs_with_assignments_consume_each_partition_once(harness: Harness) -> None:
     ids = harness.access(30)
-    first, second = (replace(harness.indexer, assignment=part) for part in (range(2), range(2, 4)))
+    first, second = (replace(harness.indexer, assignment=each) for each in (range(2), range(2, 4)))
     taken = [
-        {part.partition: len(part) for report in run.run() if report for part in report.asked}
+        {each.partition: len(each) for report in run.run() if report for each in report.asked}
         for run in (first, second)
     ]
     assert taken == [{0: 10, 1: 10}, {2: 10}]
@@ -530,14 +532,16 @@ def test_runs_that_take_partitions_each_take_all_of_them_once(harness: Harness) 
     assert harness.lag() == 0
 
 
-def test_a_run_of_some_partitions_reads_a_deleted_index_again_for_all(harness: Harness) -> None:
+def test_a_run_with_an_assignment_restores_a_deleted_index_for_all_partitions(
+    harness: Harness,
+) -> None:
     harness.access(30)
-    following = replace(
+    polling = replace(
         harness.indexer,
         assignment=range(2),
         limits=replace(harness.indexer.limits, follow_idle_seconds=9),
     )
-    reports = (report for report in following.run() if report is not None)
+    reports = (report for report in polling.run() if report is not None)
     assert next(reports).rows == 20
     other = replace(harness.indexer, assignment=range(2, 3))
     assert [report.rows for report in other.run() if report] == [10]
@@ -558,7 +562,7 @@ def test_positions_are_mirrored_to_the_consumer_group(harness: Harness) -> None:
     assert harness.kafka.committed(ACCESS_LOG.consumer_group, TOPIC) == {0: 3, 1: 3, 2: 3}
 
 
-def test_a_run_renews_the_mirror_though_it_has_nothing_to_do(harness: Harness) -> None:
+def test_a_run_without_new_offsets_renews_the_mirror(harness: Harness) -> None:
     harness.access(9)
     harness.run()
     harness.kafka.groups.clear()
@@ -566,7 +570,7 @@ def test_a_run_renews_the_mirror_though_it_has_nothing_to_do(harness: Harness) -
     assert harness.kafka.committed(ACCESS_LOG.consumer_group, TOPIC) == {0: 3, 1: 3, 2: 3}
 
 
-def test_a_mirror_that_failed_is_made_good_before_a_run_ends(harness: Harness) -> None:
+def test_a_failed_mirror_is_repeated_before_a_run_ends(harness: Harness) -> None:
     harness.access(9)
     reports = harness.indexer.run()
     next(report for report in reports if report is not None)
@@ -581,10 +585,10 @@ def test_reports_add_up() -> None:
     first, second, third = harness.run()
     total = first.followed_by(second).followed_by(third)
     assert (total.slices, total.rows, total.outcome.indexed) == (3, 25, 25)
-    assert [str(part) for part in total.asked] == ["0:[0,9)", "1:[0,8)", "2:[0,8)"]
+    assert [str(each) for each in total.asked] == ["0:[0,9)", "1:[0,8)", "2:[0,8)"]
 
 
-def test_reports_of_a_partition_read_anew_keep_its_ranges_apart() -> None:
+def test_reports_of_a_partition_read_from_its_start_keep_its_ranges_apart() -> None:
     before = SliceReport(asked=(OffsetRange(0, 90, 100),))
     after = SliceReport(asked=(OffsetRange(0, 0, 5),))
     assert before.followed_by(after).asked == before.asked + after.asked
@@ -595,8 +599,8 @@ def test_a_slice_is_indexed_by_as_few_requests_as_its_rows_need(harness: Harness
     harness.indexer.prepare()
     before = harness.store.requests
     harness.run()
-    documents, note, position = math.ceil(40 / harness.limits.bulk_rows), 1, 1
-    assert harness.store.requests - before == documents + note + position
+    documents, registration, position = math.ceil(40 / harness.limits.bulk_rows), 1, 1
+    assert harness.store.requests - before == documents + registration + position
 
 
 @pytest.mark.parametrize("count", [9, 10, 11, 30])
@@ -616,7 +620,9 @@ def large(harness: Harness) -> None:
     harness.mysql.rows.update({f"unused-{number}": 1_000 + number for number in range(60_000)})
 
 
-def test_small_reference_data_are_read_whole_by_one_query_a_slice(small_slices: Harness) -> None:
+def test_small_reference_data_are_read_in_full_by_one_query_per_slice(
+    small_slices: Harness,
+) -> None:
     small_slices.access(40)
     assert len(small_slices.run()) == len(small_slices.trino.queries) == 4
 
@@ -626,9 +632,9 @@ def test_of_large_reference_data_only_the_keys_of_a_slice_are_read(small_slices:
     for name in (*REFERENCE_VALUES, "nobody", "it's"):
         small_slices.access(4, name=name)
     reports = small_slices.run()
-    first, *others = [report.query.processed_rows for report in reports]
+    first, *later = [report.query.processed_rows for report in reports]
     assert first > 60_000
-    assert max(others) < 30
+    assert max(later) < 30
     assert len(small_slices.trino.queries) == 2 * len(reports) - 1
     for document in small_slices.stored("log.index").values():
         known = document.source["name"] in REFERENCE_VALUES
@@ -636,7 +642,7 @@ def test_of_large_reference_data_only_the_keys_of_a_slice_are_read(small_slices:
         assert document.source["enrichment"]["state"] == ("complete" if known else "none")
 
 
-def test_the_next_run_knows_that_reference_data_are_large(harness: Harness) -> None:
+def test_the_size_of_reference_data_is_stored_for_the_next_run(harness: Harness) -> None:
     large(harness)
     harness.access(5)
     harness.run()
@@ -646,7 +652,7 @@ def test_the_next_run_knows_that_reference_data_are_large(harness: Harness) -> N
     assert (report.outcome.indexed, report.query.processed_rows) == (5, 7)
 
 
-def test_more_keys_than_can_be_listed_are_not(
+def test_too_many_keys_are_not_listed(
     small_slices: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lookup_pushdown, "_MOST_KEYS", 1)
@@ -658,7 +664,7 @@ def test_more_keys_than_can_be_listed_are_not(
     assert states == ["complete"] * 40
 
 
-def test_reference_data_that_have_no_room_are_not_read_whole_again(harness: Harness) -> None:
+def test_reference_data_that_exceed_the_memory_are_not_read_in_full_again(harness: Harness) -> None:
     large(harness)
     harness.trino.most_reference_rows = 1_000
     harness.access(40)

@@ -71,7 +71,7 @@ def test_a_position_past_the_end_restarts_the_partition() -> None:
     assert result.slice == Slice((OffsetRange(0, 0, 5),))
 
 
-def test_what_a_short_partition_leaves_goes_to_the_long_ones() -> None:
+def test_the_unused_share_of_a_short_partition_goes_to_the_long_ones() -> None:
     result = plan(topic(p0=(0, 1000), p1=(0, 4)), {}, 100)
     assert result.slice == Slice((OffsetRange(0, 0, 96), OffsetRange(1, 0, 4)))
     assert result.lag == 1004
@@ -130,7 +130,7 @@ def test_a_slice_starts_at_positions_and_stays_within_watermarks_and_limit(
 
 
 @given(topics(), st.integers(1, 3000))
-def test_following_the_plan_reaches_the_end_and_skips_only_recorded_gaps(
+def test_executing_plans_reaches_the_end_and_skips_only_recorded_gaps(
     drawn: tuple[TopicState, dict[int, int]], max_rows: int
 ) -> None:
     state, positions = drawn
@@ -154,7 +154,7 @@ def test_following_the_plan_reaches_the_end_and_skips_only_recorded_gaps(
 
 
 @given(topics(), st.integers(0, 10))
-def test_each_partition_is_taken_by_one_run(
+def test_each_partition_is_assigned_to_one_run(
     drawn: tuple[TopicState, dict[int, int]], partitions_per_run: int
 ) -> None:
     state, _ = drawn

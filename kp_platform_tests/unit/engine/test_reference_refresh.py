@@ -1,4 +1,4 @@
-"""Documents follow changes, on fakes: all of them, only them, and never back to older data."""
+"""The reference refresh: all documents of a key, only them, and never back to older data."""
 
 import threading
 from typing import Any
@@ -18,7 +18,7 @@ from kp_platform_tests.unit.engine.harness import Harness
 
 @pytest.fixture
 def harness() -> Harness:
-    """A world whose first announcements, of the seed, are dealt with."""
+    """A harness whose first changes, those of the seed, are applied."""
     harness = Harness()
     harness.refresh_references()
     return harness
@@ -29,8 +29,10 @@ def values(harness: Harness, ids: list[str]) -> set[Any]:
     return {stored[identity].source["redis_value"] for identity in ids}
 
 
-def test_documents_of_a_changed_name_follow_and_others_are_untouched(harness: Harness) -> None:
-    mine, others = harness.access(20, "presto"), harness.access(20, "kafka")
+def test_documents_of_a_changed_name_are_refreshed_and_others_are_untouched(
+    harness: Harness,
+) -> None:
+    mine, unrelated = harness.access(20, "presto"), harness.access(20, "kafka")
     harness.run()
     before = harness.stored("log.index")
     set_reference(
@@ -39,12 +41,12 @@ def test_documents_of_a_changed_name_follow_and_others_are_untouched(harness: Ha
     [report] = harness.refresh_references()
     after = harness.stored("log.index")
     assert values(harness, mine) == {"https://trino.io/"}
-    assert {key: after[key] for key in others} == {key: before[key] for key in others}
+    assert {key: after[key] for key in unrelated} == {key: before[key] for key in unrelated}
     assert (report.rows, report.outcome.applied, report.outcome.refreshed) == (2, 2, 20)
     assert harness.lag(REFERENCE_CHANGES) == 0
 
 
-def test_a_rewritten_document_keeps_all_that_the_change_does_not_bring(harness: Harness) -> None:
+def test_a_refreshed_document_keeps_all_other_members(harness: Harness) -> None:
     [identity] = harness.access(1, "presto")
     harness.run()
     before = harness.stored("log.index")[identity].source
@@ -70,7 +72,7 @@ def test_an_event_indexed_without_its_row_is_completed_when_the_row_comes(harnes
         assert source["enrichment"] == {"state": "complete", "missing": []}
 
 
-def test_a_row_that_went_away_leaves_the_documents_and_is_named_as_missing(
+def test_a_deleted_row_is_removed_from_the_documents_and_listed_as_missing(
     harness: Harness,
 ) -> None:
     [identity] = harness.access(1, "kafka")
@@ -83,7 +85,7 @@ def test_a_row_that_went_away_leaves_the_documents_and_is_named_as_missing(
     assert source["enrichment"] == {"state": "partial", "missing": ["redis"]}
 
 
-def test_the_same_change_again_rewrites_nothing(harness: Harness) -> None:
+def test_a_repeated_change_refreshes_no_document(harness: Harness) -> None:
     harness.access(5, "presto")
     harness.run()
     for refreshed in (5, 0):
@@ -94,7 +96,7 @@ def test_the_same_change_again_rewrites_nothing(harness: Harness) -> None:
         assert report.outcome.refreshed == refreshed
 
 
-def test_a_change_of_a_name_that_nobody_used_settles_at_once(harness: Harness) -> None:
+def test_a_change_of_a_name_without_documents_is_applied(harness: Harness) -> None:
     set_reference(
         harness.mysql, harness.redis, harness.publish_changes, "unheard of", "https://x.example/"
     )
@@ -102,7 +104,7 @@ def test_a_change_of_a_name_that_nobody_used_settles_at_once(harness: Harness) -
     assert (report.outcome.applied, report.outcome.refreshed) == (2, 0)
 
 
-def test_a_killed_rewrite_goes_on_where_documents_still_differ(harness: Harness) -> None:
+def test_a_killed_refresh_continues_with_the_documents_that_differ(harness: Harness) -> None:
     harness.access(20, "presto")
     harness.run()
     set_reference(
@@ -122,7 +124,7 @@ def test_a_killed_rewrite_goes_on_where_documents_still_differ(harness: Harness)
     assert report.outcome.refreshed == 20 - done
 
 
-def test_newer_data_written_meanwhile_are_not_written_over(harness: Harness) -> None:
+def test_newer_data_of_another_run_are_not_overwritten(harness: Harness) -> None:
     """Another run reads and writes newer data after this one has read older ones."""
     ids = harness.access(10, "presto")
     harness.run()
@@ -141,33 +143,35 @@ def test_newer_data_written_meanwhile_are_not_written_over(harness: Harness) -> 
         harness.refresh_references()
 
     harness.trino.after_answer = newer_run
-    assert harness.refresh_references() == []  # the newer run has taken its changes too
+    assert harness.refresh_references() == []  # the newer run has applied its changes too
     assert values(harness, ids) == {"https://newer.example/"}
     assert harness.lag(REFERENCE_CHANGES) == 0
 
 
-def test_a_document_on_its_way_with_older_data_is_waited_for(harness: Harness) -> None:
-    """The access log has read its reference data, but not indexed yet, when the change comes."""
+def test_a_document_in_flight_with_older_data_is_refreshed(harness: Harness) -> None:
+    """The access log has read its reference data, but indexed no event, before the change."""
     ids = harness.access(10, "presto")
-    follower = threading.Thread(target=harness.refresh_references)
+    refresher = threading.Thread(target=harness.refresh_references)
 
-    def change_and_follow() -> None:
+    def change_and_refresh() -> None:
         set_reference(
             harness.mysql, harness.redis, harness.publish_changes, "presto", "https://trino.io/"
         )
         asked = len(harness.trino.queries)
-        follower.start()
-        wait_for(lambda: len(harness.trino.queries) > asked, "the follower's first round")
+        refresher.start()
+        wait_for(lambda: len(harness.trino.queries) > asked, "the first round")
 
-    harness.trino.after_answer = change_and_follow
+    harness.trino.after_answer = change_and_refresh
     harness.run()
-    follower.join(timeout=30)
-    assert not follower.is_alive()
+    refresher.join(timeout=30)
+    assert not refresher.is_alive()
     assert values(harness, ids) == {"https://trino.io/"}
     assert harness.lag(REFERENCE_CHANGES) == 0
 
 
-def test_a_change_fails_and_is_kept_when_the_other_flow_does_not_move(harness: Harness) -> None:
+def test_a_change_fails_and_is_not_committed_when_the_target_flow_does_not_move(
+    harness: Harness,
+) -> None:
     harness.access(1, "presto")
     harness.clock = FakeClock()
     harness.publish_changes([ReferenceChange("redis", "presto")])
@@ -176,7 +180,7 @@ def test_a_change_fails_and_is_kept_when_the_other_flow_does_not_move(harness: H
     assert harness.lag(REFERENCE_CHANGES) == 1
 
 
-def test_a_database_that_is_down_rewrites_nothing(harness: Harness) -> None:
+def test_a_failed_query_refreshes_no_document(harness: Harness) -> None:
     ids = harness.access(3, "presto")
     harness.run()
     before = values(harness, ids)
@@ -210,11 +214,11 @@ def test_a_malformed_change_is_a_dead_letter_and_its_neighbours_are_applied(
     )
     [report] = harness.refresh_references()
     assert (report.outcome.applied, report.outcome.refreshed) == (2, 2)
-    [letter] = harness.stored(DEAD_INDEX).values()
-    assert letter.source["reason"] == reason
+    [dead_letter] = harness.stored(DEAD_INDEX).values()
+    assert dead_letter.source["reason"] == reason
 
 
-def test_facts_that_the_index_refuses_bury_their_change_and_hold_up_no_other(
+def test_reference_data_that_the_index_refuses_make_only_their_change_a_dead_letter(
     harness: Harness,
 ) -> None:
     [bad], [good] = harness.access(1, "presto"), harness.access(1, "kafka")

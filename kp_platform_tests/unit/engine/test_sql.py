@@ -16,7 +16,7 @@ def test_each_partition_has_its_own_branch_with_bound_numbers() -> None:
     assert parameters == [0, 5, 7, 3, 0, 1]
 
 
-def test_the_joins_stand_once_whatever_the_number_of_partitions() -> None:
+def test_the_joins_occur_once_for_any_number_of_partitions() -> None:
     sql, _ = slice_query(ACCESS_LOG, TWO)
     assert sql.count("\nLEFT JOIN") == 2
     assert sql.count("kafka_tests.analyze.action") == 2
@@ -40,7 +40,7 @@ def test_joins_read_all_or_the_keys_that_are_listed() -> None:
     assert (nothing.count("IS NULL"), none) == (2, parameters)
 
 
-def test_keys_are_found_in_the_very_offsets_of_the_slice() -> None:
+def test_keys_are_queried_in_exactly_the_offsets_of_the_slice() -> None:
     sql, parameters = keys_query(ACCESS_LOG.sql, TWO, 10_001)
     text, same = slice_query(ACCESS_LOG, TWO)
     union = sql[sql.index("WITH") : sql.index("\n)\nSELECT DISTINCT name FROM slice")]

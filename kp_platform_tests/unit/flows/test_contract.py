@@ -1,4 +1,4 @@
-"""The published contract and the code say the same: schemas, AsyncAPI, events, table files."""
+"""The published contract and the code agree: schemas, AsyncAPI, events, table files."""
 
 import json
 from collections.abc import Iterator
@@ -103,7 +103,7 @@ def test_what_we_write_conforms(flow: AnyFlow, body: bytes) -> None:
     [
         (ACCESS_LOG, {"uuid": UUID, "uri": "/", "name": "x"}, True),
         (ACCESS_LOG, {"uuid": UUID, "uri": "/", "name": "x", "more": [1]}, True),  # ignored
-        (ACCESS_LOG, {"uuid": UUID, "uri": "", "name": ""}, True),  # odd, and nobody's loss
+        (ACCESS_LOG, {"uuid": UUID, "uri": "", "name": ""}, True),  # unusual, but valid
         (ACCESS_LOG, {"uuid": UUID.upper(), "uri": "/", "name": "x"}, False),  # two ids for one
         (ACCESS_LOG, {"uuid": f"{{{UUID}}}", "uri": "/", "name": "x"}, False),  # in braces
         (
@@ -129,7 +129,7 @@ def test_what_we_write_conforms(flow: AnyFlow, body: bytes) -> None:
         (REFERENCE_CHANGES, {"source": "redis"}, False),
     ],
 )
-def test_schema_and_pipeline_accept_and_refuse_the_same(
+def test_schema_and_indexer_accept_and_reject_the_same_messages(
     flow: AnyFlow, message: object, good: bool
 ) -> None:
     assert (conforms(flow, message), is_accepted(flow, message)) == (good, good)

@@ -1,4 +1,4 @@
-"""Dead letters read again, on fakes: at every moment each offset is a document or a letter."""
+"""Dead-dead_letter retry: at every moment each offset has a document or a dead letter."""
 
 import json
 import uuid
@@ -27,7 +27,7 @@ def harness() -> Harness:
 
 
 def rejected(harness: Harness, count: int, partition: int = 0) -> list[str]:
-    """Events that the index refuses once, between others: their mapping is mended later."""
+    """Events that the index rejects once, between others: their mapping is fixed later."""
     ids = harness.access(3 * count, partition=partition)
     for identity in ids[1::3]:
         harness.store.refuse[identity] = [ItemResult(400, REJECTED, "no")]
@@ -35,27 +35,27 @@ def rejected(harness: Harness, count: int, partition: int = 0) -> list[str]:
     return ids[1::3]
 
 
-def letters(harness: Harness, selection: Selection = OPEN) -> list[DeadLetter]:
+def stored_letters(harness: Harness, selection: Selection = OPEN) -> list[DeadLetter]:
     harness.store.refresh(DEAD_INDEX)
     return dead_letters.read(harness.store, selection)
 
 
-def replayed(harness: Harness, chosen: list[DeadLetter] | None = None) -> RetryReport:
+def retried(harness: Harness, chosen: list[DeadLetter] | None = None) -> RetryReport:
     indexers = {flow.name: harness.indexer_of(flow) for flow in (ACCESS_LOG, REFERENCE_CHANGES)}
-    return retry(indexers, letters(harness) if chosen is None else chosen)
+    return retry(indexers, stored_letters(harness) if chosen is None else chosen)
 
 
 def offsets(harness: Harness) -> list[tuple[int, int]]:
-    """The offset of each document, and of each letter: twice when both are there."""
+    """The offset of each document and of each dead letter: twice when both exist."""
     stored = [*harness.stored("log.index").values(), *harness.stored(DEAD_INDEX).values()]
     return sorted((each.source["partition"], each.source["offset"]) for each in stored)
 
 
-def test_a_letter_whose_message_has_become_good_is_a_document_with_its_enrichment(
+def test_a_message_that_is_accepted_now_becomes_a_document_with_its_enrichment(
     harness: Harness,
 ) -> None:
     ids = rejected(harness, 4)
-    report = replayed(harness)
+    report = retried(harness)
     assert (len(report.removed), report.still_dead, report.unreadable) == (4, [], [])
     assert harness.stored(DEAD_INDEX) == {}
     documents = harness.stored("log.index")
@@ -64,15 +64,15 @@ def test_a_letter_whose_message_has_become_good_is_a_document_with_its_enrichmen
     assert str(report) == ("4 indexed and removed, 0 still dead, 0 cannot be read")
 
 
-def test_a_letter_that_is_still_bad_stays_with_the_reason_and_the_bytes_of_now(
+def test_a_message_that_is_still_rejected_keeps_its_dead_letter_with_the_current_reason(
     harness: Harness,
 ) -> None:
     [identity] = rejected(harness, 1)
-    [before] = letters(harness)
+    [before] = stored_letters(harness)
     harness.store.refuse[identity] = [ItemResult(400, "illegal_argument_exception", "too long")]
-    report = replayed(harness)
+    report = retried(harness)
     assert [found.reason for _, found in report.still_dead] == ["illegal_argument_exception"]
-    [after] = letters(harness)
+    [after] = stored_letters(harness)
     source = dead_letters.by_id(harness.store, after.id).source
     assert (source["reason"], source["detail"]) == ("illegal_argument_exception", "too long")
     assert source["@timestamp"] == before.source["@timestamp"] <= source["retried_at"]
@@ -84,80 +84,88 @@ def test_a_letter_that_is_still_bad_stays_with_the_reason_and_the_bytes_of_now(
     )
 
 
-def test_a_script_is_told_of_each_letter_by_its_id(harness: Harness) -> None:
+def test_the_json_report_lists_dead_letters_by_id(harness: Harness) -> None:
     _, second, _ = rejected(harness, 3)
-    at = {letter.partition_offset: letter for letter in letters(harness)}
-    good, bad, dropped = at[0, 1], at[0, 4], at[0, 7]
+    at = {dead_letter.partition_offset: dead_letter for dead_letter in stored_letters(harness)}
+    good, bad, discarded = at[0, 1], at[0, 4], at[0, 7]
     harness.store.refuse[second] = [ItemResult(400, REJECTED, "still")]
-    dead_letters.discard(harness.store, [dropped], "2026-03-02T00:00:00.000Z")
-    report = replayed(harness, letters(harness, Selection(with_discarded=True)))
+    dead_letters.discard(harness.store, [discarded], "2026-03-02T00:00:00.000Z")
+    report = retried(harness, stored_letters(harness, Selection(with_discarded=True)))
     assert report.as_json() == {
         "removed": [good.id],
         "still_dead": [{"id": bad.id, "reason": REJECTED, "detail": "still"}],
-        "unreadable": [{"id": dropped.id, "cause": "it was discarded at 2026-03-02T00:00:00.000Z"}],
+        "unreadable": [
+            {"id": discarded.id, "cause": "it was discarded at 2026-03-02T00:00:00.000Z"}
+        ],
     }
 
 
-def test_only_the_letters_that_were_asked_for_are_read(harness: Harness) -> None:
+def test_only_the_selected_dead_letters_are_read(harness: Harness) -> None:
     rejected(harness, 3)
-    [chosen, *others] = letters(harness)
+    [chosen, *remaining] = stored_letters(harness)
     harness.trino.queries.clear()
-    replayed(harness, [chosen])
+    retried(harness, [chosen])
     assert harness.trino.queries == [[*chosen.partition_offset, chosen.partition_offset[1] + 1]]
-    assert {each.id for each in letters(harness)} == {each.id for each in others}
+    assert {each.id for each in stored_letters(harness)} == {each.id for each in remaining}
 
 
 @pytest.mark.parametrize("kept", range(4))
-def test_a_replay_killed_anywhere_leaves_each_offset_a_document_or_a_letter(
+def test_after_a_killed_retry_each_offset_has_a_document_or_a_dead_letter(
     harness: Harness, kept: int
 ) -> None:
-    """Killed before the documents, or between these and the removal of the letters."""
+    """Killed before the documents, or between these and the removal of the dead letters."""
     rejected(harness, 2)
-    chosen = letters(harness)
+    chosen = stored_letters(harness)
     harness.store.dies_after = harness.store.requests + kept
     with pytest.raises(ConnectionError):
-        replayed(harness, chosen)
+        retried(harness, chosen)
     harness.store.dies_after = None
     assert sorted(set(offsets(harness))) == [(0, offset) for offset in range(6)]
-    replayed(harness)
+    retried(harness)
     assert offsets(harness) == [(0, offset) for offset in range(6)]
     assert harness.stored(DEAD_INDEX) == {}
 
 
-def test_a_query_that_fails_leaves_all_letters(harness: Harness) -> None:
+def test_a_failed_query_removes_no_dead_letter(harness: Harness) -> None:
     rejected(harness, 2)
     harness.trino.failure = "MySQL is down"
     with pytest.raises(QueryFailed, match="MySQL is down"):
-        replayed(harness)
-    assert len(letters(harness)) == 2
+        retried(harness)
+    assert len(stored_letters(harness)) == 2
 
 
-def test_a_dropped_letter_is_not_read_again_nor_is_it_as_a_neighbour(harness: Harness) -> None:
+def test_a_discarded_dead_letter_is_not_retried_not_even_between_others(harness: Harness) -> None:
     ids = harness.access(4, partition=0)
     for identity in ids[:3]:
         harness.store.refuse[identity] = [ItemResult(400, REJECTED, "no")]
     harness.run()
-    middle = next(letter for letter in letters(harness) if letter.partition_offset == (0, 1))
+    middle = next(
+        dead_letter
+        for dead_letter in stored_letters(harness)
+        if dead_letter.partition_offset == (0, 1)
+    )
     dead_letters.discard(harness.store, [middle], "2026-03-02T00:00:00.000Z")
-    report = replayed(harness, letters(harness, Selection(with_discarded=True)))
+    report = retried(harness, stored_letters(harness, Selection(with_discarded=True)))
     assert len(report.removed) == 2
-    [(letter, cause)] = report.unreadable
-    assert (letter.id, cause) == (middle.id, "it was discarded at 2026-03-02T00:00:00.000Z")
+    [(dead_letter, cause)] = report.unreadable
+    assert (dead_letter.id, cause) == (middle.id, "it was discarded at 2026-03-02T00:00:00.000Z")
     assert sorted(harness.stored("log.index")) == sorted([ids[0], ids[2], ids[3]])
 
 
-def test_what_retention_deleted_is_said_exactly_and_its_letter_stays(harness: Harness) -> None:
+def test_a_message_that_retention_deleted_keeps_its_dead_letter_with_the_cause(
+    harness: Harness,
+) -> None:
     rejected(harness, 2)
     harness.kafka.delete_records(TOPIC, 0, before=3)
-    report = replayed(harness)
-    assert [letter.partition_offset for letter in report.removed] == [(0, 4)]
-    [(letter, cause)] = report.unreadable
-    assert letter.partition_offset == (0, 1)
+    report = retried(harness)
+    assert [dead_letter.partition_offset for dead_letter in report.removed] == [(0, 4)]
+    [(dead_letter, cause)] = report.unreadable
+    assert dead_letter.partition_offset == (0, 1)
     assert cause == "retention deleted analyze.action partition 0 below 3"
-    assert [each.id for each in letters(harness)] == [letter.id]
+    assert [each.id for each in stored_letters(harness)] == [dead_letter.id]
 
 
-def test_a_topic_made_again_is_said_and_its_new_messages_are_not_taken_for_old(
+def test_messages_of_a_recreated_topic_are_not_taken_for_those_of_dead_stored_letters(
     harness: Harness,
 ) -> None:
     rejected(harness, 1)
@@ -165,52 +173,52 @@ def test_a_topic_made_again_is_said_and_its_new_messages_are_not_taken_for_old(
     harness.kafka.delete_topic(TOPIC)
     harness.kafka.create_topics({TOPIC: 3})
     harness.access(5, partition=0)
-    [(_, cause)] = replayed(harness).unreadable
+    [(_, cause)] = retried(harness).unreadable
     new = harness.kafka.topic_state(TOPIC).topic_id
     assert cause == f"topic analyze.action was recreated: its id is {new}, not {old}"
-    assert len(letters(harness)) == 1
+    assert len(stored_letters(harness)) == 1
 
 
-def test_a_topic_made_again_during_the_read_takes_no_letter_away(harness: Harness) -> None:
+def test_a_topic_recreated_during_the_retry_removes_no_dead_letter(harness: Harness) -> None:
     rejected(harness, 1)
-    chosen = letters(harness)
+    chosen = stored_letters(harness)
 
-    def make_again() -> None:
+    def recreate() -> None:
         harness.kafka.delete_topic(TOPIC)
         harness.kafka.create_topics({TOPIC: 3})
 
-    harness.trino.after_answer = make_again
+    harness.trino.after_answer = recreate
     with pytest.raises(SliceError, match="recreated during the read"):
-        replayed(harness, chosen)
-    assert len(letters(harness)) == 1
+        retried(harness, chosen)
+    assert len(stored_letters(harness)) == 1
 
 
-def test_an_offset_that_the_log_lost_from_its_end_and_a_flow_that_is_gone_are_said(
+def test_a_missing_offset_and_an_unknown_flow_are_reported_as_causes(
     harness: Harness,
 ) -> None:
     rejected(harness, 1)
-    [letter] = letters(harness)
-    beyond = replace(letter, source=letter.source | {"offset": 99})
-    foreign = replace(letter, source=letter.source | {"flow": FULL_TEXT.name})
-    causes = [cause for _, cause in replayed(harness, [beyond, foreign]).unreadable]
+    [dead_letter] = stored_letters(harness)
+    beyond = replace(dead_letter, source=dead_letter.source | {"offset": 99})
+    foreign = replace(dead_letter, source=dead_letter.source | {"flow": FULL_TEXT.name})
+    causes = [cause for _, cause in retried(harness, [beyond, foreign]).unreadable]
     assert causes == [
         "analyze.action partition 0 no longer has that offset",
         "flow full_text is not declared",
     ]
 
 
-def test_a_duplicate_of_an_event_that_was_indexed_since_is_no_letter_any_more(
+def test_a_duplicate_of_an_event_indexed_since_is_removed(
     harness: Harness,
 ) -> None:
     [identity] = rejected(harness, 1)
     event = {"uuid": identity, "uri": f"/{identity}", "name": "presto"}
     harness.kafka.produce(TOPIC, json.dumps(event).encode(), 1)
     harness.run()
-    assert len(replayed(harness).removed) == 1
+    assert len(retried(harness).removed) == 1
     assert harness.stored("log.index")[identity].source["partition"] == 1
 
 
-def test_a_conflict_stays_a_conflict_and_a_message_that_spoils_a_query_stays_unreadable(
+def test_a_conflict_and_an_undecodable_message_stay_dead_stored_letters(
     harness: Harness,
 ) -> None:
     identity = str(uuid.uuid4())
@@ -220,25 +228,28 @@ def test_a_conflict_stays_a_conflict_and_a_message_that_spoils_a_query_stays_unr
     harness.kafka.produce(TOPIC, b"[[[", 0)
     harness.trino.poison = {(0, 2)}
     harness.run()
-    report = replayed(harness)
+    report = retried(harness)
     assert sorted(found.reason for _, found in report.still_dead) == ["conflict", "unreadable"]
     assert "2 still dead (1 conflict, 1 unreadable)" in str(report)
-    assert len(letters(harness)) == 2
+    assert len(stored_letters(harness)) == 2
 
 
-def test_a_message_that_trino_may_fail_at_keeps_no_other_letter_from_its_replay(
+def test_a_suspect_message_does_not_block_the_retry_of_others(
     harness: Harness,
 ) -> None:
     rejected(harness, 2)
     harness.trino.suspects = {(0, 1)}
-    report = replayed(harness)
-    assert [letter.partition_offset for letter in report.removed] == [(0, 4)]
-    [(letter, cause)] = report.unreadable
-    assert (letter.partition_offset, cause) == ((0, 1), "GENERIC_INTERNAL_ERROR: cause unknown")
-    assert [each.id for each in letters(harness)] == [letter.id]
+    report = retried(harness)
+    assert [dead_letter.partition_offset for dead_letter in report.removed] == [(0, 4)]
+    [(dead_letter, cause)] = report.unreadable
+    assert (dead_letter.partition_offset, cause) == (
+        (0, 1),
+        "GENERIC_INTERNAL_ERROR: cause unknown",
+    )
+    assert [each.id for each in stored_letters(harness)] == [dead_letter.id]
 
 
-def test_a_change_that_was_dead_is_applied(harness: Harness) -> None:
+def test_a_dead_letter_of_a_reference_refresh_is_applied(harness: Harness) -> None:
     [identity] = harness.access(1, name="nobody")
     harness.run()
     harness.mysql.add_names(["nobody"])
@@ -254,12 +265,12 @@ def test_a_change_that_was_dead_is_applied(harness: Harness) -> None:
         raw,
         "2026-03-02T00:00:00.000Z",
     )
-    assert len(replayed(harness).removed) == 1
+    assert len(retried(harness).removed) == 1
     assert harness.stored("log.index")[identity].source["test_name"] == "nobody"
-    assert letters(harness) == []
+    assert stored_letters(harness) == []
 
 
-def test_slices_hold_exactly_the_places_and_one_run_of_each_partition() -> None:
+def test_slices_hold_exactly_the_given_offsets_in_one_range_per_partition() -> None:
     places = [(0, 1), (0, 2), (0, 5), (2, 7), *((3, offset) for offset in range(MOST_OFFSETS + 1))]
     first, second = slices(places)
     assert first == Slice(

@@ -1,4 +1,4 @@
-"""Documents made again, on fakes: none is lost or doubled, and only the topic limits what comes."""
+"""Replay: no document is lost or doubled, and only the retention of the topic limits it."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +60,7 @@ def replayed(harness: Harness, way: Way, window: Window = DAY) -> ReplayReport:
 
 
 def documents(harness: Harness) -> dict[str, dict[str, Any]]:
-    """What the alias shows, by id; none is there twice."""
+    """The documents behind the alias by id; none is there twice."""
     harness.store.refresh("log.index")
     with harness.store.snapshot("log.index") as snapshot:
         found = {hit.id: hit.stored.source for hit in snapshot.hits}
@@ -68,13 +68,13 @@ def documents(harness: Harness) -> dict[str, dict[str, Any]]:
     return found
 
 
-def held(harness: Harness) -> dict[int, int]:
+def stored_positions(harness: Harness) -> dict[int, int]:
     state = harness.kafka.topic_state(TOPIC)
     return positions.offsets(positions.read(harness.store, ACCESS_LOG, state))
 
 
 def change(harness: Harness) -> None:
-    """Another value of presto, announced and followed."""
+    """Publish another value of presto, and refresh its documents."""
     harness.redis.set_values({"presto": "changed"})
     harness.publish_changes([ReferenceChange("redis", "presto")])
     harness.refresh_references()
@@ -84,12 +84,12 @@ def without(document: dict[str, Any], *fields: str) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name not in fields}
 
 
-def test_documents_get_the_reference_data_of_now_and_keep_when_they_came(
+def test_documents_get_current_reference_data_and_keep_their_first_index_time(
     harness: Harness, way: Way
 ) -> None:
     ids = harness.access(30)
     harness.run()
-    before, positions_before = documents(harness), held(harness)
+    before, positions_before = documents(harness), stored_positions(harness)
     harness.redis.set_values({"presto": "https://trino.io/"})
     report = replayed(harness, way)
     after = documents(harness)
@@ -98,11 +98,11 @@ def test_documents_get_the_reference_data_of_now_and_keep_when_they_came(
     for identity, document in after.items():
         assert without(document, "redis_value") == without(before[identity], "redis_value")
     assert (report.rows, report.reprocessed, report.kept) == (30, 30, 0)
-    assert held(harness) == positions_before
+    assert stored_positions(harness) == positions_before
     assert harness.run() == []
 
 
-def test_what_is_as_it_should_be_is_not_written(harness: Harness) -> None:
+def test_unchanged_documents_are_not_written(harness: Harness) -> None:
     harness.access(25)
     harness.run()
     requests = harness.store.requests
@@ -111,7 +111,7 @@ def test_what_is_as_it_should_be_is_not_written(harness: Harness) -> None:
     assert harness.store.requests == requests
 
 
-def test_a_document_that_somebody_deleted_comes_back(harness: Harness, way: Way) -> None:
+def test_a_deleted_document_is_restored(harness: Harness, way: Way) -> None:
     ids = harness.access(20)
     harness.run()
     del harness.store.documents[INDEX, ids[7]]
@@ -120,7 +120,7 @@ def test_a_document_that_somebody_deleted_comes_back(harness: Harness, way: Way)
     assert (report.restored, report.reprocessed + report.unchanged) == (1, 19)
 
 
-def test_a_day_that_was_deleted_for_good_comes_back_under_its_name(
+def test_a_day_that_was_deleted_for_good_is_restored_under_its_name(
     harness: Harness, way: Way
 ) -> None:
     ids = harness.access(1010, partition=0)  # the last ones come late
@@ -132,19 +132,19 @@ def test_a_day_that_was_deleted_for_good_comes_back_under_its_name(
     assert replayed(harness, way).restored == 1010
     assert sorted(documents(harness)) == sorted(ids)
     assert [*harness.store.index_ids("log.index")] == [INDEX]
-    assert harness.run() == []  # it is noted, and there
+    assert harness.run() == []  # it is registered, and exists
     [index] = {index for index, _ in harness.stored_keys("log.index")}
     harness.store.delete_index(index)
     assert index_registry.missing(harness.store, ACCESS_LOG) == [INDEX]
 
 
-def test_only_events_of_the_time_are_made_again(harness: Harness) -> None:
+def test_only_events_of_the_window_are_reprocessed(harness: Harness) -> None:
     harness.access(60, partition=0)
     harness.run()
     harness.redis.set_values({"presto": "new"})
     some = Window(MIDNIGHT + timedelta(milliseconds=20), MIDNIGHT + timedelta(milliseconds=30))
-    span = range_of_time(harness.indexer, some)
-    assert span.ranges == (OffsetRange(0, 20, 30),)
+    replay_range = range_of_time(harness.indexer, some)
+    assert replay_range.ranges == (OffsetRange(0, 20, 30),)
     report = replayed(harness, replay_in_place, some)
     assert report.reprocessed == 10
     changed = [
@@ -153,14 +153,14 @@ def test_only_events_of_the_time_are_made_again(harness: Harness) -> None:
     assert sorted(changed) == [*range(20, 30)]
 
 
-def test_an_event_of_the_time_that_came_late_is_found_by_its_document(harness: Harness) -> None:
-    """Times are the senders'; those of FakeTrino begin anew after a thousand offsets."""
+def test_a_late_event_of_the_window_is_found_by_its_document(harness: Harness) -> None:
+    """Timestamps are the producers'; those of FakeTrino start over after a thousand offsets."""
     for _ in range(1010):
         harness.access(1, partition=0)
     harness.run()
     some = Window(MIDNIGHT + timedelta(milliseconds=3), MIDNIGHT + timedelta(milliseconds=5))
-    span = range_of_time(harness.indexer, some)
-    assert (span.documents, span.ranges) == (4, (OffsetRange(0, 3, 1005),))
+    replay_range = range_of_time(harness.indexer, some)
+    assert (replay_range.documents, replay_range.ranges) == (4, (OffsetRange(0, 3, 1005),))
     harness.redis.set_values({"presto": "new"})
     report = replayed(harness, replay_in_place, some)
     assert (report.reprocessed, report.outside) == (4, 998)
@@ -179,15 +179,17 @@ def test_a_duplicate_stays_at_its_first_offset(harness: Harness, way: Way) -> No
     assert document["redis_value"] == "new"
 
 
-def test_what_retention_has_deleted_stays_as_it_is_and_is_told(harness: Harness, way: Way) -> None:
+def test_documents_without_a_message_stay_as_they_are_and_are_counted(
+    harness: Harness, way: Way
+) -> None:
     ids = harness.access(30)
     harness.run()
     before = documents(harness)
     for partition, low in ((0, 4), (1, 10)):
         harness.kafka.delete_records(TOPIC, partition, low)
-    span = range_of_time(harness.indexer, DAY)
-    assert (span.documents, span.lost) == (30, {0: 4, 1: 10})
-    assert span.describe_lost() == (
+    replay_range = range_of_time(harness.indexer, DAY)
+    assert (replay_range.documents, replay_range.lost) == (30, {0: 4, 1: 10})
+    assert replay_range.describe_lost() == (
         "14 documents stay as they are: retention has deleted messages of analyze.action "
         "below 0:4 1:10"
     )
@@ -201,27 +203,27 @@ def test_what_retention_has_deleted_stays_as_it_is_and_is_told(harness: Harness,
     assert all(after[identity] == before[identity] for identity in kept)
 
 
-def test_a_dead_letter_stays_one_and_is_no_document(harness: Harness, way: Way) -> None:
+def test_a_rejected_message_stays_a_dead_letter(harness: Harness, way: Way) -> None:
     harness.access(6)
     harness.kafka.produce(TOPIC, b"not json", 1)
     harness.run()
-    letters = harness.stored("kp.dead")
+    before = harness.stored("kp.dead")
     report = replayed(harness, way)
     assert report.dead_letters == 1
-    assert harness.stored("kp.dead") == letters
+    assert harness.stored("kp.dead") == before
     assert len(documents(harness)) == 6
 
 
 @pytest.mark.parametrize("moment", ["before_answer", "after_answer"])
-def test_what_is_indexed_meanwhile_is_there_too(harness: Harness, way: Way, moment: str) -> None:
+def test_events_indexed_during_a_replay_are_kept(harness: Harness, way: Way, moment: str) -> None:
     ids = harness.access(20)
     harness.run()
 
-    def go_on() -> None:
+    def index_more() -> None:
         ids.extend(harness.access(15))
         harness.run()
 
-    setattr(harness.trino, moment, go_on)
+    setattr(harness.trino, moment, index_more)
     report = replayed(harness, way)
     assert sorted(documents(harness)) == sorted(ids)
     assert (report.rows, report.kept) == (20, 0)
@@ -229,7 +231,7 @@ def test_what_is_indexed_meanwhile_is_there_too(harness: Harness, way: Way, mome
 
 
 @pytest.mark.parametrize("moment", ["before_answer", "after_answer"])
-def test_reference_data_that_change_meanwhile_are_those_of_the_change(
+def test_reference_data_that_change_during_a_replay_are_current_at_its_end(
     harness: Harness, way: Way, moment: str
 ) -> None:
     harness.access(20)
@@ -241,7 +243,7 @@ def test_reference_data_that_change_meanwhile_are_those_of_the_change(
     assert {each["redis_value"] for each in documents(harness).values()} == {"changed"}
 
 
-def test_new_indices_take_the_place_of_the_old_again_and_again(harness: Harness) -> None:
+def test_new_indices_replace_the_old_ones_repeatedly(harness: Harness) -> None:
     ids = harness.access(20)
     harness.run()
     seen = set()
@@ -254,13 +256,13 @@ def test_new_indices_take_the_place_of_the_old_again_and_again(harness: Harness)
         seen.add(harness.store.index_ids("log.index")[INDEX])
         assert len({index for index, _ in harness.stored_keys("log.index")}) == 1
         ids += harness.access(5)
-        harness.run()  # by the name of the day, which is the new index's now
+        harness.run()  # by the name of the day, which is now that of the new index
         assert sorted(documents(harness)) == sorted(ids)
     assert len(seen) == 2
-    assert harness.run() == []  # nothing was taken for deleted
+    assert harness.run() == []  # no index counts as deleted
 
 
-def test_a_replay_that_fails_leaves_the_old_index_and_nothing_of_the_new(harness: Harness) -> None:
+def test_a_failed_replay_keeps_the_old_index_and_deletes_the_new_one(harness: Harness) -> None:
     harness.access(30)
     harness.run()
     before = documents(harness)
@@ -275,7 +277,7 @@ def test_a_replay_that_fails_leaves_the_old_index_and_nothing_of_the_new(harness
     assert {index for index, _ in harness.stored_keys("log.index")} == {INDEX}
 
 
-def test_of_two_replays_at_once_the_later_gives_way(harness: Harness) -> None:
+def test_of_two_concurrent_replays_the_later_swap_fails(harness: Harness) -> None:
     ids = harness.access(30)
     harness.run()
     first = replay_into_new_indices(harness.indexer, range_of_time(harness.indexer, DAY), [])
@@ -291,7 +293,7 @@ def test_of_two_replays_at_once_the_later_gives_way(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("happened", [False, True], ids=["refused", "answer lost"])
-def test_an_exchange_without_an_answer_leaves_one_whole_index(
+def test_a_swap_without_an_answer_leaves_one_complete_index(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, happened: bool
 ) -> None:
     ids = harness.access(30)
@@ -315,7 +317,7 @@ def test_an_exchange_without_an_answer_leaves_one_whole_index(
     assert index_registry.missing(harness.store, ACCESS_LOG) == []
 
 
-def test_an_index_that_somebody_deletes_while_it_is_copied_is_not_replaced(
+def test_an_index_deleted_during_the_copy_is_not_swapped(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness.access(30)
@@ -323,14 +325,14 @@ def test_an_index_that_somebody_deletes_while_it_is_copied_is_not_replaced(
     written_since = harness.store.written_since
     late: list[str] = []
 
-    def delete_and_go_on(index: str, checkpoints: Any, size: int) -> Any:
+    def delete_and_index_more(index: str, checkpoints: Any, size: int) -> Any:
         yield from written_since(index, checkpoints, size)
         if not late:
             harness.store.delete_index(INDEX)
             late.extend(harness.access(3))
             send(harness.store, [create(INDEX, each, b'{"uuid": "late"}') for each in late])
 
-    monkeypatch.setattr(harness.store, "written_since", delete_and_go_on)
+    monkeypatch.setattr(harness.store, "written_since", delete_and_index_more)
     with pytest.raises(SliceError, match="deleted or swapped by another"):
         replayed(harness, replay_into_new_indices)
     assert sorted(documents(harness)) == sorted(late)
@@ -338,7 +340,7 @@ def test_an_index_that_somebody_deletes_while_it_is_copied_is_not_replaced(
     assert index_registry.missing(harness.store, ACCESS_LOG) == [INDEX]
 
 
-def test_a_mapping_that_refuses_a_document_is_an_error_and_no_dead_letter(
+def test_a_stored_document_that_the_mapping_refuses_is_an_error_and_not_a_dead_letter(
     harness: Harness, way: Way
 ) -> None:
     ids = harness.access(9)
@@ -354,7 +356,7 @@ def test_a_mapping_that_refuses_a_document_is_an_error_and_no_dead_letter(
     assert (harness.stored("kp.dead"), harness.store.created) == ({}, {})
 
 
-def test_a_letter_whose_message_has_become_good_goes_and_a_dropped_one_stays(
+def test_a_dead_letter_whose_message_is_accepted_now_is_removed_and_a_discarded_one_stays(
     harness: Harness, way: Way
 ) -> None:
     ids = harness.access(6, partition=0)
@@ -362,11 +364,9 @@ def test_a_letter_whose_message_has_become_good_goes_and_a_dropped_one_stays(
         harness.store.refuse[identity] = [ItemResult(400, "document_parsing_exception", "no")]
     harness.run()
     harness.store.refresh("kp.dead")
-    letters = {
-        each.partition_offset: each for each in dead_letters.read(harness.store, Selection())
-    }
-    assert sorted(letters) == [(0, 2), (0, 3)]
-    dead_letters.discard(harness.store, [letters[0, 3]], "2026-03-02T00:00:00.000Z")
+    found = {each.partition_offset: each for each in dead_letters.read(harness.store, Selection())}
+    assert sorted(found) == [(0, 2), (0, 3)]
+    dead_letters.discard(harness.store, [found[0, 3]], "2026-03-02T00:00:00.000Z")
     report = replayed(harness, way)
     assert (report.restored, report.dead_letters) == (1, 1)
     assert sorted(documents(harness)) == sorted(each for each in ids if each != ids[3])
@@ -374,7 +374,7 @@ def test_a_letter_whose_message_has_become_good_goes_and_a_dropped_one_stays(
     assert (left.source["offset"], left.source["value"]) == (3, None)
 
 
-def test_a_replay_that_fails_leaves_no_older_reference_data(harness: Harness, way: Way) -> None:
+def test_a_failed_replay_leaves_no_older_reference_data(harness: Harness, way: Way) -> None:
     harness.access(30)
     harness.run()
     harness.redis.set_values({"presto": "old"})
@@ -384,7 +384,7 @@ def test_a_replay_that_fails_leaves_no_older_reference_data(harness: Harness, wa
     changes = refreshes_of([harness.indexer_of(REFERENCE_CHANGES)], ACCESS_LOG)
     reports = way(harness.indexer, range_of_time(harness.indexer, DAY), changes)
     next(reports)
-    harness.kafka.topics[TOPIC].topic_id = "made again"
+    harness.kafka.topics[TOPIC].topic_id = "recreated"
     with pytest.raises(SliceError):
         list(reports)
     assert {each["redis_value"] for each in documents(harness).values()} == {"changed"}
@@ -396,9 +396,9 @@ def test_new_indices_need_whole_days(harness: Harness) -> None:
     half = Window(MIDNIGHT, MIDNIGHT + timedelta(hours=36))
     with pytest.raises(InvalidReplay, match="whole days"):
         list(replay_into_new_indices(harness.indexer, range_of_time(harness.indexer, half), []))
-    span = range_of_offsets(harness.indexer, parse_offsets("0:[0,1)"))
+    replay_range = range_of_offsets(harness.indexer, parse_offsets("0:[0,1)"))
     with pytest.raises(InvalidReplay, match="whole days"):
-        list(replay_into_new_indices(harness.indexer, span, []))
+        list(replay_into_new_indices(harness.indexer, replay_range, []))
 
 
 def test_offsets_are_read_as_far_as_the_topic_holds_them(harness: Harness) -> None:
@@ -406,52 +406,55 @@ def test_offsets_are_read_as_far_as_the_topic_holds_them(harness: Harness) -> No
     harness.run()
     harness.kafka.delete_records(TOPIC, 0, 4)
     harness.redis.set_values({"presto": "new"})
-    span = range_of_offsets(harness.indexer, parse_offsets("2:[1,2) 0:[2,7)"))
-    assert (span.ranges, span.lost) == ((OffsetRange(0, 4, 7), OffsetRange(2, 1, 2)), {0: 2})
-    assert "2 offsets cannot be read" in span.describe_lost()
-    report = [*replay_in_place(harness.indexer, span, [])][-1]
+    replay_range = range_of_offsets(harness.indexer, parse_offsets("2:[1,2) 0:[2,7)"))
+    assert (replay_range.ranges, replay_range.lost) == (
+        (OffsetRange(0, 4, 7), OffsetRange(2, 1, 2)),
+        {0: 2},
+    )
+    assert "2 offsets cannot be read" in replay_range.describe_lost()
+    report = [*replay_in_place(harness.indexer, replay_range, [])][-1]
     assert report.reprocessed == 4
     with pytest.raises(InvalidReplay, match="1:\\[5,11\\) is indexed only up to 10"):
         range_of_offsets(harness.indexer, parse_offsets("1:[5,11)"))
 
 
-def test_nothing_is_there_before_the_first_event(harness: Harness) -> None:
+def test_a_range_before_the_first_event_is_empty(harness: Harness) -> None:
     assert len(range_of_time(harness.indexer, DAY)) == 0
     assert replayed(harness, replay_in_place).rows == 0
 
 
-def test_a_flow_of_changes_cannot_be_replayed(harness: Harness) -> None:
+def test_a_reference_refresh_cannot_be_replayed(harness: Harness) -> None:
     with pytest.raises(InvalidReplay, match="reference_changes"):
         range_of_time(harness.indexer_of(REFERENCE_CHANGES), DAY)
 
 
 @pytest.mark.parametrize("text", ["", "0", "0:[5,5)", "0:[1,2) 0:[2,3)", "0:[1,2),1:[1,2)", "x"])
-def test_offsets_that_are_none_are_refused(text: str) -> None:
+def test_invalid_offsets_are_an_error(text: str) -> None:
     with pytest.raises(InvalidReplay, match="is not of the form"):
         parse_offsets(text)
 
 
-def test_offsets_are_written_as_the_tags_of_runs_are() -> None:
-    part = Slice((OffsetRange(0, 120, 131), OffsetRange(3, 7, 9)))
-    assert parse_offsets(str(part)) == part
+def test_offsets_have_the_form_of_the_run_tags() -> None:
+    slice_ = Slice((OffsetRange(0, 120, 131), OffsetRange(3, 7, 9)))
+    assert parse_offsets(str(slice_)) == slice_
 
 
 @pytest.mark.parametrize(
     ("start", "end"), [("yesterday", ""), ("2026-03-02", "2026-03-01"), ("2026-03-01", "x")]
 )
-def test_times_that_are_none_are_refused(start: str, end: str) -> None:
+def test_invalid_times_are_an_error(start: str, end: str) -> None:
     with pytest.raises(InvalidReplay, match="not a time"):
         parse_window(start, end)
 
 
-def test_times_are_utc_unless_they_say_otherwise() -> None:
+def test_times_are_utc_unless_they_have_an_offset() -> None:
     window = parse_window("2026-03-01T02:00+02:00", "2026-03-02")
     assert window == DAY
     today = datetime.now(UTC).date() + timedelta(days=1)
     assert parse_window("2026-03-01").end.date() == today
 
 
-def test_a_report_says_only_what_there_was() -> None:
+def test_a_report_lists_only_counts_above_zero() -> None:
     report = ReplayReport(rows=5, reprocessed=3, dead_letters=2, seconds=1.25)
     assert str(report) == "5 messages read: 3 reprocessed, 2 dead letters, 1.2 s"
     assert json.dumps(report.swapped) == "[]"

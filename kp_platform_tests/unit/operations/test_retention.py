@@ -1,4 +1,4 @@
-"""What is deleted for its age, on fakes: nothing of which the topic still holds a message."""
+"""Retention: nothing is deleted of which the topic still holds a message."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -26,9 +26,9 @@ def harness() -> Harness:
 
 
 def retained(
-    harness: Harness, keep: RetentionPolicy, now: datetime = LATER, *, dry_run: bool = False
+    harness: Harness, policy: RetentionPolicy, now: datetime = LATER, *, dry_run: bool = False
 ) -> dict[str, Expired]:
-    found = apply_retention(harness.store, harness.kafka, FLOWS, keep, now, dry_run=dry_run)
+    found = apply_retention(harness.store, harness.kafka, FLOWS, policy, now, dry_run=dry_run)
     return {each.what: each for each in found}
 
 
@@ -37,33 +37,40 @@ def retention_deletes_all(harness: Harness) -> None:
         harness.kafka.delete_records(TOPIC, partition, len(messages))
 
 
-def test_a_day_goes_with_its_note_when_the_topic_holds_none_of_it(harness: Harness) -> None:
+def test_a_day_is_deleted_and_unregistered_when_the_topic_holds_none_of_its_messages(
+    harness: Harness,
+) -> None:
     harness.access(12)
     harness.run()
     retention_deletes_all(harness)
-    told = retained(harness, RetentionPolicy(log_days=30), dry_run=True)["log.index"]
-    assert (told.names, told.documents, told.bytes, told.kept) == ([INDEX], 12, 1_200, [])
+    expired = retained(harness, RetentionPolicy(log_days=30), dry_run=True)["log.index"]
+    assert (expired.names, expired.documents, expired.bytes, expired.kept) == (
+        [INDEX],
+        12,
+        1_200,
+        [],
+    )
     assert len(harness.stored("log.index")) == 12
-    assert retained(harness, RetentionPolicy(log_days=30))["log.index"] == told
+    assert retained(harness, RetentionPolicy(log_days=30))["log.index"] == expired
     assert harness.stored("log.index") == {}
     assert index_registry.missing(harness.store, ACCESS_LOG) == []
     assert harness.run() == []
 
 
-def test_a_day_stays_while_the_topic_holds_a_message_of_it(harness: Harness) -> None:
+def test_a_day_is_kept_while_the_topic_holds_one_of_its_messages(harness: Harness) -> None:
     harness.access(12)
     harness.run()
     retention_deletes_all(harness)
     harness.kafka.delete_records(TOPIC, 1, before=3)
-    told = retained(harness, RetentionPolicy(log_days=30))["log.index"]
-    assert (told.names, told.documents) == ([], 0)
-    assert told.kept == [f"{INDEX}: {TOPIC} still holds messages of it"]
+    expired = retained(harness, RetentionPolicy(log_days=30))["log.index"]
+    assert (expired.names, expired.documents) == ([], 0)
+    assert expired.kept == [f"{INDEX}: {TOPIC} still holds messages of it"]
     assert harness.store.blocked == set()
     assert len(harness.stored("log.index")) == 12
 
 
 @pytest.mark.parametrize(("days", "is_old"), [(29, True), (30, True), (31, False), (0, False)])
-def test_a_day_is_old_when_its_last_moment_is(harness: Harness, days: int, is_old: bool) -> None:
+def test_a_day_expires_with_its_last_moment(harness: Harness, days: int, is_old: bool) -> None:
     harness.access(1)
     harness.run()
     retention_deletes_all(harness)
@@ -71,24 +78,26 @@ def test_a_day_is_old_when_its_last_moment_is(harness: Harness, days: int, is_ol
     assert bool(harness.stored("log.index")) is not is_old
 
 
-def test_a_day_that_was_replayed_into_a_new_index_goes_too(harness: Harness) -> None:
+def test_a_day_that_was_replayed_into_a_new_index_is_deleted_too(harness: Harness) -> None:
     harness.access(5)
     harness.run()
-    span = range_of_time(harness.indexer, parse_window("2026-03-01", "2026-03-02"))
-    list(replay_into_new_indices(harness.indexer, span, []))
+    replay_range = range_of_time(harness.indexer, parse_window("2026-03-01", "2026-03-02"))
+    list(replay_into_new_indices(harness.indexer, replay_range, []))
     retention_deletes_all(harness)
     assert retained(harness, RetentionPolicy(log_days=30))["log.index"].names == [INDEX]
     assert harness.stored_keys("log.index") == []
     assert harness.run() == []
 
 
-def test_an_index_of_no_day_stays_and_is_told(harness: Harness) -> None:
+def test_an_index_that_is_not_daily_is_kept_and_reported(harness: Harness) -> None:
     send(harness.store, [put("log.index-restored", "a", b"{}")])
-    told = retained(harness, RetentionPolicy(log_days=30))["log.index"]
-    assert told.kept == ["log.index-restored: not a daily index"]
+    expired = retained(harness, RetentionPolicy(log_days=30))["log.index"]
+    assert expired.kept == ["log.index-restored: not a daily index"]
 
 
-def test_letters_and_gaps_go_when_the_topic_holds_none_of_their_messages(harness: Harness) -> None:
+def test_dead_letters_are_deleted_when_the_topic_holds_none_of_their_messages(
+    harness: Harness,
+) -> None:
     for partition in (0, 1):
         harness.kafka.produce(TOPIC, b"not json", partition)
     harness.access(4, partition=2)
@@ -100,8 +109,8 @@ def test_letters_and_gaps_go_when_the_topic_holds_none_of_their_messages(harness
     harness.kafka.delete_records(TOPIC, 0, before=1)
     in_a_year = datetime.now(UTC) + timedelta(days=365)
     assert len(harness.stored("kp.dead")) == 3
-    told = retained(harness, RetentionPolicy(dead_letter_days=90), in_a_year)
-    assert (told["kp.dead"].documents, told["kp.dead"].kept) == (
+    expired = retained(harness, RetentionPolicy(dead_letter_days=90), in_a_year)
+    assert (expired["kp.dead"].documents, expired["kp.dead"].kept) == (
         1,
         ["2 whose messages the topic still holds"],
     )
@@ -115,7 +124,7 @@ def test_letters_and_gaps_go_when_the_topic_holds_none_of_their_messages(harness
     assert harness.stored("kp.dead") == {}
 
 
-def test_a_gap_stays_while_its_end_is_in_the_topic(harness: Harness) -> None:
+def test_a_gap_is_kept_while_its_end_is_in_the_topic(harness: Harness) -> None:
     gap = {"flow": "access_log", "partition": 0, "start": 0, "end": 5}
     state = harness.kafka.topic_state(TOPIC)
     gap |= {"topic_id": state.topic_id, "@timestamp": "2026-03-01T00:00:00.000Z"}
@@ -127,7 +136,7 @@ def test_a_gap_stays_while_its_end_is_in_the_topic(harness: Harness) -> None:
         assert len(harness.stored("kp.gaps")) == count
 
 
-def test_letters_of_a_flow_that_is_not_declared_stay(harness: Harness) -> None:
+def test_dead_letters_of_an_undeclared_flow_are_kept(harness: Harness) -> None:
     letter = {"flow": "gone", "topic_id": "x", "partition": 0, "offset": 0}
     body = orjson.dumps(letter | {"@timestamp": "2026-03-01T00:00:00.000Z"})
     send(harness.store, [put("kp.dead", "letter", body)])
@@ -136,7 +145,9 @@ def test_letters_of_a_flow_that_is_not_declared_stay(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize(("days", "left"), [(3, 8), (7, 8), (8, 8), (9, 9), (0, 31)])
-def test_kpis_go_but_never_those_of_the_last_week(harness: Harness, days: int, left: int) -> None:
+def test_kpis_are_deleted_but_never_those_of_the_last_week(
+    harness: Harness, days: int, left: int
+) -> None:
     for day in range(31):
         hour = LATER - timedelta(days=day, hours=1)
         body = orjson.dumps({"hour": f"{hour:%Y-%m-%dT%H}:00:00.000Z"})
@@ -145,13 +156,13 @@ def test_kpis_go_but_never_those_of_the_last_week(harness: Harness, days: int, l
     assert len(harness.stored("access.kpi")) == left
 
 
-def test_what_a_killed_replay_left_goes_after_a_week(harness: Harness) -> None:
+def test_the_index_of_a_killed_replay_is_deleted_after_a_week(harness: Harness) -> None:
     unfinished = "log.index.20260331120000abcd-2026.03.01"
-    others = ("log.index.of-somebody-else", "log.index.20260331120000abcd-x")
-    for name in (unfinished, *others):
+    kept = ("log.index.of-another-program", "log.index.20260331120000abcd-x")
+    for name in (unfinished, *kept):
         harness.store.make_index(name, ACCESS_LOG.mapping)
     harness.store.created = dict.fromkeys(harness.store.created, LATER - timedelta(days=6))
     assert retained(harness, RetentionPolicy())["unfinished replays"].names == []
     harness.store.created = dict.fromkeys(harness.store.created, LATER - timedelta(days=8))
     assert retained(harness, RetentionPolicy())["unfinished replays"].names == [unfinished]
-    assert sorted(harness.store.created) == sorted(others)
+    assert sorted(harness.store.created) == sorted(kept)

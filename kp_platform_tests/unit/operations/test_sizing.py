@@ -1,4 +1,4 @@
-"""The sizing counts with what was measured, and grows with what is asked for."""
+"""Sizing uses the measured figures, and grows with the load."""
 
 import re
 
@@ -19,7 +19,7 @@ def measured(key: str, row: str, column: int = 1) -> float:
     return float(re.split(r"[ (]", cells[column])[0].replace(",", ""))
 
 
-def test_it_counts_with_the_newest_figures_of_the_benchmarks() -> None:
+def test_the_figures_are_those_of_the_newest_benchmarks() -> None:
     [endurance] = [each for each in report.newest(report.RESULTS) if each["key"] == "B9"]
     memory = endurance["figures"][1]["value"]
     assert [
@@ -65,7 +65,7 @@ def test_what_a_load_needs(load: dict[str, float], what: str, amount: str) -> No
     assert amounts(**load)[what] == amount
 
 
-def test_disks_grow_with_the_days_that_are_kept() -> None:
+def test_disks_grow_with_the_retention() -> None:
     once, twice = amounts(keep_days=10, topic_days=2), amounts(keep_days=20, topic_days=4)
     for what in ("disk of Elasticsearch", "disk of Kafka"):
         (size, unit), (doubled, same) = once[what].split(), twice[what].split()

@@ -82,12 +82,12 @@ class ElasticsearchAdapter:
             raise self._down("cluster health is red", "is not ready")
 
     def bulk(self, lines: bytes) -> Sequence[ItemResult]:
-        """See `DocumentStore.bulk`. Requests only status and error of each item."""
+        """See `Documents.bulk`. Requests only status and error of each item."""
         answer = self._bulk(lines, "items.*.status,items.*.error")
         return [_item_result(*item.values()) for item in answer["items"]]
 
     def bulk_all(self, lines: bytes) -> bool:
-        """See `DocumentStore.bulk_all`."""
+        """See `Documents.bulk_all`."""
         return not self._bulk(lines, "errors")["errors"]
 
     def _bulk(self, lines: bytes, filter_path: str) -> "ObjectApiResponse[Any]":
@@ -108,7 +108,7 @@ class ElasticsearchAdapter:
                 ) from error
 
     def get(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Stored]:
-        """See `DocumentStore.get`."""
+        """See `Documents.get`."""
         if not keys:
             return {}
         docs = [{"_index": index, "_id": identity} for index, identity in keys]
@@ -126,7 +126,7 @@ class ElasticsearchAdapter:
         return found
 
     def find(self, index: str, field: str, value: str) -> list[Stored]:
-        """See `DocumentStore.find`."""
+        """See `Documents.find`."""
         with self._answers():
             answer = self.client().search(
                 index=index,
@@ -143,12 +143,12 @@ class ElasticsearchAdapter:
             return int(self.client().count(index=index, ignore_unavailable=True)["count"])
 
     def refresh(self, index: str) -> None:
-        """See `DocumentStore.refresh`."""
+        """See `Documents.refresh`."""
         with self._answers():
             self._patient().indices.refresh(index=index, ignore_unavailable=True)
 
     def snapshot(self, index: str) -> AbstractContextManager["ElasticsearchSnapshot"]:
-        """See `DocumentStore.snapshot`: a point in time."""
+        """See `DocumentReader.snapshot`: a point in time."""
         return self._point_in_time(index)
 
     @contextmanager
@@ -169,7 +169,7 @@ class ElasticsearchAdapter:
                 client.close_point_in_time(id=opened["id"])
 
     def counts(self, index: str, conditions: Sequence[Where]) -> list[int]:
-        """See `DocumentStore.counts`. Lucene counts a range of a sorted field unread."""
+        """See `DocumentReader.counts`. Lucene counts a range of a sorted field unread."""
         found: list[int] = []
         for start in range(0, len(conditions), _CONDITIONS_PER_SEARCH):
             filters = [_query(each) for each in conditions[start : start + _CONDITIONS_PER_SEARCH]]
@@ -186,7 +186,7 @@ class ElasticsearchAdapter:
         return found
 
     def hours(self, index: str, field: str, where: Where) -> list[datetime]:
-        """See `DocumentStore.hours`."""
+        """See `DocumentReader.hours`."""
         source = {"date_histogram": {"field": field, "fixed_interval": "1h"}}
         options = {"index": index, "ignore_unavailable": True}
         with self._answers():
@@ -194,7 +194,7 @@ class ElasticsearchAdapter:
         return [_EPOCH + timedelta(milliseconds=hour) for (hour,), _ in groups]
 
     def index_ids(self, index: str) -> dict[str, str]:
-        """See `DocumentStore.index_ids`."""
+        """See `IndexAdmin.index_ids`."""
         with self._answers():
             answer = self.client().indices.get(
                 index=index, features=["aliases", "settings"], ignore_unavailable=True
@@ -205,7 +205,7 @@ class ElasticsearchAdapter:
         }
 
     def make_index(self, name: str, template: Path) -> None:
-        """See `DocumentStore.make_index`."""
+        """See `IndexAdmin.make_index`."""
         body = json.loads(template.read_text())["template"]
         with self._answers():
             self.client().indices.create(
@@ -213,14 +213,14 @@ class ElasticsearchAdapter:
             )
 
     def delete_index(self, name: str) -> None:
-        """See `DocumentStore.delete_index`."""
+        """See `IndexAdmin.delete_index`."""
         indices = self.client().indices
         with self._answers():
             for concrete in indices.get(index=name, features="aliases", ignore_unavailable=True):
                 indices.delete(index=concrete, ignore_unavailable=True)
 
     def sizes(self, index: str) -> dict[str, tuple[int, int]]:
-        """See `DocumentStore.sizes`."""
+        """See `IndexAdmin.sizes`."""
         indices = self.client().indices
         with self._answers():
             existing = indices.get(index=index, features="aliases", ignore_unavailable=True)
@@ -237,7 +237,7 @@ class ElasticsearchAdapter:
         }
 
     def behind_no_alias(self, prefix: str) -> dict[str, datetime]:
-        """See `DocumentStore.behind_no_alias`."""
+        """See `IndexAdmin.behind_no_alias`."""
         with self._answers():
             found = self.client().indices.get(
                 index=f"{prefix}*", features=["aliases", "settings"], ignore_unavailable=True
@@ -249,7 +249,7 @@ class ElasticsearchAdapter:
         }
 
     def checkpoints(self, index: str) -> dict[int, int]:
-        """See `DocumentStore.checkpoints`: those of the primary shards. No write up to a
+        """See `IndexAdmin.checkpoints`: those of the primary shards. No write up to a
         checkpoint is in progress."""
         with self._answers():
             answer = self.client().indices.stats(index=index, metric="docs", level="shards")
@@ -264,7 +264,7 @@ class ElasticsearchAdapter:
     def written_since(
         self, index: str, checkpoints: Mapping[int, int], size: int
     ) -> Iterator[list[Hit]]:
-        """See `DocumentStore.written_since`: a point in time of each shard, because each numbers
+        """See `IndexAdmin.written_since`: a point in time of each shard, because each numbers
         its own writes."""
         for shard in self.checkpoints(index):
             query = {"range": {"_seq_no": {"gt": checkpoints.get(shard, -1)}}}
@@ -272,7 +272,7 @@ class ElasticsearchAdapter:
                 yield from snapshot.pages(query=query, size=size, sort=["_shard_doc"])
 
     def block_writes(self, index: str, blocked: bool) -> None:
-        """See `DocumentStore.block_writes`."""
+        """See `IndexAdmin.block_writes`."""
         indices = self._patient().indices
         with self._answers():
             if blocked:
@@ -281,7 +281,7 @@ class ElasticsearchAdapter:
                 indices.put_settings(index=index, settings={"index.blocks.write": None})
 
     def swap_alias(self, name: str, new: str, alias: str, index_id: str | None) -> None:
-        """See `DocumentStore.swap_alias`. An alias cannot have the name of an index, so the request
+        """See `IndexAdmin.swap_alias`. An alias cannot have the name of an index, so the request
         fails as a whole when another writer has created one."""
         indices = self._patient().indices
         with self._answers():
@@ -294,7 +294,7 @@ class ElasticsearchAdapter:
             indices.update_aliases(actions=actions)
 
     def ensure_index(self, name: str, declaration: Path | None = None) -> None:
-        """See `DocumentStore.ensure_index`. A file with `index_patterns` is a template, which is
+        """See `Documents.ensure_index`. A file with `index_patterns` is a template, which is
         put each time: it applies to indices of later days."""
         body: dict[str, Any] = json.loads((declaration or MAPPINGS / f"{name}.json").read_text())
         with self._answers():
@@ -368,7 +368,7 @@ class ElasticsearchSnapshot:
     def differing(
         self, field: str, value: str, expected: Mapping[str, Any], size: int
     ) -> Iterator[list[Hit]]:
-        same = {"bool": {"filter": [_equal(name, fact) for name, fact in expected.items()]}}
+        same = {"bool": {"filter": [_equal(name, each) for name, each in expected.items()]}}
         query = {"bool": {"filter": _equal(field, value), "must_not": same}}
         return self.pages(query=query, size=size, sort=["_shard_doc"])
 

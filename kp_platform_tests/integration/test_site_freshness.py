@@ -53,7 +53,7 @@ def strip(client: TestClient, freshness: FakeFreshness, answer: Freshness) -> st
 
 
 @pytest.mark.parametrize(
-    ("lag", "beat_seconds_ago", "said"),
+    ("lag", "heartbeat_age", "said"),
     [
         (0, 2, "Data as of 4 s ago · no access waits · run 0b1c6b1e is at work"),
         (1, 2, "Data as of 4 s ago · 1 access waits · run 0b1c6b1e is at work"),

@@ -272,6 +272,30 @@ class Settings(BaseSettings):
         description="Dagster's runs and their logs are deleted after so many days; 0: never.",
     )
 
+    stalled_run_seconds: float = Field(
+        30.0,
+        ge=10,
+        description="A run that has sent no heartbeat for this long is replaced; one that was just "
+        "started has twice the time.",
+    )
+    failed_run_pause_seconds: float = Field(
+        10.0,
+        ge=0,
+        description="Pause after a failed run; each further failure doubles it, up to six times "
+        "this value.",
+    )
+    ranking_sensor_seconds: int = Field(
+        30, ge=1, description="Shortest time between two ticks of the ranking's sensor."
+    )
+    kpi_sensor_seconds: int = Field(
+        60, ge=1, description="Shortest time between two ticks of the KPIs' sensor."
+    )
+    jvm_options: str = Field(
+        "",
+        description="Further options of the local servers' JVMs, e.g. -XX:TieredStopAtLevel=1 for "
+        "a faster start and a lower throughput.",
+    )
+
     @classmethod
     def settings_customise_sources(
         cls,

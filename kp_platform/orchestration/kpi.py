@@ -47,7 +47,6 @@ KEY = dg.AssetKey("access_kpi")
 JOB_NAME = "compute_access_kpi"
 FIRST_HOUR = datetime(2026, 1, 1, tzinfo=UTC)
 HOURS = dg.HourlyPartitionsDefinition(start_date=FIRST_HOUR, end_offset=1)
-LOOK_SECONDS = 60
 MOST_RUNS = 3
 MOST_HOURS_PER_RUN = 48
 PREVIEW_NAMES = 10
@@ -142,7 +141,7 @@ def kpi_sensor(job: AssetJob) -> dg.SensorDefinition:
     @dg.sensor(
         name="access_kpi_hours",
         job=job,
-        minimum_interval_seconds=LOOK_SECONDS,
+        minimum_interval_seconds=Settings().kpi_sensor_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Compares the hours of events indexed in the last seven days with their KPIs; starts "

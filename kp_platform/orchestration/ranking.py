@@ -37,7 +37,6 @@ from kp_platform.settings import Settings
 
 KEY = dg.AssetKey("access_ranking")
 JOB_NAME = "rank_accesses"
-LOOK_SECONDS = 30
 PREVIEW_PLACES = 10
 
 
@@ -126,7 +125,7 @@ def ranking_sensor(job: AssetJob) -> dg.SensorDefinition:
     @dg.sensor(
         name="access_ranking_refresh",
         job=job,
-        minimum_interval_seconds=LOOK_SECONDS,
+        minimum_interval_seconds=Settings().ranking_sensor_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Compares the window's events with those that were ranked last; starts a run when they "

@@ -11,18 +11,18 @@ from itertools import takewhile
 
 import dagster as dg
 
+from kp_platform.settings import Settings
+
 # A run that did not start within this time never will; one that runs longer than its limit and
 # this grace has lost its process. Neither may hold anything.
 START_GRACE_SECONDS = 180.0
 # A run is made and launched in one go; one that is only made was left by a daemon that died.
 LAUNCH_GRACE_SECONDS = 30.0
-FAILURE_PAUSE_SECONDS = 10.0
-LONGEST_PAUSE_SECONDS = 60.0
+LONGEST_PAUSE = 6  # times KP_FAILED_RUN_PAUSE_SECONDS
 LATEST_RUNS = 10
 # A run imports for some seconds before its first beat; then it beats every five. A second run
 # beside one that was only slow does no harm.
-FIRST_HEARTBEAT_SECONDS = 60.0
-STALLED_SECONDS = 30.0
+FIRST_HEARTBEAT = 2.0  # times KP_STALLED_RUN_SECONDS
 # On runs that stay to do their work again whenever it is due, and beat meanwhile.
 FOLLOWS_TAG = "kp/follows"
 _MOST_LIVE_RUNS = 100
@@ -53,9 +53,11 @@ class JobRun:
 
     def is_stalled(self, heartbeat_age: float | None) -> bool:
         """Whether it started long enough ago to beat, and does not."""
-        if self.status != dg.DagsterRunStatus.STARTED or self.age_seconds < FIRST_HEARTBEAT_SECONDS:
+        patience = Settings().stalled_run_seconds
+        is_new = self.age_seconds < FIRST_HEARTBEAT * patience
+        if self.status != dg.DagsterRunStatus.STARTED or is_new:
             return False
-        return heartbeat_age is None or heartbeat_age >= STALLED_SECONDS
+        return heartbeat_age is None or heartbeat_age >= patience
 
     def __str__(self) -> str:
         return f"run {self.run_id[:8]}"
@@ -67,8 +69,8 @@ def seconds_to_wait(runs: Sequence[JobRun]) -> float:
     failures = list(takewhile(lambda run: run.status == dg.DagsterRunStatus.FAILURE, runs))
     if not failures:
         return 0.0
-    pause = min(FAILURE_PAUSE_SECONDS * 2.0 ** (len(failures) - 1), LONGEST_PAUSE_SECONDS)
-    return pause - failures[0].age_seconds
+    factor = min(2.0 ** (len(failures) - 1), LONGEST_PAUSE)
+    return Settings().failed_run_pause_seconds * factor - failures[0].age_seconds
 
 
 def obstacle_to_run(

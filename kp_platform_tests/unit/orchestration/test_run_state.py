@@ -8,7 +8,6 @@ import pytest
 from kp_platform.orchestration import run_state
 from kp_platform.orchestration.run_state import (
     FOLLOWS_TAG,
-    STALLED_SECONDS,
     JobRun,
     live_runs,
     obstacle_to_run,
@@ -88,7 +87,7 @@ def test_a_run_that_succeeded_does_not(instance: dg.DagsterInstance) -> None:
     ("tags", "beat", "live"),
     [
         ({FOLLOWS_TAG: "yes"}, None, False),  # its process went with the code server
-        ({FOLLOWS_TAG: "yes"}, STALLED_SECONDS + 1, False),
+        ({FOLLOWS_TAG: "yes"}, 31.0, False),
         ({FOLLOWS_TAG: "yes"}, 1.0, True),
         ({}, None, True),  # it does not stay, so it does not beat
     ],
@@ -100,7 +99,7 @@ def test_a_run_that_stays_is_live_only_as_long_as_it_beats(
     beat: float | None,
     live: bool,
 ) -> None:
-    monkeypatch.setattr(run_state, "FIRST_HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr(run_state, "FIRST_HEARTBEAT", 0.0)
     instance.create_run_for_job(job(JOB), status=dg.DagsterRunStatus.STARTED, tags=tags)
     assert bool(obstacle(instance, lambda _: beat)) is live
 

@@ -121,6 +121,11 @@ def java_command(classpath: Path, main: str, *arguments: str, heap: str) -> tupl
     return (str(java), *options, "-cp", f"{classpath}/*", main, *arguments)
 
 
+def jvm_environment(settings: Settings) -> dict[str, str]:
+    """Options that every `java` takes from its environment, besides those of its command."""
+    return {"JDK_JAVA_OPTIONS": settings.jvm_options} if settings.jvm_options else {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broker:
     """A Kafka broker of this machine, which is one of the controllers too."""
@@ -174,6 +179,7 @@ def _kafka(settings: Settings) -> tuple[Service, ...]:
                 str(settings.home / broker.name / "server.properties"),
                 heap="512m",
             ),
+            environment=jvm_environment(settings),
             more_memory=0 if broker.node == 1 else MEMORY_OF_A_BROKER,
         )
         for broker in brokers(settings)
@@ -362,6 +368,7 @@ def _elasticsearch(settings: Settings) -> Service:
             str(distribution(settings, "elasticsearch") / "bin" / "elasticsearch"),
         ),
         environment={
+            **jvm_environment(settings),
             "ES_JAVA_HOME": str(machine.elasticsearch_java_home(settings) or ""),
             "ES_PATH_CONF": str(folder / "config"),
             "ES_TMPDIR": str(folder / "tmp"),
@@ -441,6 +448,7 @@ def _trino_node(
     is_plain = settings.kafka_security_protocol == "PLAINTEXT"
     files = ("kafka-client",) if is_plain else ("kafka-client", "kafka-security")
     environment = {
+        **jvm_environment(settings),
         "KP_TRINO_PORT": str(port.number),
         "KP_KAFKA_TABLES": kafka_tables(settings),
         "KP_KAFKA_CLIENT_FILES": ",".join(f"etc/{name}.properties" for name in files),

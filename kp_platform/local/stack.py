@@ -6,9 +6,11 @@ how one is started (`servers.py`), asked (`probes.py`) or kept alive (`superviso
 
 import fcntl
 import signal
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -21,12 +23,14 @@ from kp_platform.adapters.errors import ServerDown
 from kp_platform.local import artifacts, preflight, state, supervisor
 from kp_platform.local.errors import StackError
 from kp_platform.local.security import kafka_certificate
-from kp_platform.local.servers import SERVERS, Service, services
+from kp_platform.local.servers import LOOPBACK, SERVERS, Service, services
 from kp_platform.local.supervisor import Supervisor
 from kp_platform.settings import Settings
 
 MOST_STARTS = 3
 """A service that had to be started so often during one `kp up` will not come up by waiting."""
+STOPPED_FIRST = (("emitter", "dagster-daemon", "dagster-webserver"), ("dagster-code-server",))
+"""All others are servers, which stop after these stages."""
 
 
 def up(settings: Settings, console: Console) -> None:
@@ -169,11 +173,24 @@ def _ask_until_ready(
     service: Service, ready: SimpleQueue[Service], reasons: dict[str, str], stop: threading.Event
 ) -> None:
     while not stop.is_set():
-        if not (reason := _reason_not_ready(service)):
+        if not (reason := _reason_not_listening(service) or _reason_not_ready(service)):
             ready.put(service)
             return
         reasons[service.name] = reason
         stop.wait(0.25)
+
+
+def _reason_not_listening(service: Service) -> str:
+    """Empty when something listens on the service's port. A connection costs a hundredth of a
+    probe, and servers take most of their start before they listen."""
+    if not service.ports:
+        return ""
+    port = service.ports[0].number
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=1).close()
+    except OSError as error:
+        return f"{service.name} does not listen on port {port}: {error}"
+    return ""
 
 
 def _reason_not_ready(service: Service) -> str:
@@ -239,16 +256,28 @@ def down(settings: Settings, console: Console, *, purge: bool) -> None:
 def _end(settings: Settings, keeper: Supervisor, console: Console | None = None) -> None:
     """Whatever the settings say now: what is stopped is what supervisord has."""
     programs = keeper.programs()
-    for name in reversed(programs):
+
+    def stop(name: str) -> None:
         begun = time.monotonic()
         keeper.stop_program(name)
         if console is not None and programs[name].pid:
             console.print(f"- {name:<20} stopped in {time.monotonic() - begun:.1f} s")
+
+    with ThreadPoolExecutor(max_workers=len(programs) or 1) as pool:
+        for names in _stages_of_stop(programs):
+            list(pool.map(stop, names))
     if keeper.pid() is not None:
         keeper.shutdown()
     killed = supervisor.end_processes(settings.home)
     if killed and console is not None:
         console.print(f"killed {killed} process(es) that did not end")
+
+
+def _stages_of_stop(names: Iterable[str]) -> list[list[str]]:
+    """Programs of one stage stop together, after those that use them."""
+    rank = {name: stage for stage, group in enumerate(STOPPED_FIRST) for name in group}
+    last = len(STOPPED_FIRST)
+    return [[name for name in names if rank.get(name, last) == stage] for stage in range(last + 1)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,18 @@ from kp_platform.local.servers import services
 from kp_platform.settings import Settings, environment
 
 ROOT = Path(__file__).parents[1]
+# For a stack that lives for minutes: fast starts and short intervals. Runs stay from one test to
+# the next, since the start of a run takes five seconds.
+TEMPO: dict[str, Any] = {
+    "follow_idle_seconds": 20,
+    "sensor_wait_seconds": 5,
+    "stalled_run_seconds": 10,
+    "failed_run_pause_seconds": 2,
+    "ranking_seconds": 20,
+    "ranking_sensor_seconds": 5,
+    "kpi_sensor_seconds": 10,
+    "jvm_options": "-XX:TieredStopAtLevel=1",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +56,7 @@ class Stack:
     def kp(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run `kp`. Raises RuntimeError with its output if it fails."""
         done = subprocess.run(
-            [sys.executable, "-m", "kp_platform", *arguments],
+            _command(*arguments),
             env=self.variables,
             cwd=self.folder,
             capture_output=True,
@@ -55,6 +67,19 @@ class Stack:
         if check and done.returncode != 0:
             raise RuntimeError(f"kp {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done
+
+    def kp_in_background(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Run `kp` in the background, out of reach of the terminal's signals. Its output, errors
+        included, is in `stdout`."""
+        return subprocess.Popen(
+            _command(*arguments),
+            env=self.variables,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     def graphql(self, query: str, **variables: Any) -> Any:
         """What Dagster answers. Raises httpx.HTTPError."""
@@ -71,10 +96,12 @@ class Stack:
         os.environ.update(environment(self.settings, secrets=True))
 
     def end(self) -> None:
-        """Every process of the stack, ours too."""
-        with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
-            self.kp("down", "--purge")
-        supervisor.end_processes(self.settings.home)
+        """Kill every process of the stack at once: its data are not used again."""
+        supervisor.end_processes(self.settings.home, patience_seconds=0)
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "kp_platform", *arguments]
 
 
 def on_free_ports(

@@ -123,6 +123,14 @@ def documents(*identities: str) -> list[dict[str, Any]]:
     return search(ACCESS_LOG.index, {"terms": {"uuid": list(identities)}}, ["partition", "offset"])
 
 
+def indexed_documents() -> dict[str, dict[str, Any]]:
+    """All enriched documents of the access log by their uuid. Fails if a uuid occurs twice."""
+    found = search(ACCESS_LOG.index, {"match_all": {}})
+    by_uuid = {each["uuid"]: each for each in found}
+    assert len(by_uuid) == len(found)
+    return by_uuid
+
+
 def dead_letters(
     partition: int, offset: int, topic: str = ACCESS_LOG.topic
 ) -> list[dict[str, Any]]:

@@ -1,14 +1,8 @@
 """The stack itself: loopback only, restarts, answers of `kp`, and nothing left after an end."""
 
 import json
-import signal
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import psutil
-import pytest
 
 from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.adapters.redis import RedisAdapter
@@ -20,9 +14,7 @@ from kp_platform.local.supervisor import Supervisor
 from kp_platform.operations.reference_data import REFERENCE_VALUES
 from kp_platform.settings import Settings
 from kp_platform_tests.conftest import wait_for
-from kp_platform_tests.stack import ROOT, Stack
-
-SECOND_STACK_OFFSET = "14000"
+from kp_platform_tests.stack import Stack
 
 
 def listening_sockets(process: psutil.Process) -> set[tuple[str, int]]:
@@ -138,72 +130,3 @@ def test_up_with_other_settings_than_the_running_stack_asks_for_down(whole_stack
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert "KP_SLICE_ROWS" in done.stderr
     assert "`kp down`, then `kp up`" in done.stderr
-
-
-@pytest.fixture
-def second_home(stack: Stack, tmp_path: Path) -> dict[str, str]:
-    """The variables of another stack, of which nothing runs."""
-    own = {name: stack.variables[name] for name in stack.variables if not name.startswith("KP_")}
-    return {**own, "KP_HOME": str(tmp_path / "second"), "KP_PORT_OFFSET": SECOND_STACK_OFFSET}
-
-
-def start(variables: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "kp_platform", "up"],
-        env=variables,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_start_leaves_nothing_behind(
-    second_home: dict[str, str], number: signal.Signals, code: int
-) -> None:
-    starting = start(second_home)
-    assert starting.stdout is not None
-    assert "✓" in starting.stdout.readline()  # servers run now
-    starting.send_signal(number)
-    _, errors = starting.communicate(timeout=120)
-    assert starting.returncode == code
-    assert len(errors.splitlines()) <= 1
-    assert supervisor.processes(Path(second_home["KP_HOME"])) == []
-
-
-def test_a_taken_port_is_named_with_its_setting_and_nothing_is_started(
-    second_home: dict[str, str],
-) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 18_080 + int(SECOND_STACK_OFFSET)))
-        taken.listen()
-        starting = start(second_home)
-        _, errors = starting.communicate(timeout=60)
-    assert starting.returncode == 1
-    assert len(errors.splitlines()) == 1
-    assert "32080" in errors
-    assert "KP_TRINO_URL" in errors
-    assert supervisor.processes(Path(second_home["KP_HOME"])) == []
-
-
-def test_external_servers_are_only_probed(whole_stack: Stack, second_home: dict[str, str]) -> None:
-    """A second stack on the servers of the first one: only Dagster and the emitter are its own."""
-    servers = ("kafka", "mysql", "redis", "elasticsearch", "trino")
-    addresses = {
-        name: value
-        for name, value in whole_stack.variables.items()
-        if name.startswith(tuple(f"KP_{server.upper()}" for server in servers))
-    }
-    borrowed = {**second_home, **addresses, "KP_EXTERNAL": ",".join(servers)}
-    second = Stack(whole_stack.settings, borrowed)
-    try:
-        second.kp("up")
-        found = json.loads(second.kp("status", "--json").stdout)
-        assert [each["state"] == "external" for each in found] == [True] * 5 + [False] * 4
-        assert [each["pid"] is None for each in found] == [True] * 5 + [False] * 4
-        assert all(each["ready"] for each in found)
-    finally:
-        second.kp("down", "--purge")
-    assert supervisor.processes(Path(second_home["KP_HOME"])) == []
-    assert not Path(second_home["KP_HOME"]).exists()

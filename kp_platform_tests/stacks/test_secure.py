@@ -38,7 +38,7 @@ from kp_platform.local.secure import write_certificate
 from kp_platform.local.servers import redis_environment
 from kp_platform.settings import Settings, environment
 from kp_platform_tests.conftest import OFFSETS
-from kp_platform_tests.stack import Stack, on_free_ports
+from kp_platform_tests.stack import TEMPO, Stack, on_free_ports
 
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
@@ -51,7 +51,7 @@ def secure_stack() -> Iterator[Stack]:
         **{name: value for name, value in os.environ.items() if not name.startswith("KP_")},
         "KP_HOME": str(home),
         "KP_PORT_OFFSET": str(offset),
-        "KP_FOLLOW_IDLE_SECONDS": "2",
+        **{f"KP_{name.upper()}": str(value) for name, value in TEMPO.items()},
         "KP_DAGSTER_READ_ONLY": "true",
     }
     folder = Path(tempfile.mkdtemp(prefix="kp-secure-cwd-"))  # no `.env` of a developer is there

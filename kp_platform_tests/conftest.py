@@ -211,7 +211,7 @@ def disable_retention(settings: Settings, topic: str) -> None:
     admin.incremental_alter_configs([resource])[resource].result(30)
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 180) -> None:
     """Poll until the condition holds. Fails with `what` after the deadline."""
     deadline = time.monotonic() + seconds
     while not condition():

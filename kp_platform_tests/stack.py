@@ -1,7 +1,7 @@
 """A running stack, and `kp` on it.
 
-Belongs here: a stack of one's own on free ports, and the one way in which tests, faults and
-benchmarks call `kp`. Does not belong here: what is done with it.
+Belongs here: temporary stacks on free ports, and the calls of `kp` by tests, fault injection and
+benchmarks. Does not belong here: the tests themselves.
 """
 
 import contextlib
@@ -41,8 +41,7 @@ TEMPO: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The programs of one KP_HOME. `variables` are the environment that `kp` is run with, `folder`
-    is the one that holds its code."""
+    """The programs of one KP_HOME. `variables` are the environment of `kp`, `folder` has its code."""
 
     settings: Settings
     variables: dict[str, str]
@@ -50,7 +49,7 @@ class Stack:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """With these settings on top of our own environment."""
+        """These settings on top of the environment of this process."""
         return cls(settings, {**os.environ, **environment(settings, secrets=True)})
 
     def kp(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -82,7 +81,7 @@ class Stack:
         )
 
     def graphql(self, query: str, **variables: Any) -> Any:
-        """What Dagster answers. Raises httpx.HTTPError."""
+        """Dagster's answer to a query. Raises httpx.HTTPError."""
         answer = httpx.post(
             f"{self.settings.dagster_url}/graphql",
             json={"query": query, "variables": variables},
@@ -92,7 +91,7 @@ class Stack:
         return answer.raise_for_status().json()["data"]
 
     def enter(self) -> None:
-        """Probes and clients of this process are connected to the stack."""
+        """Connect probes and clients of this process to the stack."""
         os.environ.update(environment(self.settings, secrets=True))
 
     def end(self) -> None:
@@ -107,10 +106,10 @@ def _command(*arguments: str) -> list[str]:
 def on_free_ports(
     offsets: Iterable[int], home: Path, *, is_cluster: bool = False, **settings: Any
 ) -> Settings:
-    """Settings whose block of ports is free. Raises RuntimeError when no offset has one."""
+    """Settings with a block of free ports. Raises RuntimeError if no offset has one."""
     for offset in offsets:
-        made = cluster(offset) if is_cluster else {}
-        values = {name.removeprefix("KP_").lower(): value for name, value in made.items()}
+        variables = cluster(offset) if is_cluster else {}
+        values = {name.removeprefix("KP_").lower(): value for name, value in variables.items()}
         found = Settings(_env_file=None, home=home, port_offset=offset, **values | settings)
         if all(is_free(port.number) for each in services(found) for port in each.ports):
             return found
@@ -121,7 +120,7 @@ def on_free_ports(
 def temporary_stack(
     name: str, offsets: Iterable[int], *, is_cluster: bool = False, **settings: Any
 ) -> Iterator[Stack]:
-    """A stack in a folder of its own, to which this process is connected until it is gone."""
+    """A stack in its own folder. This process is connected to it until it ends."""
     variables = dict(os.environ)
     home = Path(tempfile.mkdtemp(prefix=f"kp-{name}-"))
     stack = Stack.of(on_free_ports(offsets, home, is_cluster=is_cluster, **settings))
@@ -130,7 +129,9 @@ def temporary_stack(
         stack.kp("up", *(["--cluster"] if is_cluster else []))
         yield stack
     finally:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C leaves no stack
+        before = signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # a second Ctrl-C leaves no stack running
         stack.end()
         shutil.rmtree(home, ignore_errors=True)
         os.environ.clear()

@@ -1,4 +1,4 @@
-"""Replays on the real servers, while people read and visitors come."""
+"""Replays on the real servers, by the command line and by Dagster."""
 
 import json
 import uuid
@@ -23,7 +23,7 @@ from kp_platform_tests.stack import Stack
 
 @pytest.fixture
 def another_value(quiet_stack: Stack) -> Iterator[str]:
-    """The value of `presto` in Redis, changed without a word."""
+    """A new value of `presto` in Redis, of which no change is published."""
     value = f"https://{uuid.uuid4()}.example/"
     RedisAdapter(Settings()).set_values({"presto": value})
     yield value
@@ -46,7 +46,7 @@ def without(document: dict[str, Any], *names: str) -> dict[str, Any]:
 
 @pytest.fixture
 def day_of_events(quiet_stack: Stack) -> tuple[datetime, str]:
-    """A day in which only these 40 events are, and what their uris begin with."""
+    """A day with 40 events only, and the prefix of their uris."""
     run_indexer()
     [hour] = unused_hours(1)
     marker = uuid.uuid4().hex
@@ -56,7 +56,7 @@ def day_of_events(quiet_stack: Stack) -> tuple[datetime, str]:
 
 
 @pytest.mark.parametrize("options", [(), ("--new-indices",)], ids=["in place", "new indices"])
-def test_a_day_is_made_again_by_the_command_line(
+def test_a_day_is_reprocessed_by_the_command_line(
     quiet_stack: Stack,
     day_of_events: tuple[datetime, str],
     another_value: str,
@@ -66,8 +66,8 @@ def test_a_day_is_made_again_by_the_command_line(
     before, offsets_before = logs(marker), stored_offsets()
     until = datetime.fromtimestamp((hour.timestamp() // 86_400 + 1) * 86_400, UTC)
     day = f"--from={hour:%Y-%m-%d}", f"--to={until:%Y-%m-%d}"
-    told = quiet_stack.kp("replay", *day, *options, "--dry-run")
-    assert "offsets of analyze.action to read" in told.stdout
+    printed = quiet_stack.kp("replay", *day, *options, "--dry-run")
+    assert "offsets of analyze.action to read" in printed.stdout
     assert logs(marker) == before
     done = json.loads(quiet_stack.kp("replay", *day, *options, "--json").stdout)
     assert done["remade"] >= 40
@@ -82,20 +82,20 @@ def test_a_day_is_made_again_by_the_command_line(
     assert index_registry.missing(ElasticsearchAdapter(Settings()), ACCESS_LOG) == []
 
 
-def test_offsets_of_a_run_are_made_again(
+def test_offsets_are_reprocessed_by_the_command_line(
     quiet_stack: Stack, day_of_events: tuple[datetime, str], another_value: str
 ) -> None:
     _, marker = day_of_events
     [first, *_] = logs(marker)
-    place = f"{first['partition']}:[{first['offset']},{first['offset'] + 1})"
-    said = quiet_stack.kp("replay", "--offsets", place).stdout
-    assert "1 messages read: 1 made again" in said
+    offsets = f"{first['partition']}:[{first['offset']},{first['offset'] + 1})"
+    output = quiet_stack.kp("replay", "--offsets", offsets).stdout
+    assert "1 messages read: 1 made again" in output
     values = {each["uuid"]: each["redis_value"] for each in logs(marker)}
     assert values[first["uuid"]] == another_value
     assert list(values.values()).count(another_value) == 1
 
 
-def test_what_cannot_be_done_is_one_line(quiet_stack: Stack) -> None:
+def test_an_invalid_range_is_reported_in_one_line(quiet_stack: Stack) -> None:
     for arguments, message in (
         (("--from", "2026-11-01T10:00", "--to", "2026-11-02", "--new-indices"), "whole days"),
         (("--from", "soon"), "not a time"),
@@ -108,7 +108,7 @@ def test_what_cannot_be_done_is_one_line(quiet_stack: Stack) -> None:
         assert len(done.stderr.splitlines()) == 1
 
 
-def test_days_are_made_again_by_a_backfill_in_one_run(
+def test_a_backfill_reprocesses_days_in_one_run(
     quiet_stack: Stack, day_of_events: tuple[datetime, str], another_value: str
 ) -> None:
     hour, marker = day_of_events
@@ -123,9 +123,9 @@ def test_days_are_made_again_by_a_backfill_in_one_run(
             },
             run_config={"ops": {"replayed_access_log": {"config": {"new_indices": True}}}},
         )
-        [told] = result.asset_materializations_for_node("replayed_access_log")
-    metadata: dict[str, Any] = {name: each.value for name, each in told.metadata.items()}
-    assert told.partition == key
+        [printed] = result.asset_materializations_for_node("replayed_access_log")
+    metadata: dict[str, Any] = {name: each.value for name, each in printed.metadata.items()}
+    assert printed.partition == key
     assert metadata["made again"] >= 40
     assert metadata["new indices"] == [f"log.index-{hour:%Y.%m.%d}"]
     assert {each["redis_value"] for each in logs(marker)} == {another_value}

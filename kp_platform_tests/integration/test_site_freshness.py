@@ -1,4 +1,4 @@
-"""How fresh the logs are, on the page and as numbers."""
+"""The freshness of the logs, on the page and as numbers."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -34,7 +34,9 @@ RUN = "0b1c6b1e-6f0f-4d3b-9a57-0d6f4d1f2a01"
     ("positions", "waiting"),
     [({}, 12), ({0: 10}, 7), ({0: 10, 1: 12}, 5), ({0: 10, 1: 17}, 0), ({0: 2, 1: 99}, 12)],
 )
-def test_lag_counts_what_the_topic_still_has(positions: dict[int, int], waiting: int) -> None:
+def test_lag_counts_messages_that_the_topic_still_has(
+    positions: dict[int, int], waiting: int
+) -> None:
     partitions = tuple(
         Partition(number=part, low=low, high=high, position=positions.get(part, low))
         for part, (low, high) in {0: (5, 10), 1: (10, 17)}.items()
@@ -53,7 +55,7 @@ def strip(client: TestClient, freshness: FakeFreshness, answer: Freshness) -> st
 
 
 @pytest.mark.parametrize(
-    ("lag", "heartbeat_age", "said"),
+    ("lag", "heartbeat_age", "expected"),
     [
         (0, 2, "Data as of 4 s ago · no access waits · run 0b1c6b1e is at work"),
         (1, 2, "Data as of 4 s ago · 1 access waits · run 0b1c6b1e is at work"),
@@ -61,13 +63,13 @@ def strip(client: TestClient, freshness: FakeFreshness, answer: Freshness) -> st
         (None, 2, "Data as of 4 s ago · Kafka does not answer · run 0b1c6b1e is at work"),
     ],
 )
-def test_the_page_says_how_fresh_it_is(
+def test_the_page_shows_its_freshness(
     client: TestClient,
     search: FakeLogs,
     freshness: FakeFreshness,
     lag: int | None,
     heartbeat_age: int,
-    said: str,
+    expected: str,
 ) -> None:
     search.logs = (enriched_log(),)
     answer = Freshness(
@@ -83,12 +85,12 @@ def test_the_page_says_how_fresh_it_is(
             ),
         ),
     )
-    assert strip(client, freshness, answer) == said
+    assert strip(client, freshness, answer) == expected
     links = [link["href"] for link in Tags(client.get("/analysis").text).named("a")]
     assert f"http://127.0.0.1:18030/runs/{RUN}" in links
 
 
-def test_without_it_the_logs_are_shown(
+def test_logs_are_shown_without_freshness(
     client: TestClient, search: FakeLogs, freshness: FakeFreshness
 ) -> None:
     search.logs = (enriched_log(),)
@@ -96,19 +98,21 @@ def test_without_it_the_logs_are_shown(
     assert "The newest 1 of 1 logs" in client.get("/analysis").text
 
 
-def test_it_is_asked_for_once_a_moment(client: TestClient, freshness: FakeFreshness) -> None:
-    asked: list[None] = []
-    freshness.ping = lambda: _noted(asked)  # type: ignore[method-assign]
+def test_freshness_is_queried_once_for_several_requests(
+    client: TestClient, freshness: FakeFreshness
+) -> None:
+    queries: list[None] = []
+    freshness.ping = lambda: _recorded(queries)  # type: ignore[method-assign]
     for _ in range(5):
         client.get("/analysis")
-    assert len(asked) == 1
+    assert len(queries) == 1
 
 
-async def _noted(asked: list[None]) -> None:
-    asked.append(None)
+async def _recorded(queries: list[None]) -> None:
+    queries.append(None)
 
 
-def test_it_is_what_kp_lag_says(quiet_stack: Stack) -> None:
+def test_freshness_reports_the_lag_of_kp_lag(quiet_stack: Stack) -> None:
     publish(Event().value)
     run_indexer()
     publish(*(Event().value for _ in range(7)))
@@ -119,7 +123,7 @@ def test_it_is_what_kp_lag_says(quiet_stack: Stack) -> None:
             topics = KafkaTopics(settings.kafka_bootstrap_servers)
             return await ElasticsearchFreshness(client, topics).now()
 
-    # Positions are searched for, and the index is refreshed each second.
+    # A search finds positions once their index is refreshed, each second.
     wait_for(lambda: anyio.run(ask).access_log.lag == 7, "the lag is 7", 10)
     found = anyio.run(ask)
     assert found.newest is not None
@@ -130,7 +134,7 @@ def test_it_is_what_kp_lag_says(quiet_stack: Stack) -> None:
             flow, KafkaAdapter(Settings()), ElasticsearchAdapter(Settings())
         )
         if all(each.position is None for each in lags):
-            continue  # nothing was read of it yet
+            continue  # no message was indexed yet
         partitions = states[flow.name].partitions
         assert partitions is not None
         assert [(each.number, each.lag) for each in partitions] == [
@@ -138,7 +142,7 @@ def test_it_is_what_kp_lag_says(quiet_stack: Stack) -> None:
         ]
 
 
-def test_of_the_runs_that_share_a_flow_the_latest_beat_is_told(quiet_stack: Stack) -> None:
+def test_the_latest_heartbeat_of_the_runs_of_a_flow_is_reported(quiet_stack: Stack) -> None:
     store, flow = ElasticsearchAdapter(Settings()), "shared_flow"
     publish(Event().value)
     run_indexer()
@@ -155,7 +159,7 @@ def test_of_the_runs_that_share_a_flow_the_latest_beat_is_told(quiet_stack: Stac
     assert anyio.run(ask)[flow] == "second"
 
 
-def test_a_kafka_that_is_not_there_costs_a_page_little() -> None:
+def test_an_unreachable_kafka_delays_a_page_by_at_most_a_tenth_of_a_second() -> None:
     topics = KafkaTopics("127.0.0.1:1")
     assert topics.ends({ACCESS_LOG.topic}) is None
     began = datetime.now(UTC)

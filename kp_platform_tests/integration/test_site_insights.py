@@ -1,4 +1,4 @@
-"""Questions for ranking and KPIs to Elasticsearch; one contract on fake and real."""
+"""Queries for ranking and KPIs; one contract for the fake and Elasticsearch."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ CURRENT = datetime(2026, 3, 1, 10, tzinfo=UTC)
 
 
 def ranked(kind: str, rank: int, key: str, computed_at: str = "2026-03-01T10:20:00Z") -> Any:
-    """A document of the ranking as the platform writes it, without the facts of its name."""
+    """A document of the ranking as the platform writes it, without reference data."""
     return {
         "kind": kind,
         "rank": rank,
@@ -48,7 +48,7 @@ def hour_document(hour: HourOfAccess, scope: str = "all") -> dict[str, Any]:
 
 
 class RealInsights:
-    """Two indices of their own, mapped as the platform maps its own, and what is asked of them."""
+    """Two separate indices with the mappings of the platform, and queries on them."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -57,7 +57,7 @@ class RealInsights:
         self.ranking_index, self.kpi_index = f"test-ranking-{identity}", f"test-kpi-{identity}"
 
     def write(self, index: str, documents: list[dict[str, Any]]) -> None:
-        """The mappings are strict: a field that the platform does not write is refused."""
+        """The mappings are strict: other fields than the platform's are refused."""
         name = RANKING_INDEX if index == self.ranking_index else KPI_INDEX
         declared = json.loads((ROOT / "kp_platform" / "analytics" / f"{name}.json").read_text())
         self._client.indices.create(index=index, **declared)
@@ -88,7 +88,7 @@ def real(stack: Stack) -> Iterator[RealInsights]:
 
 @pytest.fixture(params=["fake", "real"])
 def hours_of(request: pytest.FixtureRequest) -> Callable[..., tuple[HourOfAccess, ...]]:
-    """What a search over these hours finds."""
+    """The result of a search over these hours."""
 
     def find(*hours: HourOfAccess) -> tuple[HourOfAccess, ...]:
         if request.param == "fake":
@@ -102,7 +102,7 @@ def hours_of(request: pytest.FixtureRequest) -> Callable[..., tuple[HourOfAccess
     return find
 
 
-def test_the_hours_of_the_last_day_come_oldest_first(
+def test_the_hours_of_the_last_day_are_sorted_oldest_first(
     hours_of: Callable[..., tuple[HourOfAccess, ...]],
 ) -> None:
     first, last = hour_of_access(CURRENT - 23 * HOUR), hour_of_access(CURRENT, accesses=7)
@@ -117,7 +117,7 @@ def test_an_hour_without_a_delay_has_none(
     assert hours_of(idle) == (idle,)
 
 
-def test_the_ranking_has_five_of_each_kind_in_order_of_their_rank(real: RealInsights) -> None:
+def test_the_ranking_has_five_keys_of_each_kind_sorted_by_rank(real: RealInsights) -> None:
     documents = [
         ranked(kind, rank, f"{kind}-{rank}") for rank in range(7, 0, -1) for kind in ("name", "uri")
     ]
@@ -132,7 +132,7 @@ def test_the_ranking_has_five_of_each_kind_in_order_of_their_rank(real: RealInsi
     )
 
 
-def test_what_an_older_computation_left_is_not_shown(real: RealInsights) -> None:
+def test_documents_of_an_older_ranking_are_not_shown(real: RealInsights) -> None:
     real.write(
         real.ranking_index,
         [
@@ -146,7 +146,7 @@ def test_what_an_older_computation_left_is_not_shown(real: RealInsights) -> None
     assert found.uris == ()
 
 
-def test_before_the_first_computation_there_is_nothing(real: RealInsights) -> None:
+def test_without_a_ranking_nothing_is_found(real: RealInsights) -> None:
     def found() -> tuple[Ranking | None, tuple[HourOfAccess, ...]]:
         ranking = real.ask(lambda insights: insights.ranking())
         return ranking, real.ask(lambda insights: insights.hours(NOW))

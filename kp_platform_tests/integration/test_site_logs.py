@@ -1,4 +1,4 @@
-"""Questions for logs to Elasticsearch, and documents as values."""
+"""Queries for logs to Elasticsearch, and documents as values."""
 
 import json
 from base64 import urlsafe_b64encode
@@ -42,7 +42,7 @@ DOCUMENT = {
 
 
 class Answer:
-    """What the client returns: an object with a body."""
+    """A response of the client: an object with a body."""
 
     def __init__(self, *documents: dict[str, Any], relation: str = "eq") -> None:
         self.body: dict[str, Any] = {
@@ -61,7 +61,7 @@ class Answer:
 
 
 class FakeClient:
-    """The one verb that the search uses; gives its answers in turn and keeps the questions."""
+    """The one method that the search uses. Returns responses in turn and records the queries."""
 
     def __init__(self, *answers: Answer | ApiError) -> None:
         self._answers = list(answers)
@@ -95,7 +95,7 @@ def newest(client: FakeClient, query: LogQuery) -> Found:
             LogQuery(name="k", uri="/"),
             {"bool": {"filter": [{"term": {"name": "k"}}, {"prefix": {"uri": "/"}}]}},
         ),
-        (  # the longest prefix that Elasticsearch takes
+        (  # the longest prefix that Elasticsearch accepts
             LogQuery(uri="/" * 1_000),
             {"bool": {"filter": [{"prefix": {"uri": "/" * 1_000}}]}},
         ),
@@ -117,11 +117,14 @@ def test_a_query_becomes_filters(query: LogQuery, expected: dict[str, Any]) -> N
     assert query.as_elasticsearch() == expected
 
 
-def test_the_newest_fifty_are_asked_for_in_a_total_order() -> None:
+def test_the_newest_fifty_are_queried_in_a_total_order() -> None:
     client = FakeClient(Answer(DOCUMENT))
     newest(client, LogQuery())
     (question,) = client.questions
-    assert (question["index"], question["size"]) == ("log.index", 51)  # one tells of more
+    assert (question["index"], question["size"]) == (
+        "log.index",
+        51,
+    )  # the last one shows that there are more
     assert "search_after" not in question
     assert [list(field) for field in question["sort"]] == [
         ["@timestamp"],
@@ -155,14 +158,14 @@ def test_documents_become_logs() -> None:
     )
 
 
-def test_a_full_page_tells_where_the_next_one_begins() -> None:
+def test_a_full_page_has_a_cursor_of_the_next_page() -> None:
     assert newest(FakeClient(Answer(*[DOCUMENT] * 50)), LogQuery()).older is None
     found = newest(FakeClient(Answer(*[DOCUMENT] * 51)), LogQuery())
     assert len(found.logs) == 50
     assert found.older == Cursor(9_000 - 49, 3, 7, reach=10 * 49 + 50)
 
 
-def test_an_older_page_is_looked_for_near_its_place_and_then_everywhere() -> None:
+def test_an_older_page_is_searched_near_its_cursor_first() -> None:
     client = FakeClient(Answer(*[DOCUMENT] * 50), Answer(*[DOCUMENT] * 9), Answer(DOCUMENT))
     found = newest(client, LogQuery(name="kafka", after=Cursor(9_000, 3, 7, reach=20)))
     near, farther, everywhere = client.questions
@@ -172,29 +175,29 @@ def test_an_older_page_is_looked_for_near_its_place_and_then_everywhere() -> Non
         assert "from" not in question
     name = {"term": {"name": "kafka"}}
     for question, start in ((near, 8_980), (farther, 7_000)):
-        span = {"range": {"@timestamp": {"gte": start, "format": "epoch_millis"}}}
-        assert question["query"] == {"bool": {"filter": [span, name]}}
+        interval = {"range": {"@timestamp": {"gte": start, "format": "epoch_millis"}}}
+        assert question["query"] == {"bool": {"filter": [interval, name]}}
     assert everywhere["query"] == {"bool": {"filter": [name]}}
     assert len(found.logs) == 1
 
 
 def test_a_link_keeps_the_filters() -> None:
-    place = Cursor(2, 3, 4, reach=5)
+    cursor = Cursor(2, 3, 4, reach=5)
     query = LogQuery(name="a&b=c", uri="/x?y=%20", after=Cursor(1, 2, 3, reach=4))
     assert query.link() == "/analysis?name=a%26b%3Dc&uri=%2Fx%3Fy%3D%2520"
-    assert query.link(after=place) == f"{query.link()}&after={place.token}"
-    assert query.link(before=place) == f"{query.link()}&before={place.token}"
+    assert query.link(after=cursor) == f"{query.link()}&after={cursor.token}"
+    assert query.link(before=cursor) == f"{query.link()}&before={cursor.token}"
     assert LogQuery().link() == "/analysis"
 
 
 @given(st.builds(Cursor, *[st.integers(-(2**63), 2**63 - 1)] * 3, st.integers(0, 2**63 - 1)))
-def test_a_place_survives_a_link(place: Cursor) -> None:
-    assert Cursor.from_token(place.token) == place
+def test_a_cursor_survives_a_link(cursor: Cursor) -> None:
+    assert Cursor.from_token(cursor.token) == cursor
 
 
 @pytest.fixture
 def real(stack: Stack) -> Iterator[Callable[[LogQuery], Found]]:
-    """The search in an index with the mapping of the platform: sixty events of one millisecond,
+    """The search in an index with the platform's mapping: sixty events of one millisecond,
     ten a minute apart, sixty an hour apart."""
     url, index = stack.settings.elasticsearch_url, f"test-logs-{uuid4()}"
     moments = [0] * 60 + [60_000 * n for n in range(1, 11)] + [3_600_000 * n for n in range(1, 61)]
@@ -204,8 +207,8 @@ def real(stack: Stack) -> Iterator[Callable[[LogQuery], Found]]:
         )
         operations: list[dict[str, Any]] = []
         for number, moment in enumerate(moments):
-            place = {"@timestamp": NOON - moment, "partition": number % 4, "offset": number}
-            operations += [{"index": {}}, place | {"uuid": f"{number}"}]
+            key = {"@timestamp": NOON - moment, "partition": number % 4, "offset": number}
+            operations += [{"index": {}}, key | {"uuid": f"{number}"}]
         assert not client.bulk(index=index, operations=operations, refresh=True)["errors"]
 
         def find(query: LogQuery) -> Found:
@@ -236,18 +239,18 @@ def test_pages_show_each_log_once_and_the_newest_first(
 
 
 @pytest.mark.parametrize("number", [-(2**63), -1, 0, 2**31 - 1, 2**63 - 1])
-def test_no_place_is_an_error(real: Callable[[LogQuery], Found], number: int) -> None:
-    for place in (
+def test_no_cursor_is_an_error(real: Callable[[LogQuery], Found], number: int) -> None:
+    for cursor in (
         Cursor(number, 0, 0, reach=0),
         Cursor(NOON, number, 0, reach=0),
         Cursor(NOON, 0, number, reach=0),
         Cursor(NOON, 0, 0, reach=max(0, number)),
     ):
-        assert real(LogQuery(after=place)).anything_indexed
+        assert real(LogQuery(after=cursor)).anything_indexed
 
 
 @given(st.text() | st.binary().map(lambda raw: urlsafe_b64encode(raw).decode()))
-def test_what_is_no_token_is_a_value_error(token: str) -> None:
+def test_an_invalid_token_is_a_value_error(token: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         Cursor.from_token(token)
 
@@ -295,37 +298,37 @@ def test_a_page_costs_few_searches(
     assert len(client.questions) == searches
 
 
-def test_a_document_of_another_hand_without_fields_is_still_a_log() -> None:
+def test_a_document_without_fields_is_a_log() -> None:
     (log,) = newest(FakeClient(Answer({})), LogQuery()).logs
     assert (log.uuid, log.test_id, log.state, log.missing) == ("", None, "", ())
 
 
-def test_without_a_filter_no_hit_means_nothing_indexed() -> None:
+def test_no_hit_without_a_filter_means_nothing_indexed() -> None:
     client = FakeClient(Answer())
     assert not newest(client, LogQuery()).anything_indexed
     assert len(client.questions) == 1
 
 
-def test_with_a_filter_no_hit_is_asked_again_without_it() -> None:
+def test_no_hit_with_a_filter_is_queried_again_without_it() -> None:
     assert newest(FakeClient(Answer(), Answer(DOCUMENT)), LogQuery(name="x")).anything_indexed
     assert not newest(FakeClient(Answer(), Answer()), LogQuery(name="x")).anything_indexed
 
 
 @pytest.mark.parametrize("status", [404, 503])
-def test_an_index_that_went_away_during_a_search_is_searched_again(status: int) -> None:
-    """A replay puts another in its place."""
+def test_a_search_is_repeated_when_an_index_disappears(status: int) -> None:
+    """A replay has swapped the index."""
     found = newest(FakeClient(refusal(status), Answer(DOCUMENT)), LogQuery())
     assert len(found.logs) == 1
     with pytest.raises(SearchUnavailable, match=str(status)):
         newest(FakeClient(refusal(status), refusal(status)), LogQuery())
 
 
-def test_a_search_that_is_refused_is_not_sent_again() -> None:
+def test_a_refused_search_is_not_repeated() -> None:
     with pytest.raises(SearchUnavailable, match="400"):
         newest(FakeClient(refusal(400)), LogQuery())
 
 
-def test_an_elasticsearch_that_is_not_there_is_unavailable() -> None:
+def test_an_unreachable_elasticsearch_is_unavailable() -> None:
     async def ask() -> None:
         async with connection("http://127.0.0.1:1", 2.0) as client:
             logs = ElasticsearchLogs(client)
@@ -339,7 +342,7 @@ def test_an_elasticsearch_that_is_not_there_is_unavailable() -> None:
 
 @pytest.fixture
 def written(stack: Stack) -> Iterator[Callable[..., Any]]:
-    """Asks a verb of the search in an index of these few logs."""
+    """Calls a method of the search on an index with these logs."""
     url, index = stack.settings.elasticsearch_url, f"test-logs-{uuid4()}"
     template = json.loads(MAPPING.read_bytes())["template"]
     logs = [
@@ -351,8 +354,8 @@ def written(stack: Stack) -> Iterator[Callable[..., Any]]:
     with closing(Elasticsearch(url, request_timeout=60)) as client:
         client.indices.create(index=index, mappings=template["mappings"])
         for number, (uri, name, minutes) in enumerate(logs):
-            place = {"@timestamp": NOON + 60_000 * minutes, "partition": 0, "offset": number}
-            document = place | {"uuid": f"{number}", "uri": uri, "name": name}
+            key = {"@timestamp": NOON + 60_000 * minutes, "partition": 0, "offset": number}
+            document = key | {"uuid": f"{number}", "uri": uri, "name": name}
             client.index(index=index, document=document)
         client.indices.refresh(index=index)
 
@@ -428,14 +431,14 @@ def test_one_document_is_found_by_its_uuid(written: Callable[..., Any]) -> None:
     assert written("one", "9") is None
 
 
-def test_all_documents_come_in_order_and_no_more_than_asked_for(
+def test_all_documents_are_sorted_and_limited(
     written: Callable[..., Any],
 ) -> None:
     assert [each["uuid"] for each in written("all", LogQuery(), 100)] == ["3", "2", "1", "0"]
     assert [each["uuid"] for each in written("all", LogQuery(name="kafka"), 1)] == ["1"]
 
 
-def test_pages_lead_back_the_way_they_came(real: Callable[[LogQuery], Found]) -> None:
+def test_pages_lead_back_to_the_previous_ones(real: Callable[[LogQuery], Found]) -> None:
     pages: list[Found] = [real(LogQuery())]
     while after := pages[-1].older:
         pages.append(real(LogQuery(after=after)))

@@ -1,4 +1,4 @@
-"""Questions for notes to Elasticsearch, and their hits; one contract on fake and real search."""
+"""Queries for notes and their hits; one contract for the fake and Elasticsearch."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def note(text: str, second: int = 0) -> Note:
 
 
 class RealNotes:
-    """Documents in an index with the mapping of the platform, and the search on them."""
+    """An index with the platform's mapping, and the search on it."""
 
     def __init__(self, url: str, index: str) -> None:
         self._url = url
@@ -75,7 +75,7 @@ def real(stack: Stack) -> Iterator[RealNotes]:
 
 @pytest.fixture(params=["fake", "real"])
 def holding(request: pytest.FixtureRequest) -> Callable[..., Find]:
-    """A search over the notes it is given."""
+    """A search over the given notes."""
 
     def hold(*notes: Note) -> Find:
         if request.param == "fake":
@@ -91,12 +91,16 @@ def holding(request: pytest.FixtureRequest) -> Callable[..., Find]:
 class TestSearch:
     """`NoteSearch`."""
 
-    def test_without_words_all_notes_come_newest_first(self, holding: Callable[..., Find]) -> None:
+    def test_without_words_all_notes_are_sorted_newest_first(
+        self, holding: Callable[..., Find]
+    ) -> None:
         first, second, third = (note(text, n) for n, text in enumerate(("one", "two", "three")))
         find = holding(second, third, first)
         assert find("") == find("  ") == FoundNotes((third, second, first), 3, True, True)
 
-    def test_a_word_finds_its_notes_and_is_marked(self, holding: Callable[..., Find]) -> None:
+    def test_a_word_matches_its_notes_and_is_highlighted(
+        self, holding: Callable[..., Find]
+    ) -> None:
         find = holding(note("Trino joins.\r\nKafka <b>flows</b>"), note("nothing of it"))
         found = find("kafka")
         assert [each.text for each in found.notes] == ["Trino joins.\r\nKafka <b>flows</b>"]
@@ -104,20 +108,20 @@ class TestSearch:
         assert [part.text for part in parts if part.is_hit] == ["Kafka"]
         assert found.notes[0].text.endswith("".join(part.text for part in parts))
 
-    def test_every_word_must_be_there(self, holding: Callable[..., Find]) -> None:
+    def test_every_word_must_match(self, holding: Callable[..., Find]) -> None:
         both = note("kafka and trino")
         find = holding(both, note("kafka alone"), note("trino alone"))
         assert [each.uuid for each in find("trino kafka").notes] == [both.uuid]
 
-    def test_notes_of_blanks_are_left_out(self, holding: Callable[..., Find]) -> None:
+    def test_blank_notes_are_left_out(self, holding: Callable[..., Find]) -> None:
         find = holding(note(" \r\n\t"), note(""))
         assert find("") == FoundNotes()
 
-    def test_no_match_knows_that_there_are_notes(self, holding: Callable[..., Find]) -> None:
+    def test_no_match_reports_that_there_are_notes(self, holding: Callable[..., Find]) -> None:
         find = holding(note("kafka"))
         assert find("redis") == find("???") == FoundNotes(anything_registered=True)
 
-    def test_no_note_knows_that_there_are_none(self, holding: Callable[..., Find]) -> None:
+    def test_no_note_reports_that_there_are_none(self, holding: Callable[..., Find]) -> None:
         assert holding()("redis") == FoundNotes()
 
     def test_fifty_are_shown_and_all_are_counted(self, holding: Callable[..., Find]) -> None:
@@ -137,12 +141,12 @@ class TestSearch:
         "\x00", "\ufffd", "\u202e", "🎉", "{{7*7}}", "[]{}:^/?&!=<>", "text:a", "_exists_:uuid",
     ],
 )  # fmt: skip
-def test_whatever_is_typed_is_answered(real: RealNotes, words: str) -> None:
+def test_any_input_is_answered(real: RealNotes, words: str) -> None:
     real.hold((note("a b"),))
     assert real.find(words).anything_registered
 
 
-def test_texts_of_a_megabyte_are_found_and_their_fragments_are_short(real: RealNotes) -> None:
+def test_a_megabyte_text_matches_and_its_fragments_are_short(real: RealNotes) -> None:
     late = note("word " * 210_000 + "needle", 1)
     endless = note("n" * 1_000_000, 2)
     real.hold((late, endless))
@@ -165,7 +169,7 @@ def test_texts_of_a_megabyte_are_found_and_their_fragments_are_short(real: RealN
         "n" * 19_993 + " needle",  # 20 kB
     ],
 )
-def test_hostile_texts_come_back_as_they_are_stored(real: RealNotes, text: str) -> None:
+def test_hostile_texts_are_returned_as_stored(real: RealNotes, text: str) -> None:
     real.hold((note(text),))
     (found,) = real.find("needle").notes
     assert found.text == text
@@ -173,7 +177,7 @@ def test_hostile_texts_come_back_as_they_are_stored(real: RealNotes, text: str) 
     assert [part.text for part in parts if part.is_hit] == ["needle"]
 
 
-def test_operators_narrow(real: RealNotes) -> None:
+def test_operators_narrow_a_search(real: RealNotes) -> None:
     real.hold((note("trino joins kafka", 2), note("kafka joins", 1), note("kafkaesque", 0)))
 
     def found(words: str) -> list[str]:
@@ -195,7 +199,7 @@ def test_the_best_match_is_first_and_of_equal_ones_the_newest(real: RealNotes) -
     ]
 
 
-def test_markers_are_new_for_each_question_and_split_a_fragment() -> None:
+def test_markers_are_new_for_each_query_and_split_a_fragment() -> None:
     marker = Marker()
     assert marker.start != Marker().start
     assert re.fullmatch(r"\[[0-9a-f]{32}", marker.start)
@@ -212,17 +216,17 @@ def test_markers_are_new_for_each_question_and_split_a_fragment() -> None:
     [
         ("", ()),
         ("no hit", (Part("no hit"),)),
-        (f"{Marker().start}x{Marker().end}", None),  # of another question: text
+        (f"{Marker().start}x{Marker().end}", None),  # a marker of another query is text
         ("[] ]x[", (Part("[] ]x["),)),
     ],
 )
-def test_what_only_looks_like_a_marker_is_text(
+def test_text_that_resembles_a_marker_is_text(
     fragment: str, parts: tuple[Part, ...] | None
 ) -> None:
     assert Marker().parts(fragment) == ((Part(fragment),) if parts is None else parts)
 
 
-def test_a_document_of_another_hand_without_fields_is_still_a_note() -> None:
+def test_a_document_without_fields_is_a_note() -> None:
     assert Note.from_hit({"_source": {}}, Marker()) == Note(registered_at="", uuid="", text="")
 
 
@@ -238,14 +242,14 @@ def test_a_document_of_another_hand_without_fields_is_still_a_note() -> None:
         ("a b", ((Part("a"),), (Part("b"),)), False),
     ],
 )
-def test_an_excerpt_knows_whether_it_is_the_whole_note(
+def test_an_excerpt_reports_whether_it_is_the_complete_note(
     text: str, fragments: tuple[tuple[Part, ...], ...], is_whole: bool
 ) -> None:
     found = Note(registered_at="", uuid="", text=text, fragments=fragments)
     assert found.excerpt_is_whole == is_whole
 
 
-def test_a_search_is_cut_where_the_field_of_the_page_ends() -> None:
+def test_a_search_is_truncated_to_the_length_of_the_form_field() -> None:
     (must,) = NoteQuery("k" * 5_000).as_elasticsearch()["bool"]["must"]
     assert must["simple_query_string"]["query"] == "k" * MAX_WORDS_LENGTH
 

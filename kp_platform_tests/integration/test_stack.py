@@ -1,4 +1,4 @@
-"""The stack itself: loopback only, restarts, answers of `kp`, and nothing left after an end."""
+"""The stack itself: sockets on loopback only, restarts, and the output of `kp`."""
 
 import json
 
@@ -18,7 +18,7 @@ from kp_platform_tests.stack import Stack
 
 
 def listening_sockets(process: psutil.Process) -> set[tuple[str, int]]:
-    """Address and port of each; a run that has ended meanwhile has none."""
+    """Address and port of each socket. A run that has just ended has none."""
     try:
         connections = process.net_connections("tcp")
     except psutil.NoSuchProcess:
@@ -45,13 +45,13 @@ def test_every_listening_socket_is_on_loopback(whole_stack: Stack) -> None:
     assert listening == {("127.0.0.1", port.number) for each in declared for port in each.ports}
 
 
-def test_status_tells_of_every_service_that_it_is_ready(whole_stack: Stack) -> None:
+def test_status_reports_every_service_as_ready(whole_stack: Stack) -> None:
     found = json.loads(whole_stack.kp("status", "--json").stdout)
     assert [each["service"] for each in found] == list(SERVICES)
     assert all(each["ready"] for each in found)
 
 
-def test_lag_is_a_list_of_partitions(whole_stack: Stack) -> None:
+def test_lag_lists_partitions(whole_stack: Stack) -> None:
     found = json.loads(whole_stack.kp("lag", "--json").stdout)
     by_flow = {flow.name: list(range(whole_stack.settings.topic_partitions)) for flow in FLOWS}
     assert [(each["flow"], each["partition"]) for each in found] == [
@@ -61,7 +61,7 @@ def test_lag_is_a_list_of_partitions(whole_stack: Stack) -> None:
     assert all(set(each) == fields for each in found)
 
 
-def test_config_masks_secrets_unless_asked(whole_stack: Stack) -> None:
+def test_config_masks_secrets_by_default(whole_stack: Stack) -> None:
     masked = json.loads(whole_stack.kp("config", "--json").stdout)
     shown = json.loads(whole_stack.kp("config", "--json", "--show-secrets").stdout)
     assert masked["KP_MYSQL_PASSWORD"] == "********"
@@ -77,10 +77,10 @@ def test_seed_is_repeatable(whole_stack: Stack) -> None:
     assert MySQLAdapter(Settings()).ids().keys() >= REFERENCE_VALUES.keys()
 
 
-def test_the_demo_tells_a_script_what_it_measured(whole_stack: Stack) -> None:
-    told = json.loads(whole_stack.kp("demo", "--requests", "5", "--json").stdout)
-    assert (told["requests"], told["documents"], told["lag"]) == (5, 5, 0)
-    total = told["latency_seconds"]["total"]
+def test_the_demo_prints_its_measurements_as_json(whole_stack: Stack) -> None:
+    printed = json.loads(whole_stack.kp("demo", "--requests", "5", "--json").stdout)
+    assert (printed["requests"], printed["documents"], printed["lag"]) == (5, 5, 0)
+    total = printed["latency_seconds"]["total"]
     assert 0 < total["p50"] <= total["p95"]
 
 
@@ -94,23 +94,23 @@ def test_no_secret_is_in_a_file_of_the_stack_or_in_a_command_line(whole_stack: S
         assert secret.encode() not in path.read_bytes(), path
 
 
-def test_a_service_that_dies_is_started_again(whole_stack: Stack) -> None:
-    keeper = Supervisor(whole_stack.settings.home)
-    before = keeper.programs()["redis"].pid
+def test_a_killed_service_is_restarted(whole_stack: Stack) -> None:
+    supervisor_of_stack = Supervisor(whole_stack.settings.home)
+    before = supervisor_of_stack.programs()["redis"].pid
     psutil.Process(before).kill()
 
     def is_back() -> bool:
-        program = keeper.programs()["redis"]
+        program = supervisor_of_stack.programs()["redis"]
         return program.pid not in (0, before) and program.state == "RUNNING"
 
-    wait_for(is_back, "redis runs again")
+    wait_for(is_back, "redis is restarted")
     RedisAdapter(Settings()).probe()
     assert RedisAdapter(Settings()).values(["presto"]) == {"presto": REFERENCE_VALUES["presto"]}
 
 
-def test_a_server_that_is_down_is_one_line_that_names_it(whole_stack: Stack) -> None:
-    keeper = Supervisor(whole_stack.settings.home)
-    keeper.stop_program("redis")
+def test_an_unavailable_server_is_reported_in_one_line_with_its_address(whole_stack: Stack) -> None:
+    supervisor_of_stack = Supervisor(whole_stack.settings.home)
+    supervisor_of_stack.stop_program("redis")
     try:
         done = whole_stack.kp("seed", check=False)
         assert done.returncode == 1
@@ -124,7 +124,9 @@ def test_a_server_that_is_down_is_one_line_that_names_it(whole_stack: Stack) -> 
         whole_stack.kp("up")
 
 
-def test_up_with_other_settings_than_the_running_stack_asks_for_down(whole_stack: Stack) -> None:
+def test_up_with_settings_other_than_the_running_stacks_asks_for_down_first(
+    whole_stack: Stack,
+) -> None:
     changed = Stack(whole_stack.settings, {**whole_stack.variables, "KP_SLICE_ROWS": "7"})
     done = changed.kp("up", check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)

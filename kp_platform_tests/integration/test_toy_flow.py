@@ -1,4 +1,4 @@
-"""The engine is general: a fourth flow is declared, not programmed."""
+"""A further flow is a declaration without code."""
 
 import uuid
 from typing import Any
@@ -16,8 +16,8 @@ from kp_platform_tests.stack import Stack
 from kp_platform_tests.toy_flow.flow import ORDERS
 
 
-def test_a_declared_flow_is_joined_indexed_checked_and_watched(quiet_stack: Stack) -> None:
-    """Nothing but a value, a table file, an SQL file and a mapping in toy_flow/."""
+def test_a_declared_flow_is_enriched_indexed_checked_and_watched(quiet_stack: Stack) -> None:
+    """A value, a table file, a query and a mapping in toy_flow/ are enough."""
     kafka, elasticsearch = KafkaAdapter(Settings()), ElasticsearchAdapter(Settings())
     kafka.create_topics({ORDERS.topic: 4})
     known, unknown = str(uuid.uuid4()), str(uuid.uuid4())
@@ -34,8 +34,8 @@ def test_a_declared_flow_is_joined_indexed_checked_and_watched(quiet_stack: Stac
         sensor = definitions.resolve_sensor_def("orders_offsets")
         resources = {"kafka": kafka, "elasticsearch": elasticsearch}
         with dg.build_sensor_context(instance=instance, resources=resources) as context:
-            asked: Any = sensor(context)
-        assert [type(each) for each in asked] == [dg.RunRequest]
+            requested: Any = sensor(context)
+        assert [type(each) for each in requested] == [dg.RunRequest]
         job = definitions.resolve_job_def("index_orders")
         result = job.execute_in_process(instance=instance, run_config=config)
     checks = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}

@@ -22,7 +22,7 @@ from kp_platform_tests.stack import Stack
 
 @contextmanager
 def repeating(work: Callable[[], None]) -> Iterator[list[str]]:
-    """Does the work again and again in a thread; yields what went wrong."""
+    """Repeat the work in a thread; yields its failures."""
     failures: list[str] = []
     done = threading.Event()
 
@@ -42,23 +42,23 @@ def repeating(work: Callable[[], None]) -> Iterator[list[str]]:
         thread.join()
 
 
-def test_today_changes_places_under_load_without_a_failed_or_half_filled_answer(
+def test_the_index_of_today_is_swapped_under_load_without_a_failed_or_incomplete_answer(
     whole_stack: Stack,
 ) -> None:
     marker, count = uuid.uuid4().hex[:8], 3_000  # a longer one would be redacted
     publish(*(Event(uri=f"/{marker}/{number}").value for number in range(count)))
     wait_for(lambda: len(logs(marker)) == count, "all are searchable", seconds=120)
     address = whole_stack.settings.emitter_url
-    sent, looks = 0, 0
+    sent, reads = 0, 0
 
     def visit() -> None:
         nonlocal sent
         assert visitor.get("/", params={"page": f"{marker}-{sent}"}).status_code == 200
         sent += 1
-        time.sleep(0.005)  # replay, runs and readers need the cores too
+        time.sleep(0.005)  # leaves CPU time to replay, runs and readers
 
     def read() -> None:
-        nonlocal looks
+        nonlocal reads
         page = reader.get("/analysis", params={"uri": f"/{marker}/"})
         assert page.status_code == 200
         assert "3,000" in page.text
@@ -66,7 +66,7 @@ def test_today_changes_places_under_load_without_a_failed_or_half_filled_answer(
         assert export.status_code == 200
         found = {each["uuid"] for each in export.json()["logs"]}
         assert len(found) == count
-        looks += 1
+        reads += 1
 
     before = stored_offsets()
     with (
@@ -76,14 +76,14 @@ def test_today_changes_places_under_load_without_a_failed_or_half_filled_answer(
         repeating(read) as failed_reads,
     ):
         day = f"{datetime.now(UTC):%Y-%m-%d}"
-        told = whole_stack.kp("replay", "--from", day, "--new-indices", "--json", check=False)
-        assert told.returncode == 0, told.stderr
-        report = json.loads(told.stdout)
+        done = whole_stack.kp("replay", "--from", day, "--new-indices", "--json", check=False)
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)
         assert report["swapped"] == [f"log.index-{day.replace('-', '.')}"]
-        assert report["remade"] >= count
+        assert report["reprocessed"] >= count
     assert (failed_visits, failed_reads) == ([], [])
-    assert looks > 3
-    assert all(stored_offsets()[part] >= before[part] for part in before)
+    assert reads > 3
+    assert all(stored_offsets()[partition] >= before[partition] for partition in before)
     client = ElasticsearchAdapter(Settings()).client()
     query = {"prefix": {"uri": f"/?page={marker}-"}}
 

@@ -120,7 +120,8 @@ def test_this_release_continues_where_the_previous_one_stopped(
     assert indexed_documents() == logs
     wait_for(
         lambda: (
-            dead_letters() == {place: upgraded(each) for place, each in dead_letters_before.items()}
+            dead_letters()
+            == {location: upgraded(each) for location, each in dead_letters_before.items()}
         ),
         "the dead letters have the fields of this release",
     )

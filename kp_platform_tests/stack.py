@@ -41,7 +41,7 @@ TEMPO: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The programs of one KP_HOME. `variables` are the environment of `kp`, `folder` has its code."""
+    """The programs of one KP_HOME. `kp` runs with `variables`, in the folder of its code."""
 
     settings: Settings
     variables: dict[str, str]

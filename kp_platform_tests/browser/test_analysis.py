@@ -16,7 +16,8 @@ from playwright.sync_api import Page, expect
 
 from kp_platform_tests.bad_input.cases import markup
 from kp_platform_tests.browser.conftest import reload_until_shown
-from kp_platform_tests.integration.events import Event, publish
+from kp_platform_tests.conftest import wait_for
+from kp_platform_tests.integration.events import Event, documents, publish
 from kp_platform_tests.stack import Stack
 
 
@@ -148,8 +149,10 @@ def test_new_logs_are_added_until_paused(whole_stack: Stack, page: Page) -> None
     expect(row.filter(has_text=f"{start}/2")).to_be_visible()
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_role("button", name="Follow live")).to_be_visible()
-    publish(Event(uri=f"{start}/3").value)
-    page.wait_for_timeout(5_000)
+    event = Event(uri=f"{start}/3")
+    publish(event.value)
+    wait_for(lambda: len(documents(event.uuid)) == 1, "the log is searchable")
+    page.wait_for_timeout(2_500)  # an update takes a second
     expect(row.filter(has_text=f"{start}/3")).to_have_count(0)
     page.get_by_role("button", name="Follow live").click()
     expect(row.filter(has_text=f"{start}/3")).to_be_visible()

@@ -39,6 +39,8 @@ def releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
     """The same KP_HOME under the previous release, and under this one."""
     with tarfile.open(PREVIOUS) as archive:
         archive.extractall(tmp_path, filter="data")
+    with (tmp_path / "presto_etc" / "jvm.config").open("a") as config:  # it has no KP_JVM_OPTIONS
+        config.write(f"{TEMPO['jvm_options']}\n")
     home = Path(tempfile.mkdtemp(prefix="kp-upgrade-"))
     # A run ends soon after its last event, so that there are finished runs before the upgrade.
     now = Stack.of(on_free_ports(OFFSETS, home, **TEMPO | {"follow_idle_seconds": 2}))

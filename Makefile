@@ -13,14 +13,15 @@ CHECK_BOM := from cyclonedx.schema import SchemaVersion; \
 	error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(open("bom.cdx.json").read()); \
 	raise SystemExit(f"bom.cdx.json: {error}" if error else 0)
 
-.PHONY: help setup packages test-packages demo up down test faults bench docs screenshots check \
-	audit update
+.PHONY: help setup packages test-packages demo up down test test-stacks faults bench docs \
+	screenshots check audit update
 
 help:
 	@echo 'make demo    set up, start everything, follow 200 requests until they are searchable'
 	@echo 'make up      set up and start all services'
 	@echo 'make down    stop all services; data stay in .kp (kp down --purge removes them)'
-	@echo 'make test    all tests, on a stack of their own'
+	@echo 'make test    unit, integration and browser tests, on one shared stack'
+	@echo 'make test-stacks  tests of a cluster, of TLS, PostgreSQL, upgrades and index swaps'
 	@echo 'make faults  the fault matrix on a stack of its own; ROWS= TRIALS= EVENTS= SEED='
 	@echo 'make bench   the figures of docs/performance.md; BENCH= EVENTS= ROUNDS='
 	@echo 'make docs    docs/reference and .env.example, from the code'
@@ -56,6 +57,9 @@ down:
 
 test: setup | test-packages
 	$(VENV)/bin/python -m pytest
+
+test-stacks: setup | test-packages
+	$(VENV)/bin/python -m pytest kp_platform_tests/stacks
 
 faults: setup
 	$(VENV)/bin/python -m kp_platform_tests.fault_injection --rows '$(ROWS)' $(if $(TRIALS),--trials $(TRIALS)) \
@@ -95,4 +99,4 @@ update: $(AUDIT)/.installed
 	@$(LOCK) --upgrade pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
 	@$(LOCK) --upgrade --group audit -o requirements-audit.txt
 	@git --no-pager diff --stat -- 'requirements*.txt'
-	@$(MAKE) --no-print-directory check test
+	@$(MAKE) --no-print-directory check test test-stacks

@@ -1,7 +1,7 @@
 """What Dagster loads: assembly only.
 
-Belongs here: putting flows, assets, jobs, sensors and resources together. Loading needs no server
-and no environment: settings are read when a run or a tick starts.
+Belongs here: putting flows, assets, jobs, sensors and resources together. Loading needs no server.
+Of the settings it reads the intervals of sensors; all others are read when a run or a tick starts.
 """
 
 import warnings
@@ -34,12 +34,14 @@ from kp_platform.orchestration.resources import (
     settings_resource,
 )
 from kp_platform.orchestration.retention import retention_job, retention_schedule
+from kp_platform.settings import Settings
 
 
 def build_definitions(
     *, flows: Sequence[AnyFlow] = FLOWS, resources: Mapping[str, object] | None = None
 ) -> dg.Definitions:
     """The same graph for production, tests and notebooks; `resources` replace the real ones."""
+    settings = Settings()
     index_jobs = {flow.name: indexing_job(flow) for flow in flows}
     ranking, kpi, retention = ranking_job(), kpi_job(), retention_job(flows)
     replayable = document_flows(flows)
@@ -68,8 +70,8 @@ def build_definitions(
         schedules=[retention_schedule(retention)],
         sensors=[
             *(offset_sensor(flow, index_jobs[flow.name]) for flow in flows),
-            ranking_sensor(ranking),
-            kpi_sensor(kpi),
+            ranking_sensor(ranking, settings.ranking_sensor_seconds),
+            kpi_sensor(kpi, settings.kpi_sensor_seconds),
             dead_letters_sensor(),
             failure_sensor(),
         ],

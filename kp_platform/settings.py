@@ -20,7 +20,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
 )
 
-from web_emitter.contract import CommonSettings, check_url, local_address
+from web_emitter.contract import STALLED_SECONDS, CommonSettings, check_url, local_address
 
 MASK = "********"
 LOOPBACK_HOSTS = {"127.0.0.1", "localhost"}
@@ -150,6 +150,25 @@ class Settings(CommonSettings):
         14,
         ge=0,
         description="Days after which Dagster's runs and their logs are deleted; 0: never.",
+    )
+
+    stalled_run_seconds: float = Field(
+        STALLED_SECONDS,
+        ge=10,
+        description="A run that has sent no heartbeat for this long is replaced; one that was just "
+        "started has twice the time.",
+    )
+    failed_run_pause_seconds: float = Field(
+        10.0,
+        ge=0,
+        description="Pause after a failed run; each further failure doubles it, up to six times "
+        "this value.",
+    )
+    ranking_sensor_seconds: int = Field(
+        30, ge=1, description="Shortest time between two ticks of the ranking's sensor."
+    )
+    kpi_sensor_seconds: int = Field(
+        60, ge=1, description="Shortest time between two ticks of the KPIs' sensor."
     )
 
     @classmethod

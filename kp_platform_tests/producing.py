@@ -1,7 +1,7 @@
-"""A message to Kafka from a test, a benchmark or a trial.
+"""Messages to Kafka from tests, benchmarks and fault injection.
 
-Belongs here: waiting for room in the producer's queue. Does not belong here: what is sent, and what
-its delivery means.
+Belongs here: waiting while the producer's queue is full. Does not belong here: the messages and
+their delivery reports.
 """
 
 from typing import Any

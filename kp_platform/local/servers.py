@@ -35,5 +35,6 @@ def stack_environment(settings: LocalSettings) -> dict[str, str]:
         **mysql.secrets(settings),
         **redis.secrets(settings),
         **trino.secrets(settings),
+        **({"JDK_JAVA_OPTIONS": settings.jvm_options} if settings.jvm_options else {}),
         STACK_VARIABLE: str(settings.home),
     }

@@ -35,6 +35,12 @@ class LocalSettings(Settings):
         300.0, gt=0, description="How long `kp up` waits for all services to answer."
     )
 
+    jvm_options: str = Field(
+        "",
+        description="Additional options of the JVMs of local servers, e.g. "
+        "-XX:TieredStopAtLevel=1 for faster starts at a lower throughput.",
+    )
+
     kafka_controller_port: Port = Field(
         default_factory=local_port(18093),
         description="Port of the local KRaft controller; those of further brokers follow it.",

@@ -40,7 +40,7 @@ class Decision:
 def decide(
     todo: Plan,
     runs: Sequence[JobRun],
-    max_run_seconds: float,
+    settings: Settings,
     *,
     heartbeat_age: float | None = None,
     deleted: Sequence[str] = (),
@@ -53,15 +53,23 @@ def decide(
     STARTED for half an hour, so a run without a heartbeat counts as stalled. `deleted` are indices
     whose events have to be read again.
     """
-    if runs and runs[0].is_live(max_run_seconds) and not runs[0].is_stalled(heartbeat_age):
+    if _is_running(runs, settings, heartbeat_age):
         return Decision(False, f"{runs[0].status_sentence}; lag {todo.lag}")
     if not todo.has_work and not deleted:
         return Decision(False, "caught up, lag 0")
-    if pause := pause_after_failures(runs):
+    if pause := pause_after_failures(runs, settings.failed_run_pause_seconds):
         return Decision(False, f"{pause}; lag {todo.lag}")
     lost = f", lost {len(todo.gaps) + len(todo.truncated)} range(s)" if todo.needs_recovery else ""
     restored = f", deleted: {' '.join(deleted)}" if deleted else ""
     return Decision(True, f"lag {todo.lag}{lost}{restored}")
+
+
+def _is_running(runs: Sequence[JobRun], settings: Settings, heartbeat_age: float | None) -> bool:
+    return (
+        bool(runs)
+        and runs[0].is_live(settings.max_run_seconds)
+        and not runs[0].is_stalled(heartbeat_age, settings.stalled_run_seconds)
+    )
 
 
 def decision_tags(todo: Plan, decision: Decision) -> dict[str, str]:
@@ -117,7 +125,7 @@ class _Tick:
         return decide(
             todo,
             runs,
-            self.settings.max_run_seconds,
+            self.settings,
             heartbeat_age=age,
             deleted=self.deleted,
         )

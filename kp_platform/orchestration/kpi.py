@@ -41,7 +41,6 @@ KEY = dg.AssetKey("access_kpi")
 JOB = PeriodicJob("compute_access_kpi", KEY)
 FIRST_HOUR = datetime(2026, 1, 1, tzinfo=UTC)
 HOURS = dg.HourlyPartitionsDefinition(start_date=FIRST_HOUR, end_offset=1)
-INTERVAL_SECONDS = 60
 MAX_RUNS = 3
 MAX_HOURS_PER_RUN = 48
 PREVIEW_NAMES = 10
@@ -125,13 +124,13 @@ def kpi_job() -> AssetJob:
     return JOB.define("Count the KPIs of one hour or of consecutive hours.")
 
 
-def kpi_sensor(job: AssetJob) -> dg.SensorDefinition:
+def kpi_sensor(job: AssetJob, interval_seconds: int) -> dg.SensorDefinition:
     """The sensor: it starts runs for the hours whose documents differ from the log."""
 
     @dg.sensor(
         name="access_kpi_hours",
         job=job,
-        minimum_interval_seconds=INTERVAL_SECONDS,
+        minimum_interval_seconds=interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Compares the hours of events indexed in the last seven days with their KPIs; starts "
@@ -144,11 +143,11 @@ def kpi_sensor(job: AssetJob) -> dg.SensorDefinition:
         settings: dg.ResourceParam[Settings],
         elasticsearch: dg.ResourceParam[ElasticsearchAdapter],
     ) -> list[dg.RunRequest] | dg.SkipReason:
-        if pause := JOB.pause(context.instance):
+        if pause := JOB.pause(context.instance, settings):
             return dg.SkipReason(pause)
         now = datetime.now(UTC)
         try:
-            live = JOB.live_runs(context.instance, elasticsearch)
+            live = JOB.live_runs(context.instance, elasticsearch, settings)
             hours = [
                 hour
                 for hour in hours_to_check(elasticsearch, ACCESS_LOG, now)

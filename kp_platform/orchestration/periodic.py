@@ -23,6 +23,7 @@ from kp_platform.orchestration.run_state import (
     pause_after_failures,
     unfinished_runs,
 )
+from kp_platform.settings import Settings
 
 CHECK_SECONDS = 10.0
 # On runs that repeat their work and send heartbeats.
@@ -59,28 +60,34 @@ class PeriodicJob:
         run_config = dg.RunConfig({self.key.to_python_identifier(): config})
         return dg.RunRequest(tags={**all_tags, REPEATS_TAG: "yes"}, run_config=run_config)
 
-    def obstacle(self, instance: dg.DagsterInstance, store: DocumentStore) -> str:
+    def obstacle(
+        self, instance: dg.DagsterInstance, store: DocumentStore, settings: Settings
+    ) -> str:
         """Why no run may start now: one is live, or one failed recently; empty: it may."""
-        if live := self.live_runs(instance, store):
+        if live := self.live_runs(instance, store, settings):
             return live[0].status_sentence
-        return self.pause(instance)
+        return self.pause(instance, settings)
 
-    def pause(self, instance: dg.DagsterInstance) -> str:
+    def pause(self, instance: dg.DagsterInstance, settings: Settings) -> str:
         """Why the next run waits after failures; empty: it does not."""
-        return pause_after_failures(latest_runs(instance, dg.RunsFilter(job_name=self.name)))
+        latest = latest_runs(instance, dg.RunsFilter(job_name=self.name))
+        return pause_after_failures(latest, settings.failed_run_pause_seconds)
 
-    def live_runs(self, instance: dg.DagsterInstance, store: DocumentStore) -> list[JobRun]:
+    def live_runs(
+        self, instance: dg.DagsterInstance, store: DocumentStore, settings: Settings
+    ) -> list[JobRun]:
         """The runs that may be writing the asset. A run that repeats its work is live only as long
         as it sends heartbeats."""
         return [
             run
             for run in unfinished_runs(instance, self.name, self.key)
             if run.is_live(MAX_RUNTIME_SECONDS)
-            and not (REPEATS_TAG in run.tags and self._is_stalled(run, store))
+            and not (REPEATS_TAG in run.tags and self._is_stalled(run, store, settings))
         ]
 
-    def _is_stalled(self, run: JobRun, store: DocumentStore) -> bool:
-        return run.is_stalled(heartbeat.age_seconds(store, self.name, run.run_id))
+    def _is_stalled(self, run: JobRun, store: DocumentStore, settings: Settings) -> bool:
+        heartbeat_age = heartbeat.age_seconds(store, self.name, run.run_id)
+        return run.is_stalled(heartbeat_age, settings.stalled_run_seconds)
 
     @contextmanager
     def repetitions(

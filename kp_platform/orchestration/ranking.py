@@ -26,7 +26,6 @@ from kp_platform.orchestration.reporting import REPORT_SECONDS, preview
 
 KEY = dg.AssetKey("access_ranking")
 JOB = PeriodicJob("rank_accesses", KEY)
-INTERVAL_SECONDS = 30
 PREVIEW_RANKS = 10
 
 
@@ -120,13 +119,13 @@ def ranking_job() -> AssetJob:
     return JOB.define("Rank the names and uris of the window that ends now.")
 
 
-def ranking_sensor(job: AssetJob) -> dg.SensorDefinition:
+def ranking_sensor(job: AssetJob, interval_seconds: int) -> dg.SensorDefinition:
     """The sensor. It keeps no state: Redis stores which window was ranked."""
 
     @dg.sensor(
         name="access_ranking_refresh",
         job=job,
-        minimum_interval_seconds=INTERVAL_SECONDS,
+        minimum_interval_seconds=interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Compares the events of the window with those of the latest ranking; starts a run when "
@@ -148,7 +147,7 @@ def ranking_sensor(job: AssetJob) -> dg.SensorDefinition:
             due, reason = ranking.is_due(datetime.now(UTC), settings.ranking_seconds)
             if not due:
                 return dg.SkipReason(reason)
-            obstacle = JOB.obstacle(context.instance, elasticsearch)
+            obstacle = JOB.obstacle(context.instance, elasticsearch, settings)
         except ServerDown as error:
             return dg.SkipReason(str(error))
         if obstacle:

@@ -11,20 +11,16 @@ from itertools import takewhile
 
 import dagster as dg
 
-from web_emitter import contract
-
 # A run that has not started within this time never does; one that exceeds its limit by this time
 # has lost its process. Neither blocks the next run.
 START_GRACE_SECONDS = 180.0
 # A run is created and launched in one step; one that is only created was left by a killed daemon.
 LAUNCH_GRACE_SECONDS = 30.0
-FAILURE_PAUSE_SECONDS = 10.0
-LONGEST_PAUSE_SECONDS = 60.0
+LONGEST_PAUSE = 6  # times KP_FAILED_RUN_PAUSE_SECONDS
 LATEST_RUNS = 10
 # A run imports for some seconds before its first heartbeat, then sends one every five seconds. A
 # second run beside one that was only slow does no harm.
-FIRST_HEARTBEAT_SECONDS = 60.0
-STALLED_SECONDS = contract.STALLED_SECONDS
+FIRST_HEARTBEAT = 2.0  # times KP_STALLED_RUN_SECONDS
 MAX_UNFINISHED_RUNS = 100
 _STARTING = (
     dg.DagsterRunStatus.NOT_STARTED,
@@ -51,11 +47,12 @@ class JobRun:
             return self.age_seconds < START_GRACE_SECONDS
         return self.status in _RUNNING and self.age_seconds < max_run_seconds + START_GRACE_SECONDS
 
-    def is_stalled(self, heartbeat_age: float | None) -> bool:
+    def is_stalled(self, heartbeat_age: float | None, stalled_seconds: float) -> bool:
         """Whether it should have sent a heartbeat by now and has not."""
-        if self.status != dg.DagsterRunStatus.STARTED or self.age_seconds < FIRST_HEARTBEAT_SECONDS:
+        is_new = self.age_seconds < FIRST_HEARTBEAT * stalled_seconds
+        if self.status != dg.DagsterRunStatus.STARTED or is_new:
             return False
-        return heartbeat_age is None or heartbeat_age >= STALLED_SECONDS
+        return heartbeat_age is None or heartbeat_age >= stalled_seconds
 
     @property
     def status_sentence(self) -> str:
@@ -65,15 +62,15 @@ class JobRun:
         return f"run {self.run_id[:8]}"
 
 
-def pause_after_failures(runs: Sequence[JobRun]) -> str:
+def pause_after_failures(runs: Sequence[JobRun], pause_seconds: float) -> str:
     """The reason to wait when the latest runs failed; empty when the pause is over. `runs` are the
-    latest, newest first. Each further failure doubles the pause: a server that is down fails every
-    run."""
+    latest, newest first. Each further failure doubles the pause, up to `LONGEST_PAUSE` times the
+    first one: a server that is down fails every run."""
     failures = list(takewhile(lambda run: run.status == dg.DagsterRunStatus.FAILURE, runs))
     if not failures:
         return ""
-    pause = min(FAILURE_PAUSE_SECONDS * 2.0 ** (len(failures) - 1), LONGEST_PAUSE_SECONDS)
-    left = pause - failures[0].age_seconds
+    factor = min(2.0 ** (len(failures) - 1), LONGEST_PAUSE)
+    left = pause_seconds * factor - failures[0].age_seconds
     return f"{failures[0]} failed, the next starts in {left:.0f} s" if left > 0 else ""
 
 

@@ -38,7 +38,7 @@ from kp_platform_tests.benchmarks import dagster_run
 from kp_platform_tests.benchmarks.report import Figure, Result, Table
 from kp_platform_tests.benchmarks.session import Session
 from kp_platform_tests.benchmarks.throughput import stop_traffic
-from kp_platform_tests.conftest import keep_for_ever
+from kp_platform_tests.conftest import disable_retention
 from kp_platform_tests.fault_injection.servers import Servers
 from kp_platform_tests.integration.events import Event, publish
 from kp_platform_tests.stack import Stack
@@ -112,7 +112,7 @@ class Month:
         self._job = build_definitions().resolve_job_def("index_access_log")
         self._bad: list[tuple[int, int]] = []
         self._published: dict[datetime, list[str]] = {}
-        keep_for_ever(stack.settings, ACCESS_LOG.topic)  # retention is simulated
+        disable_retention(stack.settings, ACCESS_LOG.topic)  # retention is simulated
 
     def days(self) -> Iterator[State]:
         """The state after each day."""

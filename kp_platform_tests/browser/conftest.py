@@ -1,4 +1,4 @@
-"""The browser, and what every test of a page does with it."""
+"""The browser, and steps that several tests share."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, Playwright, expect, sync_playwright
 
-# The names that packages.sh accepts; Ubuntu's is the last.
+# The names that packages.sh accepts; the last is Ubuntu's.
 BROWSERS = ("chromium", "google-chrome", "chromium-browser")
-# The stack under a name of its own: without TLS a browser trusts an origin only on loopback.
+# Another name of the stack: without TLS a browser trusts an origin only on loopback.
 NAME_WITHOUT_TRUST = "kp.test"
-# Without the last four Chromium calls home at every start, which a closed network refuses.
+# The last four keep Chromium from contacting its vendor at every start.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -26,15 +26,17 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    expect.set_options(timeout=30_000)  # as long as actions have; 5 s are short on a busy machine
-    # Not for the session: while it is open, no other test can run an event loop.
+    expect.set_options(
+        timeout=30_000
+    )  # the timeout of actions; the default of 5 s is short on a busy machine
+    # Not for the session: while Playwright runs, no other test can run an event loop.
     with sync_playwright() as playwright, chromium(playwright) as browser:
         yield browser.new_page()
 
 
 @contextmanager
 def chromium(playwright: Playwright) -> Iterator[Browser]:
-    """The machine's own Chromium, which finds nothing outside of it."""
+    """The Chromium of this machine."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
     yield browser
@@ -43,7 +45,7 @@ def chromium(playwright: Playwright) -> Iterator[Browser]:
 
 @pytest.fixture
 def dialogs(page: Page) -> Iterator[list[str]]:
-    """The messages of all dialogs that a page opens: there should be none."""
+    """The messages of all dialogs that a page has opened."""
     messages: list[str] = []
 
     def shown(dialog: Dialog) -> None:
@@ -56,7 +58,7 @@ def dialogs(page: Page) -> Iterator[list[str]]:
 
 
 def reload_until_shown(page: Page, text: str) -> None:
-    """The page is complete without JavaScript, so a person reloads it."""
+    """Reload until the text is shown: the page is complete without JavaScript."""
     for _ in range(90):
         if page.get_by_text(text).count():
             return

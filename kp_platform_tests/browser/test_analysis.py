@@ -1,5 +1,7 @@
-"""A visit in a real browser is on the analysis page moments later; there it is found, followed and
-taken away, and hostile text is inert."""
+"""A visit in a browser appears on the analysis page, which filters, updates and exports logs.
+
+Hostile text is shown as text.
+"""
 
 import csv
 import functools
@@ -14,11 +16,12 @@ from playwright.sync_api import Page, expect
 
 from kp_platform_tests.bad_input.cases import markup
 from kp_platform_tests.browser.conftest import reload_until_shown
-from kp_platform_tests.integration.events import Event, publish
+from kp_platform_tests.conftest import wait_for
+from kp_platform_tests.integration.events import Event, documents, publish
 from kp_platform_tests.stack import Stack
 
 
-def test_a_visit_is_on_the_analysis_page_with_its_enrichment(
+def test_a_visit_appears_on_the_analysis_page_with_its_enrichment(
     whole_stack: Stack, page: Page
 ) -> None:
     visited = f"/a-page-that-does-not-exist/{uuid.uuid4()}"
@@ -31,7 +34,7 @@ def test_a_visit_is_on_the_analysis_page_with_its_enrichment(
     expect(row.get_by_role("link", name="https:")).to_have_count(1)
 
 
-def test_markup_in_an_event_is_text_on_the_page(
+def test_markup_in_an_event_is_shown_as_text(
     whole_stack: Stack, page: Page, dialogs: list[str]
 ) -> None:
     marker = uuid.uuid4().hex
@@ -44,7 +47,7 @@ def test_markup_in_an_event_is_text_on_the_page(
     assert dialogs == []
 
 
-def test_nasty_strings_are_text_on_the_page_letter_by_letter(
+def test_hostile_strings_are_shown_unchanged(
     whole_stack: Stack, page: Page, dialogs: list[str]
 ) -> None:
     marker, texts = uuid.uuid4().hex, markup()
@@ -62,7 +65,7 @@ def test_nasty_strings_are_text_on_the_page_letter_by_letter(
 
 @functools.cache
 def marker() -> str:
-    """The beginning of the URIs of 120 logs, a minute apart until now; four names in turn."""
+    """The URI prefix of 120 logs, one per minute until now, with four names in turn."""
     marker, now = f"/m{uuid.uuid4().hex}", datetime.now(UTC)
     for number in range(120):
         event = Event(uri=f"{marker}/{number}", name=("kafka", "presto", "a b", "<i>")[number % 4])
@@ -72,7 +75,7 @@ def marker() -> str:
 
 @pytest.fixture
 def logs(whole_stack: Stack, page: Page) -> str:
-    """The page of these logs, open."""
+    """The page of these logs."""
     url = f"{whole_stack.settings.emitter_url}/analysis?uri={marker()}"
     page.goto(url)
     reload_until_shown(page, "The newest 50 of 120 logs")
@@ -85,7 +88,7 @@ def shown(page: Page) -> list[int]:
     return [int(uri.rpartition("/")[2]) for uri in uris]
 
 
-def test_pages_lead_there_and_back(page: Page, logs: str) -> None:
+def test_pages_lead_to_older_logs_and_back(page: Page, logs: str) -> None:
     assert shown(page) == list(range(50))
     page.get_by_role("link", name="Older").click()
     expect(page.get_by_role("table")).to_contain_text("/50")
@@ -101,7 +104,7 @@ def test_pages_lead_there_and_back(page: Page, logs: str) -> None:
     expect(page.get_by_role("table")).to_contain_text("/99")
 
 
-def test_filters_are_chips_that_can_be_taken_away(page: Page, logs: str) -> None:
+def test_filters_can_be_removed(page: Page, logs: str) -> None:
     page.get_by_label("Words in URI or name").fill("presto")
     page.get_by_role("button", name="Filter").click()
     expect(page.get_by_role("table").last).to_contain_text("The newest 30 of 30 logs")
@@ -125,7 +128,7 @@ def test_a_bar_zooms_in_and_a_name_filters(page: Page, logs: str) -> None:
     expect(page.get_by_role("table").last).to_contain_text("of 30 logs")
 
 
-def test_a_log_has_a_page_of_its_own(page: Page, logs: str) -> None:
+def test_a_log_has_its_own_page(page: Page, logs: str) -> None:
     page.locator("td[data-label=UUID] a").first.click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Access")
     row = page.get_by_role("row").filter(has_text="test_id")
@@ -133,12 +136,12 @@ def test_a_log_has_a_page_of_its_own(page: Page, logs: str) -> None:
     expect(page.get_by_role("link", name="Dagster run")).to_have_count(1)
 
 
-def test_new_logs_come_by_themselves_until_paused(whole_stack: Stack, page: Page) -> None:
+def test_new_logs_are_added_until_paused(whole_stack: Stack, page: Page) -> None:
     start = f"/l{uuid.uuid4().hex}"
     publish(Event(uri=f"{start}/1").value)
     page.goto(f"{whole_stack.settings.emitter_url}/analysis?uri={start}")
     reload_until_shown(page, f"{start}/1")
-    page.evaluate("window.still = true")  # a page that is loaded again forgets it
+    page.evaluate("window.still = true")  # lost if the page is reloaded
     page.get_by_role("button", name="View live").click()
     expect(page.get_by_text("new logs appear automatically")).to_be_visible()
     publish(Event(uri=f"{start}/2").value)
@@ -146,15 +149,17 @@ def test_new_logs_come_by_themselves_until_paused(whole_stack: Stack, page: Page
     expect(row.filter(has_text=f"{start}/2")).to_be_visible()
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_role("button", name="View live")).to_be_visible()
-    publish(Event(uri=f"{start}/3").value)
-    page.wait_for_timeout(5_000)
+    event = Event(uri=f"{start}/3")
+    publish(event.value)
+    wait_for(lambda: len(documents(event.uuid)) == 1, "the log is searchable")
+    page.wait_for_timeout(2_500)  # an update takes a second
     expect(row.filter(has_text=f"{start}/3")).to_have_count(0)
     page.get_by_role("button", name="View live").click()
     expect(row.filter(has_text=f"{start}/3")).to_be_visible()
     assert page.evaluate("window.still")
 
 
-def test_logs_can_be_taken_away_as_a_file(page: Page, logs: str, tmp_path: Path) -> None:
+def test_logs_can_be_exported(page: Page, logs: str, tmp_path: Path) -> None:
     with page.expect_download() as download:
         page.get_by_role("link", name="CSV", exact=True).click()
     file = tmp_path / "logs.csv"
@@ -165,7 +170,7 @@ def test_logs_can_be_taken_away_as_a_file(page: Page, logs: str, tmp_path: Path)
     assert {row["name"] for row in rows} >= {"kafka", "presto", "a b", "<i>"}
 
 
-def test_without_javascript_everything_is_there(page: Page, logs: str) -> None:
+def test_pages_are_complete_without_javascript(page: Page, logs: str) -> None:
     browser = page.context.browser
     assert browser is not None
     context = browser.new_context(java_script_enabled=False)
@@ -184,10 +189,8 @@ AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_use_the_pages(
-    whole_stack: Stack, page: Page, logs: str, scheme: Any
-) -> None:
-    """By axe-core's rules, those of WCAG 2 AA among them."""
+def test_pages_are_accessible(whole_stack: Stack, page: Page, logs: str, scheme: Any) -> None:
+    """By the rules of axe-core, WCAG 2 AA included."""
     page.emulate_media(color_scheme=scheme)
     one = page.locator("td[data-label=UUID] a").first.get_attribute("href")
     base = whole_stack.settings.emitter_url
@@ -209,7 +212,7 @@ def test_everybody_can_use_the_pages(
     page.emulate_media(color_scheme="light")
 
 
-def test_an_empty_search_says_how_to_go_on(whole_stack: Stack, page: Page) -> None:
+def test_an_empty_search_offers_to_clear_the_filter(whole_stack: Stack, page: Page) -> None:
     publish(Event().value)
     page.goto(f"{whole_stack.settings.emitter_url}/analysis")
     reload_until_shown(page, "complete")

@@ -1,4 +1,4 @@
-"""A note that is written in a real browser is found moments later; hostile notes are inert."""
+"""A note written in a browser becomes searchable; hostile notes are shown as text."""
 
 import uuid
 from typing import Any
@@ -11,7 +11,7 @@ from kp_platform_tests.conftest import wait_for
 from kp_platform_tests.integration.events import search
 from kp_platform_tests.stack import Stack
 
-# Each with a word of its own before and after it, so that it is found by that word.
+# A unique word precedes and follows each, by which a search finds it.
 HOSTILE = {
     "markup": "<script>alert(1)</script></textarea></p><img src=x onerror=alert(2)><b>bold</b>",
     "marks": "<mark>no hit</mark> &lt;b&gt; &#0; [0123456789abcdef0123456789abcdef]",
@@ -25,7 +25,7 @@ HOSTILE = {
 
 
 def register(page: Page, url: str, text: str) -> Request:
-    """Writes a note as a person does; returns the request of its form."""
+    """Submit a note; returns the request of the form."""
     page.goto(f"{url}/fulltext/form")
     page.get_by_label("Text").fill(text)
     with page.expect_request("**/fulltext/register") as sent:
@@ -35,18 +35,20 @@ def register(page: Page, url: str, text: str) -> Request:
 
 
 def submitted(request: Request) -> str:
-    """The text that a request carries, read by another hand than the emitter's."""
+    """The text of a request, parsed without the emitter's code."""
     assert request.post_data is not None
     (text,) = parse_qs(request.post_data, keep_blank_values=True, errors="strict")["text"]
     return text
 
 
 def indexed(*words: str) -> list[dict[str, Any]]:
-    """The documents with any of these words."""
+    """The documents with at least one of these words."""
     return search("fulltext.register", {"match": {"text": " ".join(words)}})
 
 
-def test_a_note_is_found_by_its_words_and_they_are_marked(whole_stack: Stack, page: Page) -> None:
+def test_a_note_is_searchable_by_word_and_hits_are_highlighted(
+    whole_stack: Stack, page: Page
+) -> None:
     url, word = whole_stack.settings.emitter_url, f"w{uuid.uuid4().hex}"
     register(page, url, f"This note has the word {word.upper()} in it.")
     expect(page).to_have_url(f"{url}/fulltext/registered")
@@ -60,7 +62,7 @@ def test_a_note_is_found_by_its_words_and_they_are_marked(whole_stack: Stack, pa
     expect(page).to_have_url(f"{url}/fulltext")
 
 
-def test_hostile_notes_are_stored_as_they_were_sent_and_inert(
+def test_hostile_notes_are_stored_unchanged_and_shown_as_text(
     whole_stack: Stack, page: Page, dialogs: list[str]
 ) -> None:
     url = whole_stack.settings.emitter_url
@@ -93,7 +95,9 @@ def test_no_page_is_wider_than_a_phone(whole_stack: Stack, page: Page) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
 
 
-def test_blanks_come_back_with_the_reason_beside_the_field(whole_stack: Stack, page: Page) -> None:
+def test_a_blank_note_is_returned_with_an_error_beside_the_field(
+    whole_stack: Stack, page: Page
+) -> None:
     page.goto(f"{whole_stack.settings.emitter_url}/fulltext/form")
     page.get_by_role("button", name="Register").click()  # the browser refuses an empty field
     expect(page).to_have_url(f"{whole_stack.settings.emitter_url}/fulltext/form")
@@ -107,8 +111,8 @@ def test_blanks_come_back_with_the_reason_beside_the_field(whole_stack: Stack, p
     expect(field).to_be_focused()
 
 
-def test_a_site_without_tls_takes_its_own_form(whole_stack: Stack, page: Page) -> None:
-    """There a browser sends no Sec-Fetch-Site, and Origin must be more than `null`."""
+def test_a_site_without_tls_accepts_its_own_form(whole_stack: Stack, page: Page) -> None:
+    """A browser then sends no Sec-Fetch-Site, so Origin must name the site."""
     url = whole_stack.settings.emitter_url.replace("127.0.0.1", NAME_WITHOUT_TRUST)
     request = register(page, url, f"w{uuid.uuid4().hex}")
     headers = request.all_headers()

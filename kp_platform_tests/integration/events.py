@@ -1,4 +1,4 @@
-"""What the integration tests send, index and look up; they look up without the code under test."""
+"""Events of the integration tests: sending, indexing, and searching without the code under test."""
 
 import json
 import uuid
@@ -22,7 +22,7 @@ from kp_platform_tests.producing import produce
 
 @dataclass(frozen=True)
 class Event:
-    """One access event as any producer may write it."""
+    """An access event, as any producer may write it."""
 
     name: str = "presto"
     uri: str = ""
@@ -44,15 +44,14 @@ def publish(
     topic: str = ACCESS_LOG.topic,
     at: datetime | None = None,
 ) -> list[tuple[int, int]]:
-    """Write messages to a topic, that of the access log if none is named; returns their
-    (partition, offset) in the order of their delivery. `at` is their timestamp, now if none is
-    given."""
+    """Write messages to a topic, by default that of the access log; returns their (partition,
+    offset) in the order of delivery. `at` is their timestamp, by default now."""
     producer = Producer({"bootstrap.servers": Settings().kafka_bootstrap_servers, "acks": "all"})
-    places: list[tuple[int, int]] = []
+    offsets: list[tuple[int, int]] = []
 
     def delivered(error: object, message: Any) -> None:
         assert error is None, error
-        places.append((message.partition(), message.offset()))
+        offsets.append((message.partition(), message.offset()))
 
     for value in values:
         produce(
@@ -64,13 +63,13 @@ def publish(
             on_delivery=delivered,
         )
     assert producer.flush(60) == 0
-    assert len(places) == len(values)
-    return places
+    assert len(offsets) == len(values)
+    return offsets
 
 
 @contextmanager
 def transaction(commits: bool = True) -> Iterator[Producer]:
-    """A producer whose messages are committed together in the end, or aborted."""
+    """A producer in a transaction that is committed at the end, or aborted."""
     servers = Settings().kafka_bootstrap_servers
     producer = Producer({"bootstrap.servers": servers, "transactional.id": str(uuid.uuid4())})
     producer.init_transactions(60)
@@ -84,7 +83,7 @@ def transaction(commits: bool = True) -> Iterator[Producer]:
 
 
 def run_indexer() -> None:
-    """Index all that was published, as a run does it."""
+    """Index everything published, as a run does."""
     limits = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=300)
     store = ElasticsearchAdapter(Settings())
     list(
@@ -95,7 +94,7 @@ def run_indexer() -> None:
 
 
 def unused_hours(count: int) -> list[datetime]:
-    """Hours in a row, long ago, in which there is no event yet: those of the test that asks."""
+    """Consecutive hours in the past without events, for one test."""
     client = ElasticsearchAdapter(Settings()).client()
     client.indices.refresh(index=ACCESS_LOG.index, ignore_unavailable=True)
     first = datetime(2026, 2, 1, tzinfo=UTC)
@@ -113,7 +112,7 @@ def unused_hours(count: int) -> list[datetime]:
 
 
 def search(index: str, query: dict[str, Any], sort: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """What a plain search finds; nothing where there is no index, or it is just being made."""
+    """The hits of a plain search; none if the index does not exist or is being created."""
     client = ElasticsearchAdapter(Settings()).client().options(ignore_status=503)
     answer = client.search(
         index=index, query=query, size=10_000, sort=list(sort), ignore_unavailable=True
@@ -122,8 +121,16 @@ def search(index: str, query: dict[str, Any], sort: Sequence[str] = ()) -> list[
 
 
 def documents(*identities: str) -> list[dict[str, Any]]:
-    """The enriched documents of these uuids over all daily indices, in order of their offsets."""
+    """The enriched documents of these uuids in all daily indices, sorted by offset."""
     return search(ACCESS_LOG.index, {"terms": {"uuid": list(identities)}}, ["partition", "offset"])
+
+
+def indexed_documents() -> dict[str, dict[str, Any]]:
+    """All enriched documents of the access log by their uuid. Fails if a uuid occurs twice."""
+    found = search(ACCESS_LOG.index, {"match_all": {}})
+    by_uuid = {each["uuid"]: each for each in found}
+    assert len(by_uuid) == len(found)
+    return by_uuid
 
 
 def dead_letters(
@@ -133,5 +140,5 @@ def dead_letters(
     client = ElasticsearchAdapter(Settings()).client()
     client.indices.refresh(index="kp.dead", ignore_unavailable=True)
     terms = {"topic": topic, "partition": partition, "offset": offset}
-    place = [{"term": {name: value}} for name, value in terms.items()]
-    return search("kp.dead", {"bool": {"filter": place}})
+    terms_of_offset = [{"term": {name: value}} for name, value in terms.items()]
+    return search("kp.dead", {"bool": {"filter": terms_of_offset}})

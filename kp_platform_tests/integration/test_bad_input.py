@@ -1,4 +1,4 @@
-"""All bad input at once on the real servers: each case gets its own answer, neighbours theirs."""
+"""All bad input at once on the real servers: each case has its own outcome."""
 
 import base64
 import json
@@ -34,13 +34,13 @@ from kp_platform_tests.bad_input.cases import (
 from kp_platform_tests.integration.events import Event, publish, run_indexer
 from kp_platform_tests.stack import Stack
 
-Place = tuple[int, int]
+Location = tuple[int, int]
 MAPPING = json.loads(ACCESS_LOG.mapping.read_text())
 
 
 @pytest.fixture
 def any_timestamp(quiet_stack: Stack) -> Iterator[None]:
-    """The topic takes messages of the future, which a broker refuses unless told otherwise."""
+    """The topic accepts timestamps of the future, which a broker refuses by default."""
     admin = AdminClient({"bootstrap.servers": KafkaAdapter(Settings()).address})
 
     def alter(operation: AlterConfigOpType) -> None:
@@ -67,13 +67,13 @@ def producer(compression: str = "none") -> Producer:
     )
 
 
-def publish_cases(cases: Sequence[Case], partition: int) -> dict[Place, Case]:
-    """Write all messages, those of a codec by a producer of their own; where each of them is."""
-    places: dict[Place, Case] = {}
+def publish_cases(cases: Sequence[Case], partition: int) -> dict[Location, Case]:
+    """Write all messages, with one producer per codec; returns the case at each location."""
+    cases_by_location: dict[Location, Case] = {}
 
     def delivered(case: Case, error: KafkaError | None, message: Any) -> None:
         assert error is None, f"{case.name}: {error}"
-        places[message.partition(), message.offset()] = case
+        cases_by_location[message.partition(), message.offset()] = case
 
     producers = {each: producer(each) for each in {case.compression for case in cases}}
     for case in cases:
@@ -87,12 +87,12 @@ def publish_cases(cases: Sequence[Case], partition: int) -> dict[Place, Case]:
             on_delivery=partial(delivered, case),
         )
     assert [each.flush(60) for each in producers.values()] == [0] * len(producers)
-    assert len(places) == len(cases)
-    return places
+    assert len(cases_by_location) == len(cases)
+    return cases_by_location
 
 
 def among_neighbours(cases: Sequence[Case]) -> Iterator[Case]:
-    """Each case with a good event before it, and one behind the last."""
+    """Each case preceded by a valid event, and a valid event after the last."""
     for number, case in enumerate([*cases, None]):
         uri = f"/neighbour/{number}"
         yield Case(f"neighbour {number}", Event(uri=uri).value, Indexed(uri=uri))
@@ -100,65 +100,72 @@ def among_neighbours(cases: Sequence[Case]) -> Iterator[Case]:
             yield case
 
 
-def lying_at(index: str, places: Mapping[Place, Case]) -> dict[Place, dict[str, Any]]:
-    """The documents of an index that come from these places; none comes twice from one."""
+def stored_at(
+    index: str, cases_by_location: Mapping[Location, Case]
+) -> dict[Location, dict[str, Any]]:
+    """The documents of an index with these offsets. Fails if an offset has two."""
     client = ElasticsearchAdapter(Settings()).client()
     client.indices.refresh(index=index)
-    found: dict[Place, dict[str, Any]] = {}
-    for partition in {partition for partition, _ in places}:
-        offsets = sorted(offset for part, offset in places if part == partition)
-        span = {"offset": {"gte": offsets[0], "lte": offsets[-1]}}
+    found: dict[Location, dict[str, Any]] = {}
+    for partition in {partition for partition, _ in cases_by_location}:
+        offsets = sorted(offset for number, offset in cases_by_location if number == partition)
+        offset_range = {"offset": {"gte": offsets[0], "lte": offsets[-1]}}
         terms = {"topic": ACCESS_LOG.topic, "partition": partition}
-        asked = [{"range": span}, *({"term": {name: value}} for name, value in terms.items())]
+        filters = [
+            {"range": offset_range},
+            *({"term": {name: value}} for name, value in terms.items()),
+        ]
         after: dict[str, Any] = {}
         while True:
-            # A letter may have megabytes: a few at once.
+            # A dead letter may have megabytes, so pages are small.
             hits = client.search(
-                index=index, query={"bool": {"filter": asked}}, size=50, sort=["offset"], **after
+                index=index, query={"bool": {"filter": filters}}, size=50, sort=["offset"], **after
             )["hits"]["hits"]
             if not hits:
                 break
             for hit in hits:
-                place = hit["_source"]["partition"], hit["_source"]["offset"]
-                assert place not in found, f"twice in {index}: {place}"
-                found[place] = hit["_source"]
+                location = hit["_source"]["partition"], hit["_source"]["offset"]
+                assert location not in found, f"twice in {index}: {location}"
+                found[location] = hit["_source"]
             after = {"search_after": hits[-1]["sort"]}
     return found
 
 
-def answers(places: Mapping[Place, Case]) -> dict[str, Expected]:
-    """What became of each message, by the name of its case."""
-    indexed = lying_at(f"{ACCESS_LOG.index}-*", places)
-    dead = lying_at("kp.dead", places)
+def answers(cases_by_location: Mapping[Location, Case]) -> dict[str, Expected]:
+    """The outcome of each message, by the name of its case."""
+    indexed = stored_at(f"{ACCESS_LOG.index}-*", cases_by_location)
+    dead = stored_at("kp.dead", cases_by_location)
     assert indexed.keys() & dead.keys() == set()
     found: dict[str, Expected] = {}
-    for place, case in places.items():
-        if place in indexed:
-            found[case.name] = of_document(indexed[place])
-        elif place in dead:
-            letter = dead[place]
+    for location, case in cases_by_location.items():
+        if location in indexed:
+            found[case.name] = of_document(indexed[location])
+        elif location in dead:
+            dead_letter = dead[location]
             value, key = (
-                None if letter[name] is None else base64.b64decode(letter[name])
+                None if dead_letter[name] is None else base64.b64decode(dead_letter[name])
                 for name in ("value", "key")
             )
             same = (value, key) == (case.value, case.key)
-            found[case.name] = Rejected(letter["reason"] if same else "other bytes than were sent")
+            found[case.name] = Rejected(
+                dead_letter["reason"] if same else "other bytes than were sent"
+            )
         else:
             found[case.name] = Duplicate()
     return found
 
 
 def of_document(document: dict[str, Any]) -> Indexed:
-    """Its fields, with which its reference data have to agree: of its very name, or none."""
+    """Its fields. Fails unless its reference data are those of its name, or absent."""
     name, missing = document["name"], tuple(document["enrichment"]["missing"])
-    facts = {"mysql": document["test_name"], "redis": document["redis_key"]}
-    assert facts == {source: None if source in missing else name for source in facts}
+    reference = {"mysql": document["test_name"], "redis": document["redis_key"]}
+    assert reference == {source: None if source in missing else name for source in reference}
     assert document["enrichment"]["state"] == ("none" if missing else "complete")
     return Indexed(document["uri"], name, missing)
 
 
 def fields_of_days() -> set[str]:
-    """The fields of every daily index, those of objects too."""
+    """The fields of all daily indices, nested ones included."""
     mappings = (
         ElasticsearchAdapter(Settings()).client().indices.get_mapping(index=f"{ACCESS_LOG.index}-*")
     )
@@ -171,16 +178,16 @@ def _fields(mapping: Mapping[str, Any], path: str = "") -> Iterator[str]:
         yield from _fields(field, f"{path}{name}.")
 
 
-def test_each_case_gets_its_own_answer_and_its_neighbours_are_untouched(
+def test_each_case_has_its_own_outcome_and_its_neighbours_are_indexed(
     any_timestamp: None,
 ) -> None:
     run_indexer()
-    places: dict[Place, Case] = {}
+    cases_by_location: dict[Location, Case] = {}
     for partition, cases in enumerate((malformed(), odd(), nasty_strings())):
-        places |= publish_cases(list(among_neighbours(cases)), partition)
+        cases_by_location |= publish_cases(list(among_neighbours(cases)), partition)
     run_indexer()
-    found = answers(places)
-    expected = {case.name: case.expected for case in places.values()}
+    found = answers(cases_by_location)
+    expected = {case.name: case.expected for case in cases_by_location.values()}
     wrong = {
         name: (found[name], answer) for name, answer in expected.items() if found[name] != answer
     }
@@ -193,8 +200,8 @@ def test_each_case_gets_its_own_answer_and_its_neighbours_are_untouched(
     assert [each.lag for each in lags] == [0] * len(lags)  # an empty partition has no position
 
 
-def test_what_is_larger_than_kafka_takes_is_refused_to_its_producer(quiet_stack: Stack) -> None:
-    """So a value of a megabyte and a byte is on a topic only when it was compressed."""
+def test_a_message_above_the_size_limit_is_refused_by_kafka(quiet_stack: Stack) -> None:
+    """A value above a megabyte is on a topic only if it was compressed."""
     errors: list[int] = []
     sending = producer()
     sending.produce(
@@ -206,7 +213,7 @@ def test_what_is_larger_than_kafka_takes_is_refused_to_its_producer(quiet_stack:
     assert errors == [KafkaError.MSG_SIZE_TOO_LARGE]
 
 
-def test_a_burst_in_one_partition_and_nothing_in_the_others_is_indexed_whole(
+def test_a_burst_in_one_partition_is_indexed_completely(
     quiet_stack: Stack,
 ) -> None:
     run_indexer()

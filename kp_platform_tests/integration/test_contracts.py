@@ -1,4 +1,4 @@
-"""One contract for each connection, held on the fake and on the real server alike."""
+"""One contract for each adapter, checked on the fake and on the real server."""
 
 import json
 import re
@@ -37,7 +37,7 @@ from kp_platform_tests.stack import Stack
 
 @pytest.fixture
 def real(request: pytest.FixtureRequest) -> Callable[[], Stack]:
-    """Starts the stack only for those who ask for the real server."""
+    """Connect to the shared stack, for tests of the real server only."""
     return lambda: request.getfixturevalue("quiet_stack")
 
 
@@ -57,8 +57,8 @@ def transact(kafka: Any, topic: str, values: Sequence[bytes]) -> None:
             producer.produce(topic, value, partition=0)
 
 
-def unheard(changes: Sequence[ReferenceChange]) -> None:
-    """Announces to nobody."""
+def publish_nothing(changes: Sequence[ReferenceChange]) -> None:
+    """Publishes nothing."""
 
 
 class RealKafka(KafkaAdapter):
@@ -69,7 +69,7 @@ class RealKafka(KafkaAdapter):
 
 
 class TestKafka:
-    """`Log` and the making of topics."""
+    """`Log`, and the creation of topics."""
 
     @pytest.fixture(params=["fake", "real"])
     def kafka(self, request: pytest.FixtureRequest, real: Callable[[], Stack]) -> Any:
@@ -78,7 +78,7 @@ class TestKafka:
         real()
         return RealKafka(Settings())
 
-    def test_a_topic_is_made_once(self, kafka: Any) -> None:
+    def test_a_topic_is_created_once(self, kafka: Any) -> None:
         name = f"contract-{new_id()}"
         assert kafka.create_topics({name: 3}) == [name]
         assert kafka.create_topics({name: 3}) == []
@@ -90,11 +90,11 @@ class TestKafka:
         assert state.partitions == {0: Watermarks(0, 0), 1: Watermarks(0, 0)}
         assert state.topic_id == kafka.topic_state(name).topic_id != ""
 
-    def test_a_missing_topic_is_named(self, kafka: Any) -> None:
+    def test_a_missing_topic_is_reported_by_name(self, kafka: Any) -> None:
         with pytest.raises(TopicMissing, match="topic no-such-topic does not exist"):
             kafka.topic_state("no-such-topic")
 
-    def test_committed_offsets_are_read_back(self, kafka: Any) -> None:
+    def test_committed_offsets_can_be_read(self, kafka: Any) -> None:
         name = f"contract-{new_id()}"
         kafka.create_topics({name: 2})
         kafka.commit(f"group-{name}", name, {0: 5, 1: 7})
@@ -105,11 +105,11 @@ class TestKafka:
         kafka.create_topics({ACCESS_LOG.topic: 4})
         values = [b"\xff\x00raw", None, b"", b'{"a": 1}']
         if isinstance(kafka, FakeKafka):
-            places = [(1, kafka.produce(ACCESS_LOG.topic, value, 1)) for value in values]
+            locations = [(1, kafka.produce(ACCESS_LOG.topic, value, 1)) for value in values]
         else:
-            places = publish(*values, partition=1)
-        found = kafka.raw_messages(ACCESS_LOG.topic, [places[0], places[1], places[2]])
-        assert [found[place].value for place in places[:3]] == values[:3]
+            locations = publish(*values, partition=1)
+        found = kafka.raw_messages(ACCESS_LOG.topic, [locations[0], locations[1], locations[2]])
+        assert [found[location].value for location in locations[:3]] == values[:3]
         assert len(found) == 3
 
     def test_the_marker_of_a_transaction_is_an_offset_without_a_message(self, kafka: Any) -> None:
@@ -127,9 +127,7 @@ class TestKafka:
         with pytest.raises(SliceError, match="no message at offset 2"):
             kafka.raw_messages(name, [(0, 1), (0, 2)])
 
-    def test_where_no_message_is_as_young_as_a_moment_its_offset_is_the_end(
-        self, kafka: Any
-    ) -> None:
+    def test_the_offset_of_a_time_after_the_last_message_is_the_end(self, kafka: Any) -> None:
         name = f"contract-{new_id()}"
         kafka.create_topics({name: 2})
         if isinstance(kafka, FakeKafka):
@@ -152,27 +150,27 @@ class TestElasticsearch:
             store = ElasticsearchAdapter(Settings())
         for name in ("kp.positions", "kp.dead", "kp.gaps", "log.index", "access.kpi"):
             store.ensure_index(name)
-            store.ensure_index(name)  # again is safe
+            store.ensure_index(name)  # repeatable
         return store
 
-    def test_create_writes_only_a_free_id(self, store: Any) -> None:
+    def test_create_writes_only_an_unused_id(self, store: Any) -> None:
         identity = new_id()
         first = create("kp.positions", identity, b'{"flow": "first"}')
         second = create("kp.positions", identity, b'{"flow": "second"}')
         results = [*store.bulk(first + second), *store.bulk(second)]
         assert [result.status for result in results] == [201, 409, 409]
         assert [result.conflict for result in results] == [False, True, True]
-        [held] = store.get([("kp.positions", identity)]).values()
-        assert held.source == {"flow": "first"}
+        [stored] = store.get([("kp.positions", identity)]).values()
+        assert stored.source == {"flow": "first"}
 
-    def test_whether_all_of_a_request_went_well(self, store: Any) -> None:
+    def test_bulk_all_reports_whether_all_operations_succeeded(self, store: Any) -> None:
         first, second, third = (("kp.positions", new_id()) for _ in range(3))
         body = b'{"flow": "first"}'
         assert store.bulk_all(create(*first, body) + create(*second, body))
         assert not store.bulk_all(create(*first, body) + create(*third, body))
         assert store.get([first, second, third]).keys() == {first, second, third}
 
-    def test_a_request_of_nothing_is_refused(self, store: Any) -> None:
+    def test_an_empty_request_is_refused(self, store: Any) -> None:
         with pytest.raises(SliceError, match="no requests added"):
             store.bulk_all(b"")
 
@@ -185,11 +183,11 @@ class TestElasticsearch:
         assert (won.written, lost.written, lost.conflict) == (True, False, True)
         assert store.get([key])[key].source == {"position": 2}
 
-    def test_get_leaves_out_what_is_not_there(self, store: Any) -> None:
+    def test_get_leaves_out_missing_documents(self, store: Any) -> None:
         assert store.get([("kp.positions", new_id()), ("no-such-index", "a")]) == {}
         assert store.get([]) == {}
 
-    def test_an_index_that_is_made_again_has_another_id(self, store: Any) -> None:
+    def test_a_recreated_index_has_another_id(self, store: Any) -> None:
         day = "log.index-2020.02.02"
         assert day not in store.index_ids("log.index")
         seen = []
@@ -203,9 +201,9 @@ class TestElasticsearch:
         assert seen[0] != seen[1]
         assert store.index_ids("no-such-alias") == {}
 
-    def test_an_index_takes_the_place_of_another_and_goes_by_its_name(self, store: Any) -> None:
+    def test_a_new_index_takes_over_the_name_of_another(self, store: Any) -> None:
         day = "log.index-2020.02.03"
-        old, made, late = (new_id() for _ in range(3))
+        old, new_name, late = (new_id() for _ in range(3))
 
         def found(name: str) -> int:
             return len(store.find("log.index", "name", name))
@@ -217,14 +215,14 @@ class TestElasticsearch:
         for round in range(2):
             new = f"log.index.{new_id()}-2020.02.03"
             store.make_index(new, "log.index")
-            send(store, [create(new, "new", named(made))])
+            send(store, [create(new, "new", named(new_name))])
             store.refresh(new)
             store.refresh("log.index")
-            assert found(made) == 0
+            assert found(new_name) == 0
             before = store.index_ids("log.index")[day]
             store.swap_alias(day, new, "log.index", before)
             assert store.index_ids("log.index")[day] != before
-            assert (found(made), found(old)) == (1, 0)
+            assert (found(new_name), found(old)) == (1, 0)
             send(store, [create(day, f"late-{round}", named(late))])
             key = (day, f"late-{round}")
             assert store.get([key, (day, "old")]).keys() == {key}
@@ -239,9 +237,9 @@ class TestElasticsearch:
             store.delete_index(f"{new}-2")
         store.delete_index(new)
         assert day not in store.index_ids("log.index")
-        store.delete_index(new)  # of what is not there nothing is said
+        store.delete_index(new)  # deleting a missing index is no error
 
-    def test_what_is_made_is_behind_no_alias_until_it_takes_its_place(self, store: Any) -> None:
+    def test_a_new_index_is_behind_no_alias_until_the_swap(self, store: Any) -> None:
         day, marker = "log.index-2020.02.07", new_id()
         new = f"log.index.{marker}-2020.02.07"
         store.make_index(new, "log.index")
@@ -256,11 +254,11 @@ class TestElasticsearch:
         assert documents == 2
         assert size > 0
         assert store.behind_no_alias(f"log.index.{marker}") == {}
-        store.delete_index(day)  # by the name that it goes by
+        store.delete_index(day)  # by its alias
         assert day not in store.index_ids("log.index")
         assert store.sizes("no-such-alias") == {}
 
-    def test_a_blocked_index_refuses_writes_until_it_is_not(self, store: Any) -> None:
+    def test_a_blocked_index_refuses_writes(self, store: Any) -> None:
         day = "log.index-2020.02.04"
         store.bulk(create(day, new_id(), b"{}"))
         store.block_writes(day, True)
@@ -269,15 +267,15 @@ class TestElasticsearch:
         store.block_writes(day, False)
         assert [each.written for each in store.bulk(create(day, new_id(), b"{}"))] == [True]
 
-    def test_what_was_written_since_a_mark_is_told_page_by_page(self, store: Any) -> None:
+    def test_documents_written_since_a_sequence_number_are_read_in_pages(self, store: Any) -> None:
         day = "log.index-2020.02.05"
         send(store, [create(day, f"before-{number}", b"{}") for number in range(5)])
-        marks = store.checkpoints(day)
-        assert marks.keys() == {0}
+        numbers = store.checkpoints(day)
+        assert numbers.keys() == {0}
         send(store, [create(day, f"after-{number}", b"{}") for number in range(3)])
         send(store, [put(day, "before-2", b'{"name": "again"}')])
         store.refresh("log.index")
-        since = list(store.written_since(day, marks, 3))
+        since = list(store.written_since(day, numbers, 3))
         assert [len(page) for page in since] == [3, 1]
         found = {hit.id: hit for page in since for hit in page}
         assert found.keys() == {"after-0", "after-1", "after-2", "before-2"}
@@ -286,7 +284,7 @@ class TestElasticsearch:
         assert len(everything) == 8
         assert list(store.written_since(day, store.checkpoints(day), 3)) == []
 
-    def test_a_snapshot_tells_how_far_partitions_reach(self, store: Any) -> None:
+    def test_a_snapshot_reports_the_offsets_of_partitions(self, store: Any) -> None:
         at = datetime(2020, 2, 6, tzinfo=UTC)
         day = "log.index-2020.02.06"
         for partition, offset in ((0, 7), (0, 9), (2, 3), (3, 5)):
@@ -313,7 +311,7 @@ class TestElasticsearch:
         assert store.find("kp.positions", "flow", new_id()) == []
         assert store.count("kp.positions") >= 1
 
-    def test_a_snapshot_gives_what_differs_as_it_was(self, store: Any) -> None:
+    def test_a_snapshot_returns_differing_documents(self, store: Any) -> None:
         name, day = new_id(), "log.index-2020.01.02"
         bodies: dict[str, dict[str, Any]] = {
             "same": {"name": name, "test_id": 1, "redis_value": "a"},
@@ -332,9 +330,9 @@ class TestElasticsearch:
             store.bulk(create(day, ids[what], json.dumps(body).encode()))
         store.refresh("log.index")
 
-        def found(facts: dict[str, Any], size: int = 2) -> set[str]:
+        def found(reference: dict[str, Any], size: int = 2) -> set[str]:
             with store.snapshot("log.index") as snapshot:
-                pages = list(snapshot.differing("name", name, facts, size))
+                pages = list(snapshot.differing("name", name, reference, size))
             assert all(0 < len(page) <= size for page in pages)
             hits = [hit for page in pages for hit in page]
             assert all(hit.stored.source == bodies[what_of[hit.id]] for hit in hits)
@@ -346,10 +344,10 @@ class TestElasticsearch:
         assert found({"test_id": 1, "redis_value": ""}) == mine - {"empty value"}
         assert found({"test_id": None, "redis_value": "a"}) == mine
         assert found({"test_id": 1, "redis_value": "y" * 40_000}) == mine
-        long = "a value too long for a term"  # not in the index, so it may pass for none
+        long = "a value too long for a term"  # not indexed, so it may count as absent
         assert found({"test_id": 1, "redis_value": None}) | {long} == mine - {"no value"}
 
-    def test_a_snapshot_does_not_move_and_its_versions_guard(self, store: Any) -> None:
+    def test_a_snapshot_is_stable_and_its_versions_detect_conflicts(self, store: Any) -> None:
         name, key = new_id(), ("log.index-2020.01.02", new_id())
         store.bulk(create(*key, json.dumps({"name": name, "test_id": 1}).encode()))
         store.refresh("log.index")
@@ -376,7 +374,7 @@ class TestElasticsearch:
         ]
         assert store.count("log.index") == before + 1
 
-    def test_delete_takes_a_document_away_and_says_when_there_was_none(self, store: Any) -> None:
+    def test_delete_reports_whether_a_document_existed(self, store: Any) -> None:
         key = ("kp.positions", new_id())
         operations = [create(*key, b'{"position": 1}'), delete(*key), delete(*key)]
         results = send(store, operations)
@@ -386,7 +384,7 @@ class TestElasticsearch:
 
 
 class TestCounting:
-    """`DocumentStore` as it counts documents, in a year that no other test has."""
+    """The counts of `DocumentStore`, in a year that no other test uses."""
 
     YEAR = 2003
     NOON = datetime(YEAR, 5, 6, 12, tzinfo=UTC)
@@ -415,7 +413,7 @@ class TestCounting:
         store.refresh("log.index")
         return store
 
-    def test_groups_are_counted_exactly_and_come_in_order_with_none_first(self, store: Any) -> None:
+    def test_groups_are_counted_exactly_and_sorted_with_none_first(self, store: Any) -> None:
         with store.snapshot("log.index") as snapshot:
             found = list(snapshot.groups(["delay_ms", "name"], self.DAY))
         assert found == [
@@ -425,13 +423,13 @@ class TestCounting:
             ((7, "presto"), 2),
         ]
 
-    def test_a_window_has_its_start_and_not_its_end(self, store: Any) -> None:
+    def test_a_window_includes_its_start_and_excludes_its_end(self, store: Any) -> None:
         hour = Where("@timestamp", Window(self.NOON, self.NOON + HOUR))
         with store.snapshot("log.index") as snapshot:
             assert list(snapshot.groups(["uri"], hour)) == [(("/a",), 3)]
             assert snapshot.extent(hour) == Extent(3, self.NOON)
 
-    def test_conditions_are_counted_each_by_itself(self, store: Any) -> None:
+    def test_conditions_are_counted_separately(self, store: Any) -> None:
         hour = Window(self.NOON, self.NOON + HOUR)
         conditions = [
             Where("@timestamp", hour),
@@ -443,7 +441,7 @@ class TestCounting:
         assert store.counts("log.index", [self.DAY] * 1_001) == [5] * 1_001
         assert store.counts("log.index", []) == []
 
-    def test_the_latest_come_first_page_by_page_without_the_fields_named(self, store: Any) -> None:
+    def test_the_latest_documents_are_read_in_pages_without_some_fields(self, store: Any) -> None:
         with store.snapshot("log.index") as snapshot:
             pages = list(snapshot.latest(self.DAY, 2, without=["uri", "enrichment"]))
             short = replace(self.DAY, equal=(("name", "presto"),), absent=("delay_ms",))
@@ -458,17 +456,17 @@ class TestCounting:
             "delay_ms": 7,
         }
         assert [hit.id for page in absent for hit in page] == ["counted-2"]
-        held = store.get([(hits[0].index, hits[0].id)])[hits[0].index, hits[0].id]
-        assert held.version == hits[0].stored.version
+        stored = store.get([(hits[0].index, hits[0].id)])[hits[0].index, hits[0].id]
+        assert stored.version == hits[0].stored.version
 
-    def test_hours_are_those_that_hold_a_document(self, store: Any) -> None:
+    def test_hours_are_those_with_a_document(self, store: Any) -> None:
         assert store.hours("log.index", "@timestamp", self.DAY) == [
             self.NOON,
             self.NOON + HOUR,
             self.NOON + 3 * HOUR,
         ]
 
-    def test_an_empty_span_and_a_missing_index_hold_nothing(self, store: Any) -> None:
+    def test_an_empty_window_and_a_missing_index_have_no_documents(self, store: Any) -> None:
         before = Window(self.NOON - HOUR, self.NOON)
         for index, where in [("log.index", Where("@timestamp", before)), ("no-such", self.DAY)]:
             with store.snapshot(index) as snapshot:
@@ -477,7 +475,7 @@ class TestCounting:
             assert store.counts(index, [where]) == [0]
             assert store.hours(index, "@timestamp", where) == []
 
-    def test_a_snapshot_does_not_see_what_is_written_after_it(self, store: Any) -> None:
+    def test_a_snapshot_does_not_include_later_writes(self, store: Any) -> None:
         hour = Where("@timestamp", Window(self.NOON + 5 * HOUR, self.NOON + 6 * HOUR))
         with store.snapshot("log.index") as snapshot:
             body = {"@timestamp": iso(hour.window.start), "uri": new_id()}
@@ -488,10 +486,10 @@ class TestCounting:
         send(store, [delete(*late)])
 
 
-def test_one_document_against_the_mapping_does_not_keep_its_neighbours_out(
+def test_a_document_that_violates_the_mapping_is_refused_alone(
     quiet_stack: Stack,
 ) -> None:
-    """Of the real server only: the fake checks no mapping, it is told what to refuse."""
+    """Real server only: the fake checks no mapping."""
     store = ElasticsearchAdapter(Settings())
     store.ensure_index("log.index")
     lines = create("log.index-2020.01.01", new_id(), b'{"uuid": "a"}')
@@ -501,10 +499,8 @@ def test_one_document_against_the_mapping_does_not_keep_its_neighbours_out(
     assert results[1].error == "strict_dynamic_mapping_exception"
 
 
-def test_an_index_that_exists_gets_the_fields_that_are_new(
-    quiet_stack: Stack, tmp_path: Path
-) -> None:
-    """Of the real server only: the fake has no mapping. A strict index refuses unknown fields."""
+def test_an_existing_index_gets_new_fields(quiet_stack: Stack, tmp_path: Path) -> None:
+    """Real server only: the fake has no mapping. A strict index refuses unknown fields."""
     store, name = ElasticsearchAdapter(Settings()), f"contract-{new_id()}"
     fields = {"old": {"type": "keyword"}}
     for added in ({}, {}, {"new": {"type": "date"}}):
@@ -515,15 +511,13 @@ def test_an_index_that_exists_gets_the_fields_that_are_new(
     indices = store.client().indices
     assert indices.get_mapping(index=name)[name]["mappings"]["properties"] == fields
     indices.put_settings(index=name, settings={"index.blocks.read_only": True})
-    store.ensure_index(name, tmp_path)  # nothing new, so nothing is written
+    store.ensure_index(name, tmp_path)  # without new fields nothing is written
     indices.put_settings(index=name, settings={"index.blocks.read_only": None})
     indices.delete(index=name)
 
 
-def test_a_day_keeps_the_type_of_a_field_and_the_next_one_has_the_new(
-    quiet_stack: Stack, tmp_path: Path
-) -> None:
-    """Of the real server only: the fake has no mapping."""
+def test_a_changed_field_type_applies_to_the_next_day(quiet_stack: Stack, tmp_path: Path) -> None:
+    """Real server only: the fake has no mapping."""
     store, name = ElasticsearchAdapter(Settings()), f"contract-{new_id()}"
     types = []
     for kind, day in (("keyword", "2020.01.01"), ("long", "2020.01.02")):
@@ -534,8 +528,8 @@ def test_a_day_keeps_the_type_of_a_field_and_the_next_one_has_the_new(
         store.ensure_index(name, tmp_path)
         store.bulk(create(f"{name}-{day}", new_id(), b"{}"))
     indices = store.client().indices
-    for held in indices.get_mapping(index=name).values():
-        fields = held["mappings"]["properties"]
+    for stored in indices.get_mapping(index=name).values():
+        fields = stored["mappings"]["properties"]
         assert "of-long" in fields
         types.append(fields["a"]["type"])
     assert sorted(types) == ["keyword", "long"]
@@ -544,7 +538,7 @@ def test_a_day_keeps_the_type_of_a_field_and_the_next_one_has_the_new(
 
 
 class TestReferenceData:
-    """MySQL's table and Redis's keys."""
+    """Reference data: the table in MySQL and the keys in Redis."""
 
     @pytest.fixture(params=["fake", "real"])
     def both_servers(
@@ -555,11 +549,9 @@ class TestReferenceData:
         real()
         return MySQLAdapter(Settings()), RedisAdapter(Settings())
 
-    def test_seeding_loads_all_and_again_changes_nothing(
-        self, both_servers: tuple[Any, Any]
-    ) -> None:
+    def test_seeding_is_repeatable(self, both_servers: tuple[Any, Any]) -> None:
         mysql, redis = both_servers
-        first = seed(mysql, redis, unheard)
+        first = seed(mysql, redis, publish_nothing)
         ids = mysql.ids()
         assert (first.rows, first.keys) == (4, 4)
         published_changes: list[ReferenceChange] = []
@@ -569,7 +561,7 @@ class TestReferenceData:
         assert ids.keys() >= REFERENCE_VALUES.keys()
         assert redis.values([*REFERENCE_VALUES]) == REFERENCE_VALUES
 
-    def test_seeding_sets_a_changed_value_back(self, both_servers: tuple[Any, Any]) -> None:
+    def test_seeding_restores_a_changed_value(self, both_servers: tuple[Any, Any]) -> None:
         mysql, redis = both_servers
         redis.set_values({"presto": "changed"})
         assert redis.values(["presto"]) == {"presto": "changed"}
@@ -578,7 +570,9 @@ class TestReferenceData:
         assert redis.values(["presto"]) == {"presto": REFERENCE_VALUES["presto"]}
         assert ("redis", "presto") in [(each.source, each.key) for each in published_changes]
 
-    def test_a_name_is_set_in_both_and_keeps_its_id(self, both_servers: tuple[Any, Any]) -> None:
+    def test_a_name_is_set_in_both_databases_and_keeps_its_id(
+        self, both_servers: tuple[Any, Any]
+    ) -> None:
         mysql, redis = both_servers
         name = new_id()
         published_changes: list[ReferenceChange] = []
@@ -590,17 +584,15 @@ class TestReferenceData:
         both = [("mysql", name), ("redis", name)]
         assert [(each.source, each.key) for each in published_changes] == both * 2
 
-    def test_a_name_is_bound_and_never_sql(self, both_servers: tuple[Any, Any]) -> None:
+    def test_a_name_is_a_bound_parameter(self, both_servers: tuple[Any, Any]) -> None:
         mysql, redis = both_servers
-        seed(mysql, redis, unheard)
+        seed(mysql, redis, publish_nothing)
         name, other = (f"'); DROP TABLE testing.tests; -- {new_id()}" for _ in range(2))
         mysql.add_names([name, new_id()])
         mysql.touch(other)
         assert mysql.ids().keys() >= {name, other}
 
-    def test_an_absent_key_has_no_value_and_an_empty_one_has(
-        self, both_servers: tuple[Any, Any]
-    ) -> None:
+    def test_an_empty_value_is_a_value(self, both_servers: tuple[Any, Any]) -> None:
         _, redis = both_servers
         name = new_id()
         redis.set_values({name: ""})
@@ -617,7 +609,9 @@ class TestBoard:
         real()
         return RedisAdapter(Settings())
 
-    def test_members_of_one_score_come_in_descending_order_of_their_bytes(self, board: Any) -> None:
+    def test_members_with_equal_scores_are_sorted_by_their_bytes_descending(
+        self, board: Any
+    ) -> None:
         key = f"contract-{new_id()}"
         scores = {"a": 1, "": 1, "b": 2, "é": 1, "😀": 1, "/" * 8_000: 3, "Z": 1}
         board.replace(key, {key: scores}, {})
@@ -626,7 +620,7 @@ class TestBoard:
         assert board.highest(key, 2) == expected[:2]
         board.replace(key, {key: {}}, {})
 
-    def test_what_is_replaced_leaves_nothing_of_the_old(self, board: Any) -> None:
+    def test_replace_leaves_nothing_of_the_previous_value(self, board: Any) -> None:
         listing, first, second = (f"contract-{new_id()}" for _ in range(3))
         hashes = {first: {"key": "x", "old": "1"}, second: {"key": "y"}}
         board.replace(listing, {listing: {first: 1, second: 2}}, hashes)
@@ -637,15 +631,15 @@ class TestBoard:
         board.replace(listing, {listing: {}}, {})
         assert (board.hash(first), board.highest(listing, 10)) == ({}, [])
 
-    def test_a_hash_is_set_as_a_whole(self, board: Any) -> None:
+    def test_a_hash_is_replaced_completely(self, board: Any) -> None:
         key = f"contract-{new_id()}"
         board.set_hash(key, {"a": "1", "b": ""})
         board.set_hash(key, {"b": ""})
         assert board.hash(key) == {"b": ""}
 
 
-def test_the_table_is_the_one_of_the_example(quiet_stack: Stack) -> None:
-    """Of the real server only: names, types, defaults and keys (M17)."""
+def test_the_table_equals_that_of_the_example(quiet_stack: Stack) -> None:
+    """Real server only: names, types, defaults and keys (M17)."""
     mysql = MySQLAdapter(Settings())
     mysql.create_table()
     with mysql._cursor() as cursor:
@@ -664,14 +658,14 @@ def test_the_table_is_the_one_of_the_example(quiet_stack: Stack) -> None:
 
 
 class TestTrino:
-    """`QueryEngine`, for the slice's query of the access log."""
+    """`QueryEngine` with the query of the access log."""
 
     @pytest.fixture(params=["fake", "real"])
     def harness(self, request: pytest.FixtureRequest, real: Callable[[], Stack]) -> tuple[Any, Any]:
         if request.param == "fake":
             kafka, mysql, redis = FakeKafka(), FakeMySQL(), FakeRedis()
             kafka.create_topics({ACCESS_LOG.topic: 4})
-            seed(mysql, redis, unheard)
+            seed(mysql, redis, publish_nothing)
             trino: Any = FakeTrino(kafka, mysql, redis)
 
             def send(*values: bytes) -> list[tuple[int, int]]:
@@ -679,19 +673,19 @@ class TestTrino:
 
             return trino, send
         real()
-        seed(MySQLAdapter(Settings()), RedisAdapter(Settings()), unheard)
+        seed(MySQLAdapter(Settings()), RedisAdapter(Settings()), publish_nothing)
         return TrinoAdapter(Settings()), lambda *values: publish(*values, partition=3)
 
     @staticmethod
-    def rows(trino: Any, part: Slice, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        with trino.query(*slice_query(ACCESS_LOG, part, keys)) as answer:
+    def rows(trino: Any, slice_: Slice, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        with trino.query(*slice_query(ACCESS_LOG, slice_, keys)) as answer:
             found = [row for batch in answer.batches(2) for row in batch]
             names = answer.columns
         return sorted((dict(zip(names, r, strict=True)) for r in found), key=lambda r: r["offset"])
 
-    def test_listed_keys_bring_what_all_bring(self, harness: tuple[Any, Any]) -> None:
+    def test_lookup_pushdown_returns_the_same_rows(self, harness: tuple[Any, Any]) -> None:
         trino, send = harness
-        # Names that MySQL takes for one it has, and such as break a text that is put together.
+        # Names that MySQL treats as equal to others, and names that break SQL without escaping.
         names = [
             "presto",
             "Presto",
@@ -704,21 +698,21 @@ class TestTrino:
             "",
             "kafka",
         ]
-        places = send(*(Event(name=name).value for name in names), b"not json")
-        part = Slice((OffsetRange(3, places[0][1], places[-1][1] + 1),))
-        with trino.query(*keys_query(ACCESS_LOG.sql, part, 10_001)) as answer:
+        locations = send(*(Event(name=name).value for name in names), b"not json")
+        slice_ = Slice((OffsetRange(3, locations[0][1], locations[-1][1] + 1),))
+        with trino.query(*keys_query(ACCESS_LOG.sql, slice_, 10_001)) as answer:
             keys = [key for rows in answer.batches(100) for [key] in rows]
         assert sorted(keys) == sorted(names)
-        assert self.rows(trino, part, keys) == self.rows(trino, part)
-        assert [row["test_id"] for row in self.rows(trino, part, [])] == [None] * 11
+        assert self.rows(trino, slice_, keys) == self.rows(trino, slice_)
+        assert [row["test_id"] for row in self.rows(trino, slice_, [])] == [None] * 11
 
-    def test_a_slice_is_its_events_with_their_rows_and_values(
+    def test_a_query_returns_events_with_their_reference_data(
         self, harness: tuple[Any, Any]
     ) -> None:
         trino, send = harness
         events = [Event(name="presto"), Event(name="nobody"), Event(name="kafka")]
-        places = send(*(event.value for event in events))
-        first, last = places[0][1], places[-1][1]
+        locations = send(*(event.value for event in events))
+        first, last = locations[0][1], locations[-1][1]
         found = self.rows(trino, Slice((OffsetRange(3, first, last + 1),)))
         assert [row["offset"] for row in found] == [first, first + 1, first + 2]
         assert [row["partition"] for row in found] == [3, 3, 3]
@@ -736,22 +730,20 @@ class TestTrino:
         assert found[1]["test_id"] is None
         assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", found[0]["@timestamp"])
 
-    def test_a_malformed_message_has_no_columns_but_its_text(
-        self, harness: tuple[Any, Any]
-    ) -> None:
+    def test_a_malformed_message_has_only_its_text(self, harness: tuple[Any, Any]) -> None:
         trino, send = harness
         [(_, offset)] = send(b"{not json")
         [row] = self.rows(trino, Slice((OffsetRange(3, offset, offset + 1),)))
         assert (row["uuid"], row["uri"], row["name"]) == (None, None, None)
         assert row["message"] == "{not json"
 
-    def test_offsets_past_the_end_come_back_as_fewer_rows(self, harness: tuple[Any, Any]) -> None:
+    def test_offsets_past_the_end_return_fewer_rows(self, harness: tuple[Any, Any]) -> None:
         trino, send = harness
         [(_, offset)] = send(Event().value)
         found = self.rows(trino, Slice((OffsetRange(3, offset, offset + 5),)))
         assert [row["offset"] for row in found] == [offset]
 
-    def test_the_ranking_in_redis_comes_in_order_with_facts_and_latest_event(
+    def test_ranked_keys_are_sorted_with_reference_data_and_latest_event(
         self, harness: tuple[Any, Any]
     ) -> None:
         trino, send = harness

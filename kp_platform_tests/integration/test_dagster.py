@@ -1,4 +1,4 @@
-"""The main job on the whole stack: a request becomes an enriched document by sensor and run."""
+"""Indexing by Dagster: sensors start runs, and a request becomes an enriched document."""
 
 import contextlib
 import uuid
@@ -26,7 +26,7 @@ KEY = dg.AssetKey("enriched_access_log")
 
 
 class ShortTrino(TrinoAdapter):
-    """The real Trino, losing every row of an answer, as it does when retention ate them."""
+    """The real Trino, dropping every row of an answer, as if retention had deleted them."""
 
     @contextlib.contextmanager
     def query(self, sql: str, parameters: Sequence[object]) -> Iterator[TrinoAnswer]:
@@ -42,7 +42,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def tick(instance: dg.DagsterInstance) -> list[dg.RunRequest] | dg.SkipReason:
-    """What the sensor of the access log answers right now."""
+    """The result of a tick of the access log's sensor."""
     sensor = build_definitions().resolve_sensor_def("access_log_offsets")
     resources = {
         "settings": Settings(),
@@ -73,10 +73,12 @@ def run(
     )
 
 
-def test_a_request_becomes_an_enriched_document_by_itself(whole_stack: Stack) -> None:
+def test_a_request_becomes_an_enriched_document_automatically(whole_stack: Stack) -> None:
     """HTTP request -> topic -> sensor tick of the daemon -> run -> document."""
     marker = uuid.uuid4().hex[:8]
-    uris = [f"/analysis?page={marker}-{number}" for number in range(20)]  # a key that is announced
+    uris = [
+        f"/analysis?page={marker}-{number}" for number in range(20)
+    ]  # a query parameter that is kept
     with httpx.Client(base_url=whole_stack.settings.emitter_url, trust_env=False) as visitor:
         for uri in uris:
             assert visitor.get(uri).status_code == 200
@@ -90,7 +92,7 @@ def test_a_request_becomes_an_enriched_document_by_itself(whole_stack: Stack) ->
     assert marker in page
 
 
-def test_the_sensor_asks_for_a_run_when_events_wait_and_not_when_caught_up(
+def test_the_sensor_requests_a_run_only_when_there_is_lag(
     quiet_stack: Stack, instance: dg.DagsterInstance
 ) -> None:
     run(instance)
@@ -98,13 +100,13 @@ def test_the_sensor_asks_for_a_run_when_events_wait_and_not_when_caught_up(
     assert isinstance(caught_up, dg.SkipReason)
     assert caught_up.skip_message == "analyze.action: caught up, lag 0"
     publish(Event().value)
-    [asked] = started(instance)
-    assert "lag 1" in asked.tags["kp/reason"]
-    assert not asked.run_config
+    [requested] = started(instance)
+    assert "lag 1" in requested.tags["kp/reason"]
+    assert not requested.run_config
     run(instance)
 
 
-def test_partitions_that_are_spread_over_runs_are_started_and_held_apart(
+def test_runs_of_different_partitions_are_started_independently(
     quiet_stack: Stack, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(instance)
@@ -134,17 +136,15 @@ def test_partitions_that_are_spread_over_runs_are_started_and_held_apart(
     assert sum(each.lag for each in lags) == 0
 
 
-def test_a_run_indexes_reports_and_checks_what_it_did(
-    quiet_stack: Stack, instance: dg.DagsterInstance
-) -> None:
+def test_a_run_indexes_reports_and_checks(quiet_stack: Stack, instance: dg.DagsterInstance) -> None:
     run(instance)
-    good, places = Event(), []
-    places += publish(good.value, b"not json", partition=0)
+    valid, offsets = Event(), []
+    offsets += publish(valid.value, b"not json", partition=0)
     result = run(instance)
     assert result.success
     [materialization] = result.asset_materializations_for_node("enriched_access_log")
     metadata = {key: value.value for key, value in materialization.metadata.items()}
-    assert metadata["offsets"] == f"0:[{places[0][1]},{places[1][1] + 1})"
+    assert metadata["offsets"] == f"0:[{offsets[0][1]},{offsets[1][1] + 1})"
     assert (metadata["rows"], metadata["indexed"], metadata["dead letters"]) == (2, 1, 1)
     assert metadata["lag after"] == 0
     assert str(metadata["query id"]) in str(metadata["query"])
@@ -152,10 +152,10 @@ def test_a_run_indexes_reports_and_checks_what_it_did(
     assert checks["slice_complete"].passed
     assert not checks["no_dead_letters"].passed
     assert checks["no_dead_letters"].severity == dg.AssetCheckSeverity.WARN
-    assert len(documents(good.uuid)) == 1
+    assert len(documents(valid.uuid)) == 1
 
 
-def test_a_run_with_nothing_to_do_succeeds_and_reports_nothing(
+def test_a_run_without_lag_succeeds_and_reports_nothing(
     quiet_stack: Stack, instance: dg.DagsterInstance
 ) -> None:
     run(instance)
@@ -165,7 +165,7 @@ def test_a_run_with_nothing_to_do_succeeds_and_reports_nothing(
     assert all(each.passed for each in result.get_asset_check_evaluations())
 
 
-def test_a_short_answer_fails_the_run_and_its_check(
+def test_an_incomplete_answer_fails_the_run_and_its_check(
     quiet_stack: Stack, instance: dg.DagsterInstance
 ) -> None:
     run(instance)
@@ -180,8 +180,8 @@ def test_a_short_answer_fails_the_run_and_its_check(
     run(instance)
 
 
-def test_positions_and_not_dagsters_history_say_what_is_to_do(quiet_stack: Stack) -> None:
-    """A new Dagster home goes on where the old one stopped."""
+def test_positions_and_not_dagsters_history_determine_what_is_indexed(quiet_stack: Stack) -> None:
+    """A new Dagster home continues at the positions."""
     with dg.DagsterInstance.ephemeral() as first:
         publish(Event().value)
         run(first)

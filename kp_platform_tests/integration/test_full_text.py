@@ -1,4 +1,4 @@
-"""The full text on the real servers: each note as it was written, and found by its words."""
+"""The full-text flow on the real servers: notes are indexed unchanged and searchable by word."""
 
 import uuid
 
@@ -55,10 +55,10 @@ def test_every_text_is_indexed_as_it_was_written(indexer: Indexer) -> None:
         assert found[key]["text"] == text, what
     lengths = [found[key]["length"] for key in ids]
     assert lengths[list(TEXTS).index("20 kB")] == len(TEXTS["20 kB"].strip())
-    assert lengths[-2:] == [0, 0]  # what the page leaves out
+    assert lengths[-2:] == [0, 0]  # blank notes, which the page leaves out
 
 
-def test_a_note_is_found_by_its_words_and_has_no_enrichment(indexer: Indexer) -> None:
+def test_a_note_is_searchable_by_word_and_has_no_enrichment(indexer: Indexer) -> None:
     word = f"w{uuid.uuid4().hex}"
     [mine, _] = register(indexer, f"the {word.upper()} stands here", "and not there")
     search = ElasticsearchAdapter(Settings()).client().search
@@ -70,7 +70,7 @@ def test_a_note_is_found_by_its_words_and_has_no_enrichment(indexer: Indexer) ->
 
 
 def test_a_note_without_a_text_is_a_dead_letter(indexer: Indexer) -> None:
-    [place] = publish(json_value(uuid=str(uuid.uuid4())), topic=FULL_TEXT.topic)
+    [location] = publish(json_value(uuid=str(uuid.uuid4())), topic=FULL_TEXT.topic)
     list(indexer.run())
-    [letter] = dead_letters(*place, FULL_TEXT.topic)
-    assert letter["reason"] == "missing_field"
+    [dead_letter] = dead_letters(*location, FULL_TEXT.topic)
+    assert dead_letter["reason"] == "missing_field"

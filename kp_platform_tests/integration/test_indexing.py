@@ -1,4 +1,4 @@
-"""The pipeline on the real servers, without Dagster's daemon: exact slices, exact documents."""
+"""The indexer on the real servers, without Dagster's daemon: exact slices, exact documents."""
 
 import uuid
 from collections import Counter
@@ -40,7 +40,7 @@ LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_r
 
 @pytest.fixture
 def indexer(quiet_stack: Stack) -> Indexer:
-    """A pipeline that is caught up with what other tests have sent."""
+    """An indexer that has indexed the events of other tests."""
     indexer = Indexer(
         ACCESS_LOG,
         servers(Settings()),
@@ -55,7 +55,7 @@ def indexed_by(indexer: Indexer) -> list[SliceReport]:
 
 
 def dimension_rows() -> int:
-    """Trino counts each reference row twice: once scanned, once sent to the join."""
+    """Reference rows in a query's statistics: Trino counts each at the scan and at the join."""
     rows = len(MySQLAdapter(Settings()).ids())
     with RedisAdapter(Settings())._client() as client:
         keys = sum(1 for _ in client.scan_iter(_type="string"))
@@ -67,7 +67,7 @@ def lag(indexer: Indexer) -> int:
     return sum(each.lag for each in partition_lags(ACCESS_LOG, indexer.servers.log, KEPT))
 
 
-def test_events_of_one_name_each_keep_their_own_uri_and_uuid(indexer: Indexer) -> None:
+def test_events_of_one_name_keep_their_own_uri_and_uuid(indexer: Indexer) -> None:
     """The example joins by name with LIMIT 1 and may index another event's uri (M15)."""
     events = [Event(name="kafka") for _ in range(50)]
     publish(*(event.value for event in events))
@@ -77,7 +77,7 @@ def test_events_of_one_name_each_keep_their_own_uri_and_uuid(indexer: Indexer) -
     assert len(found) == 50
 
 
-def test_each_document_carries_the_row_and_value_of_its_own_name(indexer: Indexer) -> None:
+def test_each_document_has_the_row_and_value_of_its_name(indexer: Indexer) -> None:
     events = [Event(name=name) for name in REFERENCE_VALUES for _ in range(5)]
     publish(*(event.value for event in events))
     indexed_by(indexer)
@@ -103,7 +103,7 @@ def test_every_partition_is_read(indexer: Indexer) -> None:
     assert [each["partition"] for each in found] == [0, 1, 2, 3]
 
 
-def test_an_empty_redis_value_is_a_value_and_a_missing_row_is_named(indexer: Indexer) -> None:
+def test_an_empty_redis_value_is_a_value_and_a_missing_row_is_reported(indexer: Indexer) -> None:
     name = f"empty-{uuid.uuid4()}"
     RedisAdapter(Settings()).set_values({name: ""})
     event = Event(name=name)
@@ -116,7 +116,7 @@ def test_an_empty_redis_value_is_a_value_and_a_missing_row_is_named(indexer: Ind
     assert document["enrichment"] == {"state": "partial", "missing": ["mysql"]}
 
 
-def test_a_slice_reads_exactly_its_offsets_whatever_the_length_of_the_topic(
+def test_a_query_reads_only_the_offsets_of_its_slice(
     indexer: Indexer,
 ) -> None:
     """The example scans the whole topic for each message (M15)."""
@@ -128,44 +128,44 @@ def test_a_slice_reads_exactly_its_offsets_whatever_the_length_of_the_topic(
     assert report.query.processed_rows == 10 + dimension_rows()
 
 
-def test_a_replay_of_the_same_offsets_adds_nothing(indexer: Indexer) -> None:
+def test_indexing_the_same_offsets_again_adds_nothing(indexer: Indexer) -> None:
     events = [Event() for _ in range(30)]
     publish(*(event.value for event in events))
-    state, stored = indexer.read_positions()
-    slice_ = indexer.plan(state, stored).slice
+    state, positions = indexer.read_positions()
+    slice_ = indexer.plan(state, positions).slice
     assert slice_ is not None
     indexed_by(indexer)
     before = documents(*(event.uuid for event in events))
-    again = indexer.process(state, slice_)
-    assert (again.outcome.indexed, again.outcome.already_indexed) == (0, 30)
+    second = indexer.process(state, slice_)
+    assert (second.outcome.indexed, second.outcome.already_indexed) == (0, 30)
     assert documents(*(event.uuid for event in events)) == before
 
 
-def test_of_two_runs_on_the_same_slice_one_wins(indexer: Indexer) -> None:
+def test_of_two_runs_of_the_same_slice_one_moves_the_position(indexer: Indexer) -> None:
     events = [Event() for _ in range(30)]
     publish(*(event.value for event in events))
-    state, stored = indexer.read_positions()
-    slice_ = indexer.plan(state, stored).slice
+    state, positions = indexer.read_positions()
+    slice_ = indexer.plan(state, positions).slice
     assert slice_ is not None
     indexer.process(state, slice_)
-    indexer.commit(state, stored, slice_.ends())
+    indexer.commit(state, positions, slice_.ends())
     indexer.process(state, slice_)
     with pytest.raises(PositionConflict):
-        indexer.commit(state, stored, slice_.ends())
+        indexer.commit(state, positions, slice_.ends())
     assert len(documents(*(event.uuid for event in events))) == 30
     assert lag(indexer) == 0
 
 
-def test_offsets_that_retention_deleted_are_a_recorded_gap(indexer: Indexer) -> None:
-    places = publish(*(Event().value for _ in range(6)), partition=3)
-    first, keep = places[0][1], places[4][1]
+def test_offsets_deleted_by_retention_are_a_recorded_gap(indexer: Indexer) -> None:
+    offsets = publish(*(Event().value for _ in range(6)), partition=3)
+    first, start = offsets[0][1], offsets[4][1]
     admin = AdminClient({"bootstrap.servers": KafkaAdapter(Settings()).address})
-    futures = admin.delete_records([TopicPartition(ACCESS_LOG.topic, 3, keep)])
+    futures = admin.delete_records([TopicPartition(ACCESS_LOG.topic, 3, start)])
     for future in futures.values():
         future.result()
     recovered, indexed = indexed_by(indexer)
     assert recovered.gaps == (
-        f"retention deleted analyze.action 3:[{first},{keep}) before it was read",
+        f"retention deleted analyze.action 3:[{first},{start}) before it was read",
     )
     assert indexed.outcome.indexed == 2
     assert lag(indexer) == 0
@@ -174,10 +174,10 @@ def test_offsets_that_retention_deleted_are_a_recorded_gap(indexer: Indexer) -> 
         (each.source["start"], each.source["end"])
         for each in KEPT.find("kp.gaps", "topic", ACCESS_LOG.topic)
     ]
-    assert (first, keep) in gaps
+    assert (first, start) in gaps
 
 
-def test_a_slice_with_a_short_answer_fails_and_moves_no_position(indexer: Indexer) -> None:
+def test_an_incomplete_answer_fails_the_slice_and_moves_no_position(indexer: Indexer) -> None:
     event = Event()
     [(partition, offset)] = publish(event.value)
     state, _ = indexer.read_positions()
@@ -212,7 +212,7 @@ def test_transactions_lose_nothing_and_an_aborted_one_leaves_no_document(
     assert lag(indexer) == 0
 
 
-def test_an_index_that_somebody_deletes_is_filled_again(indexer: Indexer) -> None:
+def test_a_deleted_index_is_indexed_again(indexer: Indexer) -> None:
     day = datetime(2026, 1, 7, 12, tzinfo=UTC)
     events = [Event() for _ in range(40)]
     publish(*(event.value for event in events), at=day)
@@ -229,19 +229,19 @@ def test_an_index_that_somebody_deletes_is_filled_again(indexer: Indexer) -> Non
 
 
 @pytest.mark.parametrize(("name", "server"), [("redis", "Redis"), ("mysql", "MySQL")])
-def test_a_database_that_is_down_fails_the_slice_with_its_name_and_half_enriches_nothing(
+def test_an_unavailable_database_fails_the_slice_and_no_document_is_partly_enriched(
     indexer: Indexer, quiet_stack: Stack, name: str, server: str
 ) -> None:
     event = Event()
     publish(event.value)
-    keeper = Supervisor(quiet_stack.settings.home)
-    keeper.stop_program(name)
+    supervisor = Supervisor(quiet_stack.settings.home)
+    supervisor.stop_program(name)
     try:
         with pytest.raises(ServerDown, match=f"{server} does not answer at catalog"):
             indexed_by(indexer)
         assert lag(indexer) == 1
     finally:
-        keeper.start_program(name)
+        supervisor.start_program(name)
     wait_for(lambda: indexes(indexer), f"{server} answers again")
     [document] = documents(event.uuid)
     assert document["enrichment"] == {"state": "complete", "missing": []}
@@ -255,12 +255,12 @@ def indexes(indexer: Indexer) -> bool:
     return True
 
 
-def test_a_write_block_moves_no_position_and_makes_no_dead_letter(indexer: Indexer) -> None:
+def test_a_write_block_moves_no_position_and_stores_no_dead_letter(indexer: Indexer) -> None:
     """The example commits its offset whether or not indexing worked (M9)."""
     publish(Event().value)
-    indexed_by(indexer)  # so that today's index exists
+    indexed_by(indexer)  # today's index exists
     event = Event()
-    places = publish(event.value)
+    offsets = publish(event.value)
     indices = ElasticsearchAdapter(Settings()).client().indices
     indices.put_settings(index="log.index-*", settings={"index.blocks.write": True})
     try:
@@ -271,10 +271,12 @@ def test_a_write_block_moves_no_position_and_makes_no_dead_letter(indexer: Index
         indices.put_settings(index="log.index-*", settings={"index.blocks.write": None})
     indexed_by(indexer)
     assert len(documents(event.uuid)) == 1
-    assert dead_letters(*places[0]) == []
+    assert dead_letters(*offsets[0]) == []
 
 
-def test_positions_reach_the_end_and_the_consumer_group_mirrors_them(indexer: Indexer) -> None:
+def test_positions_reach_the_end_offsets_and_the_consumer_group_mirrors_them(
+    indexer: Indexer,
+) -> None:
     publish(*(Event().value for _ in range(20)))
     indexed_by(indexer)
     lags = partition_lags(ACCESS_LOG, indexer.servers.log, KEPT)
@@ -283,7 +285,7 @@ def test_positions_reach_the_end_and_the_consumer_group_mirrors_them(indexer: In
     assert mirrored == {each.partition: each.high for each in lags if each.high}
 
 
-def test_a_hundred_thousand_events_become_exactly_as_many_documents(indexer: Indexer) -> None:
+def test_a_hundred_thousand_events_become_a_hundred_thousand_documents(indexer: Indexer) -> None:
     marker = uuid.uuid4().hex
     names = [*REFERENCE_VALUES, "nobody"]
     publish(

@@ -1,4 +1,4 @@
-"""The KPIs on the real servers, against counts of what was published and of the raw documents."""
+"""The KPIs on the real servers, compared with counts of published events and of raw documents."""
 
 import math
 import random
@@ -20,13 +20,13 @@ from kp_platform_tests.stack import Stack
 
 HOUR = timedelta(hours=1)
 MILLISECOND = timedelta(milliseconds=1)
-KNOWN = ("presto", "kafka")  # fully enriched, as the reference data have them
+KNOWN = ("presto", "kafka")  # with complete reference data
 NAMES = (*KNOWN, "nobody", "", "😀" * 300)
 
 
 @pytest.fixture(autouse=True)
 def caught_up(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that other tests have sent is indexed, and hours need no pause."""
+    """Events of other tests are indexed, and no pause separates two counts of an hour."""
     if "quiet_stack" in request.fixturenames:
         request.getfixturevalue("quiet_stack")
         monkeypatch.setenv("KP_KPI_SECONDS", "0")
@@ -40,7 +40,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def publish_in(hour: datetime, count: int, seed: int) -> list[Event]:
-    """Events at moments of the hour, its first and last millisecond too, three dead letters."""
+    """Events all over the hour, first and last millisecond included, and three dead letters."""
     chance, marker = random.Random(seed), uuid.uuid4().hex
     events = [
         Event(name=chance.choice(NAMES), uri=f"/{marker}/{chance.randrange(20)}")
@@ -54,7 +54,7 @@ def publish_in(hour: datetime, count: int, seed: int) -> list[Event]:
 
 
 def run(instance: dg.DagsterInstance, tags: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """Run the job; the metadata of each partition that was materialized."""
+    """Run the job; returns the metadata of each materialized partition."""
     job = build_definitions().resolve_job_def("compute_access_kpi")
     result = job.execute_in_process(instance=instance, tags=tags)
     return {
@@ -64,7 +64,7 @@ def run(instance: dg.DagsterInstance, tags: dict[str, str]) -> dict[str, dict[st
 
 
 def backfill(instance: dg.DagsterInstance, first: datetime, last: datetime) -> dict[str, Any]:
-    """One run over hours that follow each other, as a backfill of the Dagster UI starts it."""
+    """One run over consecutive hours, as a backfill in the Dagster UI starts it."""
     return run(
         instance,
         {
@@ -75,7 +75,7 @@ def backfill(instance: dg.DagsterInstance, first: datetime, last: datetime) -> d
 
 
 def tick(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
-    """The runs that the sensor asks for right now."""
+    """The runs that a tick of the sensor requests."""
     sensor = build_definitions().resolve_sensor_def("access_kpi_hours")
     resources = {"settings": Settings(), "elasticsearch": ElasticsearchAdapter(Settings())}
     with dg.build_sensor_context(instance=instance, resources=resources) as context:
@@ -83,7 +83,7 @@ def tick(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
 
 
 def settle(instance: dg.DagsterInstance) -> set[str]:
-    """Do what the sensor asks for until it asks for no more; the partitions computed."""
+    """Run what the sensor requests until it requests nothing; returns the computed partitions."""
     computed: set[str] = set()
     for _ in range(30):
         requests = tick(instance)
@@ -91,17 +91,17 @@ def settle(instance: dg.DagsterInstance) -> set[str]:
             return computed
         for request in requests:
             computed |= run(instance, dict(request.tags)).keys()
-    pytest.fail("the sensor asks again and again")
+    pytest.fail("the sensor does not stop requesting runs")
 
 
 def kpi(hour: datetime, scope: str) -> dict[str, dict[str, Any]]:
-    """The stored documents of an hour by name."""
+    """The stored KPIs of an hour by name."""
     query = {"bool": {"filter": [{"term": {"hour": hour.isoformat()}}, {"term": {"scope": scope}}]}}
     return {each.get("name", ""): each for each in search("access.kpi", query)}
 
 
 def delays(hour: datetime) -> list[tuple[str, int]]:
-    """Name and delay of each raw document of the hour, by a plain search."""
+    """Name and delay of each document of the log in the hour, by a plain search."""
     client = ElasticsearchAdapter(Settings()).client()
     window = {"gte": hour.isoformat(), "lt": (hour + HOUR).isoformat()}
     answer = client.search(index="log.index", query={"range": {"@timestamp": window}}, size=10_000)
@@ -118,7 +118,7 @@ def p95(values: Sequence[int]) -> float:
 
 
 def check(hour: datetime, events: Sequence[Event], dead_letters: int) -> None:
-    """The stored documents tell exactly these events."""
+    """Fails unless the stored KPIs are those of exactly these events."""
     measured = delays(hour)
     assert len(measured) == len(events)
     [total] = kpi(hour, "all").values()
@@ -145,15 +145,15 @@ def test_hours_equal_an_independent_count_after_a_backfill_over_several_hours(
 ) -> None:
     hours = unused_hours(4)
     events = {hour: publish_in(hour, 60 + n, seed=n) for n, hour in enumerate(hours[:3])}
-    sent_again = events[hours[0]][:5]
-    publish(*(event.value for event in sent_again), at=hours[0])  # not accesses
+    duplicates = events[hours[0]][:5]
+    publish(*(event.value for event in duplicates), at=hours[0])  # counted once
     run_indexer()
     materialized = backfill(instance, hours[0], hours[3])
     assert list(materialized) == [key_of(hour) for hour in hours]
     for hour in hours[:3]:
         check(hour, events[hour], dead_letters=3)
         assert materialized[key_of(hour)]["accesses"] == len(events[hour])
-    [empty] = kpi(hours[3], "all").values()  # it was asked for
+    [empty] = kpi(hours[3], "all").values()  # the backfill includes it
     assert {field: empty[field] for field in ("accesses", "distinct_names", "dead_letters")} == {
         "accesses": 0,
         "distinct_names": 0,
@@ -163,7 +163,7 @@ def test_hours_equal_an_independent_count_after_a_backfill_over_several_hours(
     assert instance.get_materialized_partitions(dg.AssetKey("access_kpi")) == set(materialized)
 
 
-def test_late_events_are_noticed_and_only_their_hour_is_computed_again(
+def test_late_events_are_detected_and_only_their_hour_is_recomputed(
     quiet_stack: Stack, instance: dg.DagsterInstance
 ) -> None:
     hours = unused_hours(3)
@@ -181,19 +181,19 @@ def test_late_events_are_noticed_and_only_their_hour_is_computed_again(
     check(hours[2], events[hours[2]], dead_letters=4)
 
 
-def test_documents_that_were_enriched_anew_or_are_gone_are_noticed(
+def test_refreshed_and_deleted_documents_are_detected(
     quiet_stack: Stack, instance: dg.DagsterInstance
 ) -> None:
     [hour] = unused_hours(1)
-    gone = f"gone-{uuid.uuid4().hex}"
-    stays, goes = Event(name="nobody"), Event(name=gone)
-    publish(stays.value, goes.value, at=hour)
+    deleted_name = f"deleted-{uuid.uuid4().hex}"
+    kept, deleted = Event(name="nobody"), Event(name=deleted_name)
+    publish(kept.value, deleted.value, at=hour)
     run_indexer()
     settle(instance)
-    assert kpi(hour, "name").keys() == {"nobody", gone}
+    assert kpi(hour, "name").keys() == {"nobody", deleted_name}
     client, index = ElasticsearchAdapter(Settings()).client(), f"log.index-{hour:%Y.%m.%d}"
-    client.update(index=index, id=stays.uuid, doc={"enrichment": {"state": "complete"}})
-    client.delete(index=index, id=goes.uuid)
+    client.update(index=index, id=kept.uuid, doc={"enrichment": {"state": "complete"}})
+    client.delete(index=index, id=deleted.uuid)
     client.indices.refresh(index=index)
     assert settle(instance) == {key_of(hour)}
     assert kpi(hour, "name").keys() == {"nobody"}
@@ -201,7 +201,7 @@ def test_documents_that_were_enriched_anew_or_are_gone_are_noticed(
     assert (total["accesses"], total["complete"], total["distinct_names"]) == (1, 1, 1)
 
 
-def test_an_hour_just_computed_waits_for_its_pause(
+def test_an_hour_is_recomputed_after_its_pause(
     quiet_stack: Stack, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [hour] = unused_hours(1)
@@ -216,13 +216,13 @@ def test_an_hour_just_computed_waits_for_its_pause(
     assert settle(instance) == {key_of(hour)}
 
 
-def test_late_events_are_counted_by_themselves(whole_stack: Stack) -> None:
+def test_late_events_are_counted_automatically(whole_stack: Stack) -> None:
     """Topic -> enriched log -> sensor tick of the daemon -> run -> the hour's KPIs."""
     [hour] = unused_hours(1)
     publish(Event(name="presto").value, Event(name="nobody").value, at=hour)
-    told = ("accesses", "distinct_names", "complete", "dead_letters")
+    fields = ("accesses", "distinct_names", "complete", "dead_letters")
 
     def figures() -> list[tuple[int, ...]]:
-        return [tuple(total[field] for field in told) for total in kpi(hour, "all").values()]
+        return [tuple(total[field] for field in fields) for total in kpi(hour, "all").values()]
 
     wait_for(lambda: figures() == [(2, 2, 1, 0)], "the hour is computed", seconds=400)

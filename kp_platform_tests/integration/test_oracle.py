@@ -1,4 +1,4 @@
-"""The oracle catches what it is there for, and shares no code with what it judges."""
+"""The oracle detects faulty variants of the indexer, and shares no code with what it checks."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ INDEPENDENT = ("oracle.py", "ledger.py", "servers.py")
 
 
 @pytest.mark.parametrize("name", INDEPENDENT)
-def test_the_oracle_imports_nothing_of_what_it_judges(name: str) -> None:
+def test_the_oracle_imports_nothing_of_what_it_checks(name: str) -> None:
     names = set(imported(ROOT / "kp_platform_tests" / "fault_injection" / name))
     inside = {each for each in names if each.startswith("kp_platform_tests")}
     allowed = {
@@ -29,7 +29,7 @@ def test_the_oracle_imports_nothing_of_what_it_judges(name: str) -> None:
 
 @pytest.fixture
 def servers(quiet_stack: Stack) -> Iterator[Servers]:
-    """Nobody indexes but the test, and everything is indexed; its documents go afterwards."""
+    """Only the test indexes, everything is indexed; afterwards its documents are deleted."""
     sound()
     servers = FaultHarness(quiet_stack.settings, quiet_stack.variables).servers
     yield servers
@@ -38,7 +38,7 @@ def servers(quiet_stack: Stack) -> Iterator[Servers]:
             search.request("DELETE", f"/{hit['_index']}/_doc/{hit['_id']}")
 
 
-def test_the_pipeline_as_it_is_leaves_nothing_to_find(servers: Servers) -> None:
+def test_the_oracle_finds_nothing_wrong_with_the_indexer(servers: Servers) -> None:
     verdict = verdict_of(Oracle(servers, Ledger(), alone=False), sound, EVENTS)
     assert {kind: verdict.counts[kind] for kind in KINDS} == dict.fromkeys(KINDS, 0), (
         verdict.examples
@@ -51,11 +51,17 @@ def test_the_pipeline_as_it_is_leaves_nothing_to_find(servers: Servers) -> None:
     ("control", "kind", "count"),
     [
         ("random ids", "duplicate", EVENTS),
-        ("inner join", "lost", EVENTS // 3 + 1),  # accesses of nobody, and the dead letter
+        (
+            "inner join",
+            "lost",
+            EVENTS // 3 + 1,
+        ),  # accesses without a reference row, and the dead letter
         ("position first", "lost", EVENTS + 1),
     ],
 )
-def test_a_broken_variant_is_caught(servers: Servers, control: str, kind: str, count: int) -> None:
+def test_a_faulty_variant_is_detected(
+    servers: Servers, control: str, kind: str, count: int
+) -> None:
     verdict = verdict_of(Oracle(servers, Ledger(), alone=False), CONTROLS[control], EVENTS)
     assert verdict.counts[kind] == count
     assert len(verdict.examples[kind]) == 10

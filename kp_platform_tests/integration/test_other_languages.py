@@ -1,4 +1,4 @@
-"""Another language on the same topic: the Go example of the docs, built and run for real."""
+"""The Go example of the documentation, built and run on the same topic."""
 
 import json
 import os
@@ -26,13 +26,13 @@ from kp_platform_tests.stack import ROOT, Stack
 
 FOLDER = ROOT / "docs" / "other-languages" / "go"
 LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=300)
-# What tells one document of the same name from another.
+# The fields in which documents of the same name differ.
 OWN = {"uuid", "uri", "@timestamp", "partition", "offset", "indexed_at", "delay_ms"}
 
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Producer and consumer, built by the commands of their README, with no trace outside."""
+    """Producer and consumer, built with the commands of their README in a temporary folder."""
     commands = re.search(r"^export GO111MODULE.*\ngo build .*$", readme(), re.M)
     assert commands
     assert "/tmp/kp-go/" in commands[0]
@@ -50,7 +50,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def indexer(quiet_stack: Stack) -> Indexer:
-    """A pipeline that is caught up with what other tests have sent."""
+    """An indexer that has indexed the events of other tests."""
     indexer = Indexer(
         ACCESS_LOG,
         servers(Settings()),
@@ -65,7 +65,7 @@ def readme() -> str:
 
 
 def produce(programs: Path, *arguments: str) -> list[dict[str, str]]:
-    """The events that the producer says Kafka has taken."""
+    """The events that the producer reports as acknowledged."""
     done = subprocess.run(
         [programs / "producer", *arguments], stdout=subprocess.PIPE, timeout=60, check=True
     )
@@ -73,7 +73,7 @@ def produce(programs: Path, *arguments: str) -> list[dict[str, str]]:
 
 
 def consume(programs: Path, group: str, identities: set[str]) -> list[dict[str, Any]]:
-    """The lines of the consumer that carry these uuids; it ends once they are there."""
+    """The consumer's lines with these uuids. It ends when all have arrived."""
     command: list[str | Path] = [programs / "consumer", "-group", group]
     found: list[dict[str, Any]] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as consumer:
@@ -86,8 +86,8 @@ def consume(programs: Path, group: str, identities: set[str]) -> list[dict[str, 
             if len(found) == len(identities):
                 break
         consumer.terminate()
-        consumer.communicate()  # with nobody reading, a full pipe would keep it from ending
-        assert consumer.returncode == 0, f"{len(found)} of {len(identities)} events came"
+        consumer.communicate()  # an unread, full pipe would keep it from ending
+        assert consumer.returncode == 0, f"{len(found)} of {len(identities)} events arrived"
         deadline.cancel()
     return found
 
@@ -97,7 +97,7 @@ def positions(indexer: Indexer) -> dict[int, int | None]:
     return {each.partition: each.position for each in lags}
 
 
-def test_events_from_go_come_out_enriched_like_any_other(indexer: Indexer, programs: Path) -> None:
+def test_events_from_go_are_enriched_like_others(indexer: Indexer, programs: Path) -> None:
     ours = Event(name="kafka")
     sent = produce(programs, "-count", "20", "-name", "kafka")
     publish(ours.value)
@@ -119,7 +119,9 @@ def test_events_from_go_come_out_enriched_like_any_other(indexer: Indexer, progr
         assert {name: document[name] for name in common} == {n: reference[n] for n in common}
 
 
-def test_a_name_of_any_script_from_go_arrives_as_it_is(indexer: Indexer, programs: Path) -> None:
+def test_a_name_in_any_script_from_go_is_indexed_unchanged(
+    indexer: Indexer, programs: Path
+) -> None:
     name = '<b>Grüße</b> "q" \\ 漢字 🙂 & \''
     [sent] = produce(programs, "-name", name)
     list(indexer.run())
@@ -128,9 +130,7 @@ def test_a_name_of_any_script_from_go_arrives_as_it_is(indexer: Indexer, program
     assert document["enrichment"] == {"state": "none", "missing": ["mysql", "redis"]}
 
 
-def test_go_reads_the_topic_beside_the_platform_and_moves_nothing_of_it(
-    indexer: Indexer, programs: Path
-) -> None:
+def test_a_go_consumer_does_not_affect_the_platform(indexer: Indexer, programs: Path) -> None:
     ours = Event(name="kafka")
     publish(ours.value)
     sent = {event["uuid"]: event for event in produce(programs, "-count", "3")}

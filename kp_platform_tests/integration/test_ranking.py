@@ -1,4 +1,4 @@
-"""The ranking on the real servers, against counts by plain clients and of what was published."""
+"""The ranking on the real servers, compared with counts of the published events."""
 
 import random
 import subprocess
@@ -30,8 +30,8 @@ from kp_platform_tests.stack import ROOT, Stack
 HOUR = timedelta(hours=1)
 MILLISECOND = timedelta(milliseconds=1)
 Scores = list[tuple[str, int]]
-# Ranks one hour, then the other, until it is killed.
-RANK_FOR_EVER = """
+# Computes the ranking of each hour in turn until it is killed.
+RANK_REPEATEDLY = """
 import sys
 from datetime import datetime
 from kp_platform_tests.integration.test_ranking import ranking
@@ -56,7 +56,7 @@ def ranking(size: int = 100) -> Ranking:
 
 @pytest.fixture(autouse=True)
 def caught_up(request: pytest.FixtureRequest) -> None:
-    """Everything that other tests have sent is indexed."""
+    """The events of other tests are indexed."""
     if "quiet_stack" in request.fixturenames:
         request.getfixturevalue("quiet_stack")
         run_indexer()
@@ -64,7 +64,7 @@ def caught_up(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def plain_redis(quiet_stack: Stack) -> Iterator["redis.Redis"]:
-    """Redis as any application reads it."""
+    """A plain Redis client."""
     url = quiet_stack.settings.redis_url.get_secret_value()
     with redis.Redis.from_url(url, decode_responses=True) as client:
         yield client
@@ -83,7 +83,7 @@ def popular(plain_redis: "redis.Redis", key: str, last: int = -1) -> Scores:
 
 
 def counted(keys: Sequence[str]) -> Scores:
-    """By accesses, equal ones by their bytes; both descending."""
+    """Sorted by accesses, equal ones by their bytes, both descending."""
     scores = Counter(keys).items()
     return sorted(scores, key=lambda item: (item[1], item[0].encode()), reverse=True)
 
@@ -93,7 +93,7 @@ def ranked_documents(kind: str) -> list[dict[str, Any]]:
 
 
 def publish_in(hour: datetime, events: Sequence[Event]) -> None:
-    """Each at another moment of the hour, its first and its last millisecond too."""
+    """Spread over the hour, first and last millisecond included."""
     last = len(events) - 1
     for number, event in enumerate(events):
         at = hour + (HOUR - MILLISECOND) * (number / last)
@@ -111,13 +111,13 @@ def some_events(marker: str) -> list[Event]:
     ]
 
 
-def test_the_ranking_is_an_independent_count_of_the_window(
+def test_the_ranking_equals_an_independent_count_of_the_window(
     quiet_stack: Stack, plain_redis: "redis.Redis"
 ) -> None:
     [hour] = unused_hours(1)
     events = some_events(uuid.uuid4().hex)
     publish_in(hour, events)
-    publish(*(event.value for event in events[:20]), at=hour)  # sent again: not accesses
+    publish(*(event.value for event in events[:20]), at=hour)  # duplicates
     publish(Event().value, b"not an event", at=hour - MILLISECOND)  # before the window
     publish(Event().value, at=hour + HOUR)  # its end is not part of it
     publish(b"not an event", at=hour)
@@ -137,7 +137,7 @@ def test_the_ranking_is_an_independent_count_of_the_window(
         assert {each["window_seconds"] for each in found} == {3600}
 
 
-def test_each_place_is_joined_with_mysql_redis_and_its_latest_event(quiet_stack: Stack) -> None:
+def test_each_ranked_key_has_its_reference_data_and_latest_event(quiet_stack: Stack) -> None:
     [hour] = unused_hours(1)
     marker = uuid.uuid4().hex
     unknown = f"nobody-{marker}"
@@ -165,7 +165,7 @@ def test_each_place_is_joined_with_mysql_redis_and_its_latest_event(quiet_stack:
     assert (first["key"], first["last_uuid"]) == (events[0].uri, events[1].uuid)
 
 
-def test_a_smaller_ranking_leaves_nothing_of_the_larger_and_an_empty_window_nothing(
+def test_a_ranking_replaces_a_larger_one_completely(
     quiet_stack: Stack, plain_redis: "redis.Redis"
 ) -> None:
     [hour] = unused_hours(1)
@@ -184,15 +184,15 @@ def test_a_smaller_ranking_leaves_nothing_of_the_larger_and_an_empty_window_noth
     assert report.removed == 8
     assert [each["key"] for each in ranked_documents("name")] == ["n5", "n4"]
     assert len(ranked_documents("uri")) == 2
-    places = ["ranking:name:1", "ranking:name:2", "ranking:uri:1", "ranking:uri:2"]
-    assert sorted(plain_redis.keys("ranking:name:*") + plain_redis.keys("ranking:uri:*")) == places
+    keys = ["ranking:name:1", "ranking:name:2", "ranking:uri:1", "ranking:uri:2"]
+    assert sorted(plain_redis.keys("ranking:name:*") + plain_redis.keys("ranking:uri:*")) == keys
     empty = ranking().compute(hour)
     assert (empty.events, empty.removed) == (0, 4)
     assert plain_redis.keys("ranking:*") == ["ranking:state"]
     assert ranked_documents("name") == ranked_documents("uri") == []
 
 
-def test_a_run_that_is_killed_leaves_the_old_ranking_or_the_new_and_the_next_is_exact(
+def test_a_killed_run_leaves_a_complete_ranking_and_the_next_is_exact(
     quiet_stack: Stack, plain_redis: "redis.Redis"
 ) -> None:
     hours = unused_hours(2)
@@ -205,7 +205,7 @@ def test_a_run_that_is_killed_leaves_the_old_ranking_or_the_new_and_the_next_is_
     ends = [(hour + HOUR).isoformat() for hour in hours]
     for attempt in range(3):
         run = subprocess.Popen(
-            [sys.executable, "-c", RANK_FOR_EVER, *ends],
+            [sys.executable, "-c", RANK_REPEATEDLY, *ends],
             env=quiet_stack.variables,
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -218,7 +218,7 @@ def test_a_run_that_is_killed_leaves_the_old_ranking_or_the_new_and_the_next_is_
                 run.wait(timeout=random.Random(attempt).uniform(0, 2))
             except subprocess.TimeoutExpired:
                 run.kill()
-        plain_redis.ping()  # what the run has sent was taken before the next command
+        plain_redis.ping()  # Redis has executed what the run has sent
         left = popular(plain_redis, "ranking:names"), popular(plain_redis, "ranking:uris")
         assert left in expected.values()
         listed = popular(plain_redis, "ranking:entries")
@@ -237,7 +237,7 @@ def test_a_run_that_is_killed_leaves_the_old_ranking_or_the_new_and_the_next_is_
     assert [(each["key"], each["accesses"]) for each in ranked_documents("uri")] == uris
 
 
-def test_a_message_that_trino_cannot_decode_does_not_spoil_the_ranking(quiet_stack: Stack) -> None:
+def test_the_ranking_skips_a_message_that_trino_cannot_decode(quiet_stack: Stack) -> None:
     [hour] = unused_hours(1)
     name = f"nobody-{uuid.uuid4().hex}"
     before, after = Event(name=name), Event(name=name)
@@ -251,7 +251,7 @@ def test_a_message_that_trino_cannot_decode_does_not_spoil_the_ranking(quiet_sta
 
 
 def tick(instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
-    """What the sensor of the ranking answers right now."""
+    """The result of a tick of the ranking's sensor."""
     sensor = build_definitions().resolve_sensor_def("access_ranking_refresh")
     resources = {
         "kafka": KafkaAdapter(Settings()),
@@ -273,15 +273,15 @@ def run_job(instance: dg.DagsterInstance) -> dict[str, Any]:
     return {key: value.value for key, value in materialization.metadata.items()}
 
 
-def test_the_sensor_asks_for_a_run_when_accesses_changed_and_only_then(
+def test_the_sensor_requests_a_run_only_when_accesses_changed(
     quiet_stack: Stack, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KP_RANKING_WINDOW_SECONDS", "1000000000")  # nothing leaves it meanwhile
+    monkeypatch.setenv("KP_RANKING_WINDOW_SECONDS", "1000000000")  # no event leaves the window
     monkeypatch.setenv("KP_RANKING_SECONDS", "0")
     publish(Event().value)
     run_indexer()
-    asked = tick(instance)
-    assert isinstance(asked, dg.RunRequest)
+    requested = tick(instance)
+    assert isinstance(requested, dg.RunRequest)
     metadata = run_job(instance)
     events = metadata["events"]
     assert metadata["names"] >= 1
@@ -299,7 +299,7 @@ def test_the_sensor_asks_for_a_run_when_accesses_changed_and_only_then(
     assert f"ranked {events} events" in str(paused.skip_message)
 
 
-def test_an_access_is_ranked_by_itself(whole_stack: Stack) -> None:
+def test_an_access_is_ranked_automatically(whole_stack: Stack) -> None:
     """Topic -> enriched log -> sensor tick of the daemon -> run -> ranking."""
     event = Event(name=f"nobody-{uuid.uuid4().hex}")
     publish(event.value)

@@ -1,4 +1,4 @@
-"""Documents follow changes of reference data on the real servers."""
+"""Changes of reference data refresh documents, on the real servers."""
 
 import threading
 import uuid
@@ -50,12 +50,12 @@ def published_changes(*changes: ReferenceChange) -> int:
 
 
 def change(name: str, url: str) -> None:
-    announcing = partial(publish_changes, Settings().kafka_bootstrap_servers)
-    set_reference(MySQLAdapter(Settings()), RedisAdapter(Settings()), announcing, name, url)
+    publishing = partial(publish_changes, Settings().kafka_bootstrap_servers)
+    set_reference(MySQLAdapter(Settings()), RedisAdapter(Settings()), publishing, name, url)
 
 
-def forget(*names: str) -> None:
-    """Other tests count the reference data."""
+def delete_reference(*names: str) -> None:
+    """Delete reference data: other tests count them."""
     for name in names:
         with MySQLAdapter(Settings())._cursor() as cursor:
             cursor.execute("DELETE FROM testing.tests WHERE test_name = %s", (name,))
@@ -65,24 +65,24 @@ def forget(*names: str) -> None:
 
 @pytest.fixture
 def caught_up(quiet_stack: Stack) -> Iterator[None]:
-    """Nothing waits in either flow; afterwards the reference data are the example's again."""
+    """Neither flow has lag. Afterwards the reference data are those of the example."""
     indexed_by(ACCESS_LOG)
     indexed_by(REFERENCE_CHANGES)
     ids = MySQLAdapter(Settings()).ids()
     yield
-    forget(*(name for name in MySQLAdapter(Settings()).ids() if name not in ids))
+    delete_reference(*(name for name in MySQLAdapter(Settings()).ids() if name not in ids))
     seed(MySQLAdapter(Settings()), RedisAdapter(Settings()), lambda changes: None)
 
 
 def indexed(count: int, name: str) -> list[str]:
-    """Publish and index so many events of a name; returns their uuids."""
+    """Publish and index events of a name; returns their uuids."""
     events = [Event(name=name) for _ in range(count)]
     publish(*(event.value for event in events))
     indexed_by(ACCESS_LOG)
     return [event.uuid for event in events]
 
 
-def test_an_announcement_is_a_message_that_any_program_could_have_written(
+def test_a_published_change_is_a_plain_kafka_message(
     caught_up: None,
 ) -> None:
     key = str(uuid.uuid4())
@@ -116,17 +116,17 @@ def test_an_announcement_is_a_message_that_any_program_could_have_written(
     assert ("ce_type", b"kp.reference.v1") in (seen[0].headers() or [])
 
 
-def test_a_broker_that_is_down_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(NotPublished, match="1 of 1 changes were not published .* publish again"):
+def test_an_unreachable_broker_is_an_error_with_a_remedy() -> None:
+    with pytest.raises(NotPublished, match="1 of 1 changes are not announced .* announce again"):
         publish_changes("127.0.0.1:1", [ReferenceChange("mysql", "x")], timeout_seconds=0.5)
 
 
-def test_documents_of_a_changed_name_follow_and_all_others_are_untouched(caught_up: None) -> None:
+def test_a_change_refreshes_the_documents_of_its_name_only(caught_up: None) -> None:
     name, other = (f"name-{uuid.uuid4()}" for _ in range(2))
     change(name, "https://old.example/")
     indexed_by(REFERENCE_CHANGES)
-    mine, others = indexed(12_000, name), indexed(50, other)
-    before = documents(*others)
+    changed, unchanged = indexed(12_000, name), indexed(50, other)
+    before = documents(*unchanged)
     change(name, "https://new.example/")
     reports = indexed_by(REFERENCE_CHANGES)
     assert sum(report.outcome.refreshed for report in reports) == 12_000
@@ -138,12 +138,14 @@ def test_documents_of_a_changed_name_follow_and_all_others_are_untouched(caught_
         aggs={"values": {"terms": {"field": "redis_value"}}},
     )["aggregations"]["values"]["buckets"]
     assert {each["key"]: each["doc_count"] for each in buckets} == {"https://new.example/": 12_000}
-    assert documents(*others) == before
-    assert {each["uri"] for each in documents(*mine[:100])} == {f"/{key}" for key in mine[:100]}
+    assert documents(*unchanged) == before
+    assert {each["uri"] for each in documents(*changed[:100])} == {
+        f"/{key}" for key in changed[:100]
+    }
     assert lag(REFERENCE_CHANGES) == 0
 
 
-def test_a_name_first_seen_without_a_row_is_completed_after_its_row_came(caught_up: None) -> None:
+def test_documents_without_a_row_are_completed_when_the_row_is_added(caught_up: None) -> None:
     name = f"name-{uuid.uuid4()}"
     ids = indexed(3, name)
     assert {each["enrichment"]["state"] for each in documents(*ids)} == {"none"}
@@ -155,7 +157,7 @@ def test_a_name_first_seen_without_a_row_is_completed_after_its_row_came(caught_
         assert document["enrichment"] == {"state": "complete", "missing": []}
 
 
-def test_of_changes_that_race_the_newest_wins_while_traffic_runs(caught_up: None) -> None:
+def test_the_newest_of_concurrent_changes_wins_under_traffic(caught_up: None) -> None:
     """Three runs apply changes of one name side by side, while another indexes its events."""
     name = f"name-{uuid.uuid4()}"
     ids = indexed(2_000, name)
@@ -191,7 +193,7 @@ def test_of_changes_that_race_the_newest_wins_while_traffic_runs(caught_up: None
     assert Counter(each["redis_value"] for each in found) == {"https://example.org/7": len(ids)}
 
 
-def test_a_change_by_the_command_line_is_followed_by_itself(whole_stack: Stack) -> None:
+def test_a_change_by_the_command_line_refreshes_documents_automatically(whole_stack: Stack) -> None:
     """Event -> document without a row; `kp reference set` -> message -> sensor -> run."""
     name = f"name-{uuid.uuid4()}"
     event = Event(name=name)
@@ -206,4 +208,4 @@ def test_a_change_by_the_command_line_is_followed_by_itself(whole_stack: Stack) 
     wait_for(is_complete, "the completed document")
     [document] = documents(event.uuid)
     assert document["redis_value"] == "https://set.example/"
-    forget(name)
+    delete_reference(name)

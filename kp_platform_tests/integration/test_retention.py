@@ -1,4 +1,4 @@
-"""Housekeeping on the real servers: what it tells, and that it takes nothing that is needed."""
+"""Retention on the real servers: its report, and that it deletes nothing that is needed."""
 
 import json
 
@@ -21,7 +21,7 @@ from kp_platform_tests.integration.events import (
 from kp_platform_tests.stack import Stack
 
 
-def test_old_events_stay_while_the_topic_holds_them(quiet_stack: Stack) -> None:
+def test_expired_events_stay_while_the_topic_has_their_messages(quiet_stack: Stack) -> None:
     run_indexer()
     [hour] = unused_hours(1)
     event = Event()
@@ -32,21 +32,21 @@ def test_old_events_stay_while_the_topic_holds_them(quiet_stack: Stack) -> None:
         "KP_DEAD_LETTER_RETENTION_DAYS": "1",
         "KP_KPI_RETENTION_DAYS": "1",
     }
-    keeping = Stack(quiet_stack.settings, quiet_stack.variables | variables)
+    expiring = Stack(quiet_stack.settings, quiet_stack.variables | variables)
     for options in (("--dry-run",), ()):
-        found = json.loads(keeping.kp("retention", *options, "--json").stdout)
+        found = json.loads(expiring.kp("retention", *options, "--json").stdout)
         by_name = {each["what"]: each for each in found}
-        told = f"log.index-{hour:%Y.%m.%d}: analyze.action still holds messages of it"
-        assert told in by_name["log.index"]["kept"]
+        reason = f"log.index-{hour:%Y.%m.%d}: analyze.action still holds messages of it"
+        assert reason in by_name["log.index"]["kept"]
         assert f"log.index-{hour:%Y.%m.%d}" not in by_name["log.index"]["names"]
         assert {"kp.dead", "kp.gaps", "access.kpi", "runs of Dagster"} <= by_name.keys()
-    said = keeping.kp("retention", "--dry-run").stdout
-    assert f"log.index-{hour:%Y.%m.%d}: analyze.action still holds messages of it" in said
+    printed = expiring.kp("retention", "--dry-run").stdout
+    assert f"log.index-{hour:%Y.%m.%d}: analyze.action still holds messages of it" in printed
     assert len(documents(event.uuid)) == 1
     assert index_registry.missing(ElasticsearchAdapter(Settings()), ACCESS_LOG) == []
 
 
-def test_the_job_deletes_old_kpis_and_keeps_the_rest(
+def test_the_job_deletes_expired_kpis_only(
     quiet_stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KP_KPI_RETENTION_DAYS", "30")

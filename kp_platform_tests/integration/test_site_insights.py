@@ -102,7 +102,7 @@ def hours_of(request: pytest.FixtureRequest) -> Callable[..., tuple[HourOfAccess
     return find
 
 
-def test_the_hours_of_the_last_day_come_oldest_first(
+def test_the_hours_of_the_last_day_are_sorted_oldest_first(
     hours_of: Callable[..., tuple[HourOfAccess, ...]],
 ) -> None:
     first, last = hour_of_access(CURRENT - 23 * HOUR), hour_of_access(CURRENT, accesses=7)
@@ -117,7 +117,7 @@ def test_an_hour_without_a_delay_has_none(
     assert hours_of(idle) == (idle,)
 
 
-def test_the_ranking_has_five_of_each_kind_in_order_of_their_rank(real: RealInsights) -> None:
+def test_the_ranking_has_five_keys_of_each_kind_sorted_by_rank(real: RealInsights) -> None:
     documents = [
         ranked(kind, rank, f"{kind}-{rank}") for rank in range(7, 0, -1) for kind in ("name", "uri")
     ]

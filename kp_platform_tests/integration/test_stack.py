@@ -1,14 +1,8 @@
-"""The stack itself: loopback only, restarts, answers of `kp`, and nothing left after an end."""
+"""The stack itself: sockets on loopback only, restarts, and the output of `kp`."""
 
 import json
-import signal
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import psutil
-import pytest
 
 from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.adapters.redis import RedisAdapter
@@ -20,13 +14,11 @@ from kp_platform.local.supervisor import Supervisor
 from kp_platform.operations.reference_data import REFERENCE_VALUES
 from kp_platform.settings import Settings
 from kp_platform_tests.conftest import wait_for
-from kp_platform_tests.stack import ROOT, Stack
-
-SECOND_STACK_OFFSET = "14000"
+from kp_platform_tests.stack import Stack
 
 
 def listening_sockets(process: psutil.Process) -> set[tuple[str, int]]:
-    """Address and port of each; a run that has ended meanwhile has none."""
+    """Address and port of each socket. A run that has just ended has none."""
     try:
         connections = process.net_connections("tcp")
     except psutil.NoSuchProcess:
@@ -53,13 +45,13 @@ def test_every_listening_socket_is_on_loopback(whole_stack: Stack) -> None:
     assert listening == {("127.0.0.1", port.number) for each in declared for port in each.ports}
 
 
-def test_status_tells_of_every_service_that_it_is_ready(whole_stack: Stack) -> None:
+def test_status_reports_every_service_as_ready(whole_stack: Stack) -> None:
     found = json.loads(whole_stack.kp("status", "--json").stdout)
     assert [each["service"] for each in found] == list(SERVICES)
     assert all(each["ready"] for each in found)
 
 
-def test_lag_is_a_list_of_partitions(whole_stack: Stack) -> None:
+def test_lag_lists_partitions(whole_stack: Stack) -> None:
     found = json.loads(whole_stack.kp("lag", "--json").stdout)
     by_flow = {flow.name: list(range(whole_stack.settings.topic_partitions)) for flow in FLOWS}
     assert [(each["flow"], each["partition"]) for each in found] == [
@@ -69,7 +61,7 @@ def test_lag_is_a_list_of_partitions(whole_stack: Stack) -> None:
     assert all(set(each) == fields for each in found)
 
 
-def test_config_masks_secrets_unless_asked(whole_stack: Stack) -> None:
+def test_config_masks_secrets_by_default(whole_stack: Stack) -> None:
     masked = json.loads(whole_stack.kp("config", "--json").stdout)
     shown = json.loads(whole_stack.kp("config", "--json", "--show-secrets").stdout)
     assert masked["KP_MYSQL_PASSWORD"] == "********"
@@ -85,10 +77,10 @@ def test_seed_is_repeatable(whole_stack: Stack) -> None:
     assert MySQLAdapter(Settings()).ids().keys() >= REFERENCE_VALUES.keys()
 
 
-def test_the_demo_tells_a_script_what_it_measured(whole_stack: Stack) -> None:
-    told = json.loads(whole_stack.kp("demo", "--requests", "5", "--json").stdout)
-    assert (told["requests"], told["documents"], told["lag"]) == (5, 5, 0)
-    total = told["latency_seconds"]["total"]
+def test_the_demo_prints_its_measurements_as_json(whole_stack: Stack) -> None:
+    printed = json.loads(whole_stack.kp("demo", "--requests", "5", "--json").stdout)
+    assert (printed["requests"], printed["documents"], printed["lag"]) == (5, 5, 0)
+    total = printed["latency_seconds"]["total"]
     assert 0 < total["p50"] <= total["p95"]
 
 
@@ -102,23 +94,23 @@ def test_no_secret_is_in_a_file_of_the_stack_or_in_a_command_line(whole_stack: S
         assert secret.encode() not in path.read_bytes(), path
 
 
-def test_a_service_that_dies_is_started_again(whole_stack: Stack) -> None:
-    keeper = Supervisor(whole_stack.settings.home)
-    before = keeper.programs()["redis"].pid
+def test_a_killed_service_is_restarted(whole_stack: Stack) -> None:
+    supervisor_of_stack = Supervisor(whole_stack.settings.home)
+    before = supervisor_of_stack.programs()["redis"].pid
     psutil.Process(before).kill()
 
     def is_back() -> bool:
-        program = keeper.programs()["redis"]
+        program = supervisor_of_stack.programs()["redis"]
         return program.pid not in (0, before) and program.state == "RUNNING"
 
-    wait_for(is_back, "redis runs again")
+    wait_for(is_back, "redis is restarted")
     RedisAdapter(Settings()).probe()
     assert RedisAdapter(Settings()).values(["presto"]) == {"presto": REFERENCE_VALUES["presto"]}
 
 
-def test_a_server_that_is_down_is_one_line_that_names_it(whole_stack: Stack) -> None:
-    keeper = Supervisor(whole_stack.settings.home)
-    keeper.stop_program("redis")
+def test_an_unavailable_server_is_reported_in_one_line_with_its_address(whole_stack: Stack) -> None:
+    supervisor_of_stack = Supervisor(whole_stack.settings.home)
+    supervisor_of_stack.stop_program("redis")
     try:
         done = whole_stack.kp("seed", check=False)
         assert done.returncode == 1
@@ -132,78 +124,11 @@ def test_a_server_that_is_down_is_one_line_that_names_it(whole_stack: Stack) -> 
         whole_stack.kp("up")
 
 
-def test_up_with_other_settings_than_the_running_stack_asks_for_down(whole_stack: Stack) -> None:
+def test_up_with_settings_other_than_the_running_stacks_asks_for_down_first(
+    whole_stack: Stack,
+) -> None:
     changed = Stack(whole_stack.settings, {**whole_stack.variables, "KP_SLICE_ROWS": "7"})
     done = changed.kp("up", check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert "KP_SLICE_ROWS" in done.stderr
     assert "`kp down`, then `kp up`" in done.stderr
-
-
-@pytest.fixture
-def second_home(stack: Stack, tmp_path: Path) -> dict[str, str]:
-    """The variables of another stack, of which nothing runs."""
-    own = {name: stack.variables[name] for name in stack.variables if not name.startswith("KP_")}
-    return {**own, "KP_HOME": str(tmp_path / "second"), "KP_PORT_OFFSET": SECOND_STACK_OFFSET}
-
-
-def start(variables: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "kp_platform", "up"],
-        env=variables,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_start_leaves_nothing_behind(
-    second_home: dict[str, str], number: signal.Signals, code: int
-) -> None:
-    starting = start(second_home)
-    assert starting.stdout is not None
-    assert "✓" in starting.stdout.readline()  # servers run now
-    starting.send_signal(number)
-    _, errors = starting.communicate(timeout=120)
-    assert starting.returncode == code
-    assert len(errors.splitlines()) <= 1
-    assert supervisor.processes(Path(second_home["KP_HOME"])) == []
-
-
-def test_a_taken_port_is_named_with_its_setting_and_nothing_is_started(
-    second_home: dict[str, str],
-) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 18_080 + int(SECOND_STACK_OFFSET)))
-        taken.listen()
-        starting = start(second_home)
-        _, errors = starting.communicate(timeout=60)
-    assert starting.returncode == 1
-    assert len(errors.splitlines()) == 1
-    assert "32080" in errors
-    assert "KP_TRINO_URL" in errors
-    assert supervisor.processes(Path(second_home["KP_HOME"])) == []
-
-
-def test_external_servers_are_only_probed(whole_stack: Stack, second_home: dict[str, str]) -> None:
-    """A second stack on the servers of the first one: only Dagster and the emitter are its own."""
-    servers = ("kafka", "mysql", "redis", "elasticsearch", "trino")
-    addresses = {
-        name: value
-        for name, value in whole_stack.variables.items()
-        if name.startswith(tuple(f"KP_{server.upper()}" for server in servers))
-    }
-    borrowed = {**second_home, **addresses, "KP_EXTERNAL": ",".join(servers)}
-    second = Stack(whole_stack.settings, borrowed)
-    try:
-        second.kp("up")
-        found = json.loads(second.kp("status", "--json").stdout)
-        assert [each["state"] == "external" for each in found] == [True] * 5 + [False] * 4
-        assert [each["pid"] is None for each in found] == [True] * 5 + [False] * 4
-        assert all(each["ready"] for each in found)
-    finally:
-        second.kp("down", "--purge")
-    assert supervisor.processes(Path(second_home["KP_HOME"])) == []
-    assert not Path(second_home["KP_HOME"]).exists()

@@ -1,4 +1,4 @@
-"""The engine is general: a fourth flow is declared, not programmed."""
+"""A further flow is a declaration without code."""
 
 import uuid
 from typing import Any
@@ -37,8 +37,8 @@ def test_a_declared_flow_is_joined_indexed_checked_and_watched(quiet_stack: Stac
         sensor = definitions.resolve_sensor_def("orders_offsets")
         resources = {"settings": Settings(), "kafka": kafka, "elasticsearch": elasticsearch}
         with dg.build_sensor_context(instance=instance, resources=resources) as context:
-            asked: Any = sensor(context)
-        assert [type(each) for each in asked] == [dg.RunRequest]
+            requested: Any = sensor(context)
+        assert [type(each) for each in requested] == [dg.RunRequest]
         job = definitions.resolve_job_def("index_orders")
         result = job.execute_in_process(instance=instance, run_config=config)
     checks = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}

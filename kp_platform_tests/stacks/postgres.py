@@ -1,6 +1,6 @@
-"""A real PostgreSQL for a while, Debian's: on loopback, in a folder of its own, with a password.
+"""A temporary PostgreSQL server, Debian's, on loopback and with a password.
 
-Belongs here: its start and end. Does not belong here: what is kept in it.
+Belongs here: its start and end. Does not belong here: its data.
 """
 
 import os
@@ -23,7 +23,7 @@ _UNPRIVILEGED = 65_534  # initdb and postgres refuse root
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """The URL of an empty database, the only place where its password stands. Raises RuntimeError
+    """The URL of an empty database; only the URL has its password. Raises RuntimeError
     when PostgreSQL is not installed or does not start."""
     with tempfile.TemporaryDirectory(prefix="kp-postgres-") as name:
         folder = Path(name)
@@ -40,12 +40,12 @@ def postgres() -> Iterator[str]:
             _await(url, server, folder / "log")
             yield url
         finally:
-            server.send_signal(signal.SIGINT)  # fast: it ends its sessions
+            server.send_signal(signal.SIGINT)  # fast shutdown: ends its sessions
             server.wait(60)
 
 
 def _initialised(folder: Path) -> str:
-    """Makes the first data, and returns the password of user `dagster`."""
+    """Initialize the data folder; returns the password of user `dagster`."""
     data, file, password = folder / "data", folder / "password", secrets.token_urlsafe(16)
     data.mkdir(mode=0o700)
     file.touch(mode=0o600)
@@ -63,7 +63,7 @@ def _initialised(folder: Path) -> str:
 
 
 def _command(program: str, *arguments: str) -> list[str]:
-    """Of the newest release that is installed, as a user that it accepts."""
+    """A command of the newest installed release, run as a user that it accepts."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"))
     if not found:
         raise RuntimeError("no PostgreSQL below /usr/lib/postgresql: `make test-packages`")

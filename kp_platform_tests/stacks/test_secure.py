@@ -1,7 +1,7 @@
-"""`kp up --secure`: the same demo over TLS and logins, and everything that is refused.
+"""`kp up --secure`: the demo over TLS with logins, and the requests that are refused.
 
-One stack of its own for the module; it keeps its settings itself (`stack.env`), so only its folder,
-its ports and what no user would have made up are named here.
+All tests share one stack. Its settings are stored in its folder (`stack.env`), so only the folder,
+the ports and the intervals are set here.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ from kp_platform.local.secure import write_certificate
 from kp_platform.local.settings import LocalSettings
 from kp_platform.settings import environment
 from kp_platform_tests.conftest import OFFSETS
-from kp_platform_tests.stack import Stack, on_free_ports
+from kp_platform_tests.stack import TEMPO, Stack, on_free_ports
 
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
@@ -52,10 +52,10 @@ def secure_stack() -> Iterator[Stack]:
         **{name: value for name, value in os.environ.items() if not name.startswith("KP_")},
         "KP_HOME": str(home),
         "KP_PORT_OFFSET": str(offset),
-        "KP_FOLLOW_IDLE_SECONDS": "2",
+        **{f"KP_{name.upper()}": str(value) for name, value in TEMPO.items()},
         "KP_DAGSTER_READ_ONLY": "true",
     }
-    folder = Path(tempfile.mkdtemp(prefix="kp-secure-cwd-"))  # no `.env` of a developer is there
+    folder = Path(tempfile.mkdtemp(prefix="kp-secure-cwd-"))  # without a developer's `.env`
     try:
         first = Stack(LocalSettings(_env_file=None, home=home), variables, folder)
         first.kp("up", "--secure")
@@ -68,18 +68,18 @@ def secure_stack() -> Iterator[Stack]:
 
 @pytest.fixture
 def secure(secure_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> LocalSettings:
-    """The settings of the stack, which this process finds in its folder as any `kp` does."""
+    """The settings of the stack, read from its folder as `kp` does."""
     monkeypatch.setenv("KP_HOME", str(secure_stack.settings.home))
     return secure_stack.settings
 
 
-def test_the_demo_says_what_it_says_on_a_plain_stack(secure_stack: Stack) -> None:
-    said = secure_stack.kp("demo").stdout
-    assert "Trino          joined each name with its MySQL row and its Redis value" in said
-    assert "200 requests, 200 documents, all correct; lag 0" in said
+def test_the_demo_prints_the_same_as_on_a_plain_stack(secure_stack: Stack) -> None:
+    output = secure_stack.kp("demo").stdout
+    assert "Trino          joined each with the MySQL row and the Redis value of its name" in output
+    assert "200 requests, 200 documents, each its own; lag 0" in output
 
 
-def test_kp_knows_the_stack_and_masks_its_secrets(secure_stack: Stack) -> None:
+def test_kp_finds_the_stack_and_masks_its_secrets(secure_stack: Stack) -> None:
     assert "redis-tunnel" in secure_stack.kp("status").stdout
     assert "analyze.action" in secure_stack.kp("lag").stdout
     done = secure_stack.kp("reference", "set", "kp", "x")
@@ -89,10 +89,10 @@ def test_kp_knows_the_stack_and_masks_its_secrets(secure_stack: Stack) -> None:
     assert [name for name, secret in secrets_of(secure_stack.settings) if secret in shown] == []
 
 
-def test_a_secure_stack_starts_again_without_being_told(secure_stack: Stack) -> None:
-    said = secure_stack.kp("up").stdout
-    assert "already running" in said
-    assert f"passwords    {secure_stack.settings.home}/stack.env" in said
+def test_a_secure_stack_starts_again_without_the_option(secure_stack: Stack) -> None:
+    output = secure_stack.kp("up").stdout
+    assert "already running" in output
+    assert f"passwords    {secure_stack.settings.home}/stack.env" in output
 
 
 class Probed(Protocol):
@@ -115,7 +115,7 @@ def wrong_redis(settings: LocalSettings) -> str:
 @pytest.mark.parametrize(
     ("make", "setting", "value", "sentence"),
     [
-        # an authority that did not sign the server's certificate
+        # an authority that has not signed the server's certificate
         (KafkaAdapter, "KP_CA_FILE", None, "Kafka presents a certificate that KP_CA_FILE does not"),
         (MySQLAdapter, "KP_CA_FILE", None, "MySQL presents a certificate that KP_CA_FILE does not"),
         (RedisAdapter, "KP_CA_FILE", None, "Redis presents a certificate that KP_CA_FILE does not"),
@@ -133,7 +133,7 @@ def wrong_redis(settings: LocalSettings) -> str:
             "Kafka requires TLS .*KP_KAFKA_SECURITY_PROTOCOL",
         ),
         (RedisAdapter, "KP_REDIS_URL", plain_redis, "Redis requires TLS .*KP_REDIS_URL"),
-        # TLS where the server has none: Elasticsearch here
+        # TLS to a server without it: Elasticsearch
         (
             ElasticsearchAdapter,
             "KP_ELASTICSEARCH_URL",
@@ -142,7 +142,7 @@ def wrong_redis(settings: LocalSettings) -> str:
         ),
     ],
 )
-def test_what_is_wrong_is_refused_within_seconds_with_its_setting(
+def test_a_wrong_setting_is_reported_within_seconds_by_name(
     secure: LocalSettings,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -178,7 +178,7 @@ def test_mysql_without_tls_is_refused(secure: LocalSettings) -> None:
         pass
 
 
-def test_every_port_is_on_loopback_and_those_with_users_speak_tls(secure: LocalSettings) -> None:
+def test_every_port_is_on_loopback_and_those_with_logins_use_tls(secure: LocalSettings) -> None:
     listening = {
         (connection.laddr.ip, connection.laddr.port)
         for process in supervisor.processes(secure.home)
@@ -224,7 +224,7 @@ INSERT = "INSERT INTO testing.tests (test_name) VALUES ('forbidden')"
 @pytest.mark.parametrize(
     "statement", [INSERT, "DELETE FROM testing.tests", "DROP TABLE testing.tests"]
 )
-def test_trinos_user_of_mysql_reads_and_cannot_write(secure: LocalSettings, statement: str) -> None:
+def test_trinos_user_of_mysql_may_only_read(secure: LocalSettings, statement: str) -> None:
     with mysql(secure, secure.mysql_trino_user, secure.mysql_trino_password) as cursor:
         assert cursor.execute("SELECT * FROM testing.tests") >= 4
         with pytest.raises(pymysql.OperationalError, match="command denied"):
@@ -235,7 +235,7 @@ def test_trinos_user_of_mysql_reads_and_cannot_write(secure: LocalSettings, stat
     "statement",
     ["DELETE FROM testing.tests", "SELECT * FROM mysql.user", "CREATE DATABASE another"],
 )
-def test_the_user_of_the_reference_rows_adds_and_changes_rows_only(
+def test_the_user_of_the_reference_rows_may_only_add_and_change_rows(
     secure: LocalSettings, statement: str
 ) -> None:
     MySQLAdapter(LocalSettings()).touch("presto")
@@ -246,7 +246,7 @@ def test_the_user_of_the_reference_rows_adds_and_changes_rows_only(
         cursor.execute(statement)
 
 
-def test_a_query_of_trino_cannot_write_either(secure: LocalSettings) -> None:
+def test_a_query_of_trino_cannot_write(secure: LocalSettings) -> None:
     statement = "INSERT INTO my_tests.testing.tests (test_name) VALUES ('forbidden')"
     with (
         pytest.raises(Exception, match="denied"),
@@ -255,7 +255,7 @@ def test_a_query_of_trino_cannot_write_either(secure: LocalSettings) -> None:
         list(answer.batches(1))
 
 
-def test_trinos_user_of_redis_reads_and_cannot_write(secure: LocalSettings) -> None:
+def test_trinos_user_of_redis_may_only_read(secure: LocalSettings) -> None:
     login = catalog_environment(secure)
     address = urlsplit(secure.redis_url.get_secret_value())
     with redis.Redis(
@@ -273,7 +273,7 @@ def test_trinos_user_of_redis_reads_and_cannot_write(secure: LocalSettings) -> N
                 client.execute_command(*command)
 
 
-def test_nobody_uses_redis_without_a_user(secure: LocalSettings) -> None:
+def test_redis_without_a_login_is_refused(secure: LocalSettings) -> None:
     address = urlsplit(secure.redis_url.get_secret_value())
     with (
         redis.Redis(
@@ -290,7 +290,7 @@ def as_user(settings: LocalSettings, user: str, password: SecretStr) -> dict[str
 
 
 def produced(options: dict[str, Any], topic: str) -> str:
-    """How the broker answers one message: an error's name, or nothing."""
+    """The name of the broker's error for one message; empty without an error."""
     answers: list[KafkaError | None] = []
     producer = Producer({**options, "message.timeout.ms": 10_000})
     producer.produce(topic, b"{}", on_delivery=lambda error, message: answers.append(error))
@@ -300,7 +300,7 @@ def produced(options: dict[str, Any], topic: str) -> str:
 
 
 def consumed(options: dict[str, Any], topic: str) -> str:
-    """How the broker answers the first fetch: an error's name, or nothing."""
+    """The name of the broker's error for the first fetch; empty without an error."""
     consumer = Consumer({**options, "group.id": "kp-test", "auto.offset.reset": "earliest"})
     deadline = time.monotonic() + 15
     try:
@@ -318,9 +318,7 @@ def consumed(options: dict[str, Any], topic: str) -> str:
 DENIED = "TOPIC_AUTHORIZATION_FAILED"
 
 
-def test_the_user_of_the_runs_only_reads_and_publishes_changes(
-    secure: LocalSettings,
-) -> None:
+def test_the_user_of_the_runs_may_only_consume_and_publish_changes(secure: LocalSettings) -> None:
     runs = as_user(secure, secure.kafka_user, secure.kafka_password)
     KafkaAdapter(LocalSettings()).publish_changes([ReferenceChange("redis", "presto")])
     assert consumed(runs, CHANGES) == ""
@@ -332,27 +330,27 @@ def test_the_user_of_the_runs_only_reads_and_publishes_changes(
         admin.delete_topics([ACCESS_LOG.topic])[ACCESS_LOG.topic].result(10)
 
 
-def test_trinos_user_of_kafka_reads_and_cannot_produce(secure: LocalSettings) -> None:
+def test_trinos_user_of_kafka_may_only_consume(secure: LocalSettings) -> None:
     trino = as_user(secure, secure.kafka_trino_user, secure.kafka_trino_password)
     assert AdminClient(trino).list_topics(timeout=10).topics.keys() >= {ACCESS_LOG.topic}
     for topic in (ACCESS_LOG.topic, CHANGES):
         assert produced(trino, topic) == DENIED
 
 
-def test_the_emitters_user_produces_and_cannot_read(secure: LocalSettings) -> None:
+def test_the_emitters_user_may_only_produce(secure: LocalSettings) -> None:
     emitter = as_user(secure, secure.emitter_kafka_user, secure.emitter_kafka_password)
     assert produced(emitter, CHANGES) == DENIED
     assert consumed(emitter, ACCESS_LOG.topic) == DENIED
 
 
-def test_dagsters_pages_change_nothing_when_they_are_told_so(secure_stack: Stack) -> None:
-    """The stack was made with KP_DAGSTER_READ_ONLY."""
+def test_dagsters_pages_are_read_only(secure_stack: Stack) -> None:
+    """The stack has KP_DAGSTER_READ_ONLY."""
     wiped = secure_stack.graphql('mutation { deletePipelineRun(runId: "any") { __typename } }')
     assert wiped["deletePipelineRun"]["__typename"] == "UnauthorizedError"
 
 
 def secrets_of(settings: LocalSettings) -> list[tuple[str, str]]:
-    """Every secret that was made up for the stack, by its setting."""
+    """Every generated secret of the stack, by its setting."""
     variables = environment(settings, secrets=True)
     made_up = [
         (name, password)
@@ -364,13 +362,13 @@ def secrets_of(settings: LocalSettings) -> list[tuple[str, str]]:
 
 
 def read(path: Path) -> bytes:
-    """Its bytes; none of a file that a server has removed meanwhile."""
+    """The bytes of a file; empty if a server has just removed it."""
     with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()
     return b""
 
 
-def test_no_secret_is_in_a_log_a_run_a_list_of_processes_or_any_file_but_one(
+def test_secrets_are_only_in_stack_env(
     secure_stack: Stack,
 ) -> None:
     home = secure_stack.settings.home
@@ -381,7 +379,7 @@ def test_no_secret_is_in_a_log_a_run_a_list_of_processes_or_any_file_but_one(
     assert holding == {home / "stack.env"}
     assert (home / "stack.env").stat().st_mode & 0o077 == 0
     assert (home / "tls" / "server.pem").stat().st_mode & 0o077 == 0
-    # Dagster has written of runs, and the servers have logs: there was something to find it in.
+    # There are runs of Dagster and logs of the servers, so the search above was not empty.
     assert any((home / "dagster").rglob("*.db"))
     assert len(list((home / "log").iterdir())) > 9
     for process in supervisor.processes(home):

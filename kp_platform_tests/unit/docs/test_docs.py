@@ -16,8 +16,8 @@ from kp_platform.cli.main import app as command_line
 from kp_platform.definitions import build_definitions
 from kp_platform.flows.builtin import FLOWS
 from kp_platform.flows.loading import load_flow, load_flows
-from kp_platform.settings import Settings, environment
 from kp_platform.local.settings import LocalSettings
+from kp_platform.settings import environment
 from kp_platform_tests.stack import ROOT
 from kp_platform_tests.tools.reference_docs import COLLECTORS, metric_name
 from web_emitter.site.app import create_app

@@ -11,6 +11,7 @@ from kp_platform.orchestration.flow_sensors import Decision, decide, decision_ta
 from kp_platform.orchestration.run_state import JobRun
 from kp_platform.settings import Settings
 
+SETTINGS = Settings(_env_file=None, max_run_seconds=600)
 WORK = Plan((), (), Slice((OffsetRange(0, 0, 5),)), 5)
 NOTHING = Plan((), (), None, 0)
 STARTED, QUEUED = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.QUEUED
@@ -18,12 +19,12 @@ NOT_STARTED = dg.DagsterRunStatus.NOT_STARTED
 
 
 def test_waiting_events_start_a_run() -> None:
-    assert decide(WORK, [], 600) == Decision(True, "lag 5")
+    assert decide(WORK, [], SETTINGS) == Decision(True, "lag 5")
 
 
 def test_a_run_is_tagged_with_its_partitions_and_offsets() -> None:
     waiting = Plan((), (), Slice((OffsetRange(0, 2, 5), OffsetRange(3, 0, 1))), 4)
-    assert decision_tags(waiting, decide(waiting, [], 600)) == {
+    assert decision_tags(waiting, decide(waiting, [], SETTINGS)) == {
         "kp/reason": "lag 4",
         "kp/partitions": "0,3",
         "kp/offsets": "0:[2,5) 3:[0,1)",
@@ -31,12 +32,12 @@ def test_a_run_is_tagged_with_its_partitions_and_offsets() -> None:
 
 
 def test_a_caught_up_flow_starts_no_run() -> None:
-    assert decide(NOTHING, [], 600) == Decision(False, "caught up, lag 0")
+    assert decide(NOTHING, [], SETTINGS) == Decision(False, "caught up, lag 0")
 
 
 def test_a_gap_alone_starts_a_run() -> None:
     todo = Plan((OffsetRange(0, 0, 5),), (), None, 0)
-    assert decide(todo, [], 600) == Decision(True, "lag 0, lost 1 range(s)")
+    assert decide(todo, [], SETTINGS) == Decision(True, "lag 0, lost 1 range(s)")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_a_gap_alone_starts_a_run() -> None:
 def test_only_a_live_run_blocks_the_next(
     status: dg.DagsterRunStatus, age: float, start: bool
 ) -> None:
-    assert decide(WORK, [JobRun("0123456789", status, age)], 600).start is start
+    assert decide(WORK, [JobRun("0123456789", status, age)], SETTINGS).start is start
 
 
 @pytest.mark.parametrize(
@@ -70,23 +71,23 @@ def test_a_run_blocks_the_next_as_long_as_it_sends_heartbeats(
     age: float, heartbeat_age: float | None, start: bool
 ) -> None:
     runs = [JobRun("0123456789", STARTED, age)]
-    assert decide(WORK, runs, 600, heartbeat_age=heartbeat_age).start is start
+    assert decide(WORK, runs, SETTINGS, heartbeat_age=heartbeat_age).start is start
 
 
 def test_an_older_run_does_not_block_the_next() -> None:
     """It was stalled when the newer one was started."""
     ended = JobRun("0123456789", dg.DagsterRunStatus.SUCCESS, 30)
-    assert decide(WORK, [ended, JobRun("9876543210", STARTED, 100)], 600).start
+    assert decide(WORK, [ended, JobRun("9876543210", STARTED, 100)], SETTINGS).start
 
 
 def test_a_deleted_index_starts_a_run_although_the_flow_is_caught_up() -> None:
-    assert decide(NOTHING, [], 600, deleted=["log.index-2026.03.01"]) == Decision(
+    assert decide(NOTHING, [], SETTINGS, deleted=["log.index-2026.03.01"]) == Decision(
         True, "lag 0, deleted: log.index-2026.03.01"
     )
 
 
 def test_a_live_run_is_named_in_the_reason() -> None:
-    decision = decide(WORK, [JobRun("0123456789", STARTED, 10)], 600)
+    decision = decide(WORK, [JobRun("0123456789", STARTED, 10)], SETTINGS)
     assert decision.reason == "run 01234567 is started; lag 5"
 
 
@@ -103,7 +104,7 @@ def test_a_live_run_is_named_in_the_reason() -> None:
 )
 def test_consecutive_failures_double_the_pause(failures: int, age: float, start: bool) -> None:
     failed = [JobRun("0123456789", dg.DagsterRunStatus.FAILURE, age) for _ in range(failures)]
-    assert decide(WORK, failed, 600).start is start
+    assert decide(WORK, failed, SETTINGS).start is start
 
 
 def test_a_success_ends_the_pause() -> None:
@@ -111,12 +112,12 @@ def test_a_success_ends_the_pause() -> None:
         JobRun("0123456789", dg.DagsterRunStatus.SUCCESS, 1),
         JobRun("0123456789", dg.DagsterRunStatus.FAILURE, 2),
     ]
-    assert decide(WORK, runs, 600).start
+    assert decide(WORK, runs, SETTINGS).start
 
 
 def test_a_pause_is_named_in_the_reason() -> None:
     failed = JobRun("0123456789", dg.DagsterRunStatus.FAILURE, 3)
-    assert decide(WORK, [failed], 600).reason == (
+    assert decide(WORK, [failed], SETTINGS).reason == (
         "run 01234567 failed, the next starts in 7 s; lag 5"
     )
 

@@ -16,10 +16,11 @@ from kp_platform.orchestration.periodic import (
     RepeatConfig,
     repeat,
 )
-from kp_platform.orchestration.run_state import STALLED_SECONDS
+from kp_platform.settings import Settings
 from kp_platform_tests.fakes import FakeElasticsearch
 
 KEY = dg.AssetKey("counted")
+SETTINGS = Settings(_env_file=None)
 JOB = PeriodicJob("count", KEY)
 
 
@@ -56,21 +57,21 @@ def job(name: str, fails: bool = False) -> dg.JobDefinition:
 def test_nothing_blocks_the_first_run(
     instance: dg.DagsterInstance, store: FakeElasticsearch
 ) -> None:
-    assert JOB.obstacle(instance, store) == ""
+    assert JOB.obstacle(instance, store, SETTINGS) == ""
 
 
 def test_a_live_run_of_the_job_blocks_the_next(
     instance: dg.DagsterInstance, store: FakeElasticsearch
 ) -> None:
     run = instance.create_run_for_job(job(JOB.name), status=dg.DagsterRunStatus.STARTED)
-    assert JOB.obstacle(instance, store) == f"run {run.run_id[:8]} is started"
+    assert JOB.obstacle(instance, store, SETTINGS) == f"run {run.run_id[:8]} is started"
 
 
 def test_a_run_of_another_job_does_not_block(
     instance: dg.DagsterInstance, store: FakeElasticsearch
 ) -> None:
     instance.create_run_for_job(job("another"), status=dg.DagsterRunStatus.STARTED)
-    assert JOB.obstacle(instance, store) == ""
+    assert JOB.obstacle(instance, store, SETTINGS) == ""
 
 
 def test_a_run_that_a_user_started_on_the_asset_blocks_the_next(
@@ -83,7 +84,7 @@ def test_a_run_that_a_user_started_on_the_asset_blocks_the_next(
     run = instance.create_run_for_job(
         of_users, status=dg.DagsterRunStatus.STARTED, asset_selection=frozenset({KEY})
     )
-    assert [each.run_id for each in JOB.live_runs(instance, store)] == [run.run_id]
+    assert [each.run_id for each in JOB.live_runs(instance, store, SETTINGS)] == [run.run_id]
     other = PeriodicJob(JOB.name, dg.AssetKey("other"))
     assert other.live_runs(instance, store) == []
 
@@ -92,21 +93,21 @@ def test_a_recent_failure_delays_the_next_run(
     instance: dg.DagsterInstance, store: FakeElasticsearch
 ) -> None:
     job(JOB.name, fails=True).execute_in_process(instance=instance, raise_on_error=False)
-    assert "failed, the next starts in" in JOB.obstacle(instance, store)
+    assert "failed, the next starts in" in JOB.obstacle(instance, store, SETTINGS)
 
 
 def test_a_successful_run_does_not_block(
     instance: dg.DagsterInstance, store: FakeElasticsearch
 ) -> None:
     job(JOB.name).execute_in_process(instance=instance)
-    assert JOB.obstacle(instance, store) == ""
+    assert JOB.obstacle(instance, store, SETTINGS) == ""
 
 
 @pytest.mark.parametrize(
     ("tags", "heartbeat_age", "live"),
     [
         ({REPEATS_TAG: "yes"}, None, False),  # its process ended with the code server
-        ({REPEATS_TAG: "yes"}, STALLED_SECONDS + 1, False),
+        ({REPEATS_TAG: "yes"}, SETTINGS.stalled_run_seconds + 1, False),
         ({REPEATS_TAG: "yes"}, 1.0, True),
         ({}, None, True),  # it does not repeat, so it sends no heartbeats
     ],
@@ -119,12 +120,12 @@ def test_a_repeating_run_is_live_only_as_long_as_it_sends_heartbeats(
     heartbeat_age: float | None,
     live: bool,
 ) -> None:
-    monkeypatch.setattr(run_state, "FIRST_HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr(run_state, "FIRST_HEARTBEAT", 0.0)
     started = dg.DagsterRunStatus.STARTED
     run = instance.create_run_for_job(job(JOB.name), status=started, tags=tags)
     if heartbeat_age is not None:
         send_heartbeat(store, run.run_id, heartbeat_age)
-    assert bool(JOB.obstacle(instance, store)) is live
+    assert bool(JOB.obstacle(instance, store, SETTINGS)) is live
 
 
 def test_a_run_has_time_until_its_first_heartbeat(
@@ -132,7 +133,7 @@ def test_a_run_has_time_until_its_first_heartbeat(
 ) -> None:
     tags = {REPEATS_TAG: "yes"}
     instance.create_run_for_job(job(JOB.name), status=dg.DagsterRunStatus.STARTED, tags=tags)
-    assert JOB.obstacle(instance, store) != ""
+    assert JOB.obstacle(instance, store, SETTINGS) != ""
 
 
 @pytest.mark.parametrize(("seconds", "sends"), [(0.0, False), (5.0, True)])

@@ -18,7 +18,7 @@ from web_emitter.site.notes.search import (
     Note,
     NotePage,
     NoteQuery,
-    Part,
+    Piece,
 )
 from web_emitter.site.search import MAX_WORDS_LENGTH, connection
 
@@ -104,9 +104,9 @@ class TestSearch:
         find = holding(note("Trino joins.\r\nKafka <b>flows</b>"), note("no match"))
         page = find("kafka")
         assert [each.text for each in page.notes] == ["Trino joins.\r\nKafka <b>flows</b>"]
-        parts = [part for fragment in page.notes[0].fragments for part in fragment]
-        assert [part.text for part in parts if part.is_hit] == ["Kafka"]
-        assert page.notes[0].text.endswith("".join(part.text for part in parts))
+        pieces = [piece for fragment in page.notes[0].fragments for piece in fragment]
+        assert [piece.text for piece in pieces if piece.is_hit] == ["Kafka"]
+        assert page.notes[0].text.endswith("".join(piece.text for piece in pieces))
 
     def test_a_note_must_contain_every_word(self, holding: Callable[..., Search]) -> None:
         both = note("kafka and trino")
@@ -158,9 +158,9 @@ def test_texts_of_a_megabyte_are_searchable_with_short_fragments(real: RealNotes
     real.hold((late, endless))
     (result,) = real.search("needle").notes
     assert result.fragments == ()
-    assert result.excerpt == ((Part(late.text[:EXCERPT_LENGTH]),),)
+    assert result.excerpt == ((Piece(late.text[:EXCERPT_LENGTH]),),)
     (result,) = real.search("nnn*").notes
-    assert sum(len(part.text) for each in result.fragments for part in each) < 20_000
+    assert sum(len(piece.text) for each in result.fragments for piece in each) < 20_000
 
 
 @pytest.mark.parametrize(
@@ -179,8 +179,8 @@ def test_hostile_texts_are_returned_unchanged(real: RealNotes, text: str) -> Non
     real.hold((note(text),))
     (result,) = real.search("needle").notes
     assert result.text == text
-    parts = [part for fragment in result.fragments for part in fragment]
-    assert [part.text for part in parts if part.is_hit] == ["needle"]
+    pieces = [piece for fragment in result.fragments for piece in fragment]
+    assert [piece.text for piece in pieces if piece.is_hit] == ["needle"]
 
 
 def test_operators_restrict_a_search(real: RealNotes) -> None:
@@ -212,26 +212,26 @@ def test_highlight_tags_are_random_and_split_a_fragment() -> None:
     fragment = (
         f"{highlighter.start}Kafka{highlighter.end} & {highlighter.start}joins{highlighter.end}"
     )
-    assert highlighter.parts(fragment) == (
-        Part("Kafka", is_hit=True),
-        Part(" & "),
-        Part("joins", is_hit=True),
+    assert highlighter.pieces(fragment) == (
+        Piece("Kafka", is_hit=True),
+        Piece(" & "),
+        Piece("joins", is_hit=True),
     )
 
 
 @pytest.mark.parametrize(
-    ("fragment", "parts"),
+    ("fragment", "pieces"),
     [
         ("", ()),
-        ("no hit", (Part("no hit"),)),
+        ("no hit", (Piece("no hit"),)),
         (f"{Highlighter().start}x{Highlighter().end}", None),  # tags of another search are text
-        ("[] ]x[", (Part("[] ]x["),)),
+        ("[] ]x[", (Piece("[] ]x["),)),
     ],
 )
 def test_text_that_resembles_a_tag_is_not_a_hit(
-    fragment: str, parts: tuple[Part, ...] | None
+    fragment: str, pieces: tuple[Piece, ...] | None
 ) -> None:
-    assert Highlighter().parts(fragment) == ((Part(fragment),) if parts is None else parts)
+    assert Highlighter().pieces(fragment) == ((Piece(fragment),) if pieces is None else pieces)
 
 
 def test_a_document_without_fields_is_a_note() -> None:
@@ -244,14 +244,14 @@ def test_a_document_without_fields_is_a_note() -> None:
         ("short", (), True),
         ("x" * EXCERPT_LENGTH, (), True),
         ("x" * (EXCERPT_LENGTH + 1), (), False),
-        ("a b", ((Part("a", is_hit=True), Part(" b")),), True),
-        ("a b\r\n", ((Part("a", is_hit=True), Part(" b")),), True),  # the search trims
-        ("a b. c", ((Part("a", is_hit=True), Part(" b.")),), False),
-        ("a b", ((Part("a"),), (Part("b"),)), False),
+        ("a b", ((Piece("a", is_hit=True), Piece(" b")),), True),
+        ("a b\r\n", ((Piece("a", is_hit=True), Piece(" b")),), True),  # the search trims
+        ("a b. c", ((Piece("a", is_hit=True), Piece(" b.")),), False),
+        ("a b", ((Piece("a"),), (Piece("b"),)), False),
     ],
 )
 def test_an_excerpt_reports_whether_it_is_the_complete_note(
-    text: str, fragments: tuple[tuple[Part, ...], ...], is_complete: bool
+    text: str, fragments: tuple[tuple[Piece, ...], ...], is_complete: bool
 ) -> None:
     note_ = Note(registered_at="", uuid="", text=text, fragments=fragments)
     assert note_.excerpt_is_complete == is_complete

@@ -57,7 +57,7 @@ def test_the_environment_of_a_child_process_gives_the_same_settings(tmp_path: Pa
     assert after == before
 
 
-def test_the_platform_reads_its_part_of_the_environment_of_a_local_stack(
+def test_the_platform_reads_its_settings_from_the_environment_of_a_local_stack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stack = settings(home=tmp_path, port_offset=200, mysql_user="reader")

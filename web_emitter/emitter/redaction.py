@@ -60,15 +60,15 @@ class Redaction:
 
     def __call__(self, uri: str) -> str:
         """The URI without secrets; it is at least as long as the part that is stored."""
-        target, fragment_mark, fragment = uri.partition("#")
-        path, query_mark, query = target.partition("?")
+        target, hash_sign, fragment = uri.partition("#")
+        path, query_sign, query = target.partition("?")
         if _SUSPICIOUS_PATH.search(path):
             path = self._path(path)
         if query:
             query = self._query(query)
         if fragment:
             fragment = self._redacted()
-        return f"{path}{query_mark}{query}{fragment_mark}{fragment}"
+        return f"{path}{query_sign}{query}{hash_sign}{fragment}"
 
     def _path(self, path: str) -> str:
         kept: list[str] = []

@@ -42,8 +42,8 @@ def resolved(reference: str) -> dict[str, Any]:
         loaded: dict[str, Any] = json.loads((CONTRACT / reference).read_text("utf-8"))
         return loaded
     target: Any = asyncapi()
-    for part in reference.removeprefix("#/").split("/"):
-        target = target[part]
+    for key in reference.removeprefix("#/").split("/"):
+        target = target[key]
     assert isinstance(target, dict)
     return target
 

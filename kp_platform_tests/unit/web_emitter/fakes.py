@@ -22,7 +22,7 @@ from web_emitter.site.analysis.chart import EPOCH, step_of
 from web_emitter.site.analysis.insights import HOUR, HOURS, HourOfAccess, Popular, Ranking
 from web_emitter.site.analysis.log_query import LogQuery
 from web_emitter.site.analysis.logs import Document, EnrichedLog, LogPage, Summary
-from web_emitter.site.notes.search import Note, NotePage, NoteQuery, Part
+from web_emitter.site.notes.search import Note, NotePage, NoteQuery, Piece
 from web_emitter.site.search import Cursor, SearchUnavailable
 from web_emitter.site.status.freshness import Freshness
 
@@ -278,16 +278,15 @@ def _words(text: str) -> set[str]:
 def _highlighted(note: Note, words: set[str]) -> Note:
     if not words:
         return note
-    pieces = re.split(r"(\w+)", note.text)
-    parts: list[Part] = []
-    for piece in filter(None, pieces):
-        if piece.lower() in words:
-            parts.append(Part(piece, is_hit=True))
-        elif parts and not parts[-1].is_hit:
-            parts[-1] = Part(parts[-1].text + piece)
+    pieces: list[Piece] = []
+    for text in filter(None, re.split(r"(\w+)", note.text)):
+        if text.lower() in words:
+            pieces.append(Piece(text, is_hit=True))
+        elif pieces and not pieces[-1].is_hit:
+            pieces[-1] = Piece(pieces[-1].text + text)
         else:
-            parts.append(Part(piece))
-    return replace(note, fragments=(tuple(parts),))
+            pieces.append(Piece(text))
+    return replace(note, fragments=(tuple(pieces),))
 
 
 class FakeInsights(MayFail):

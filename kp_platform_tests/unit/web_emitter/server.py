@@ -98,10 +98,10 @@ class EmitterProcess:
         """The complete response to a request, which must have `Connection: close`."""
         with self.connect() as connection:
             connection.sendall(request)
-            parts = []
-            while part := connection.recv(65_536):
-                parts.append(part)
-            return b"".join(parts)
+            chunks = []
+            while chunk := connection.recv(65_536):
+                chunks.append(chunk)
+            return b"".join(chunks)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """The exit status."""

@@ -98,17 +98,17 @@ def test_a_page_of_older_logs_has_no_overview(client: TestClient, shown: FakeIns
     assert page.named("svg") == page.named("details") == []
 
 
-@pytest.mark.parametrize("part", ["ranking", "hours"])
-def test_each_part_of_the_overview_is_optional(
-    client: TestClient, shown: FakeInsights, part: str
+@pytest.mark.parametrize("section", ["ranking", "hours"])
+def test_each_section_of_the_overview_is_optional(
+    client: TestClient, shown: FakeInsights, section: str
 ) -> None:
-    if part == "ranking":
+    if section == "ranking":
         shown.newest_ranking = None
     else:
         shown.all_hours = ()
     text = client.get("/analysis").text
-    assert ("Popular now" in text) == (part != "ranking")
-    assert ("Accesses per hour" in text) == (part != "hours")
+    assert ("Popular now" in text) == (section != "ranking")
+    assert ("Accesses per hour" in text) == (section != "hours")
 
 
 def test_without_computed_figures_the_page_counts_the_logs_of_the_last_day(

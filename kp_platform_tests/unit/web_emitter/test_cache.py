@@ -46,7 +46,7 @@ def test_concurrent_callers_share_one_value_or_one_error() -> None:
     anyio.run(load_concurrently)
 
 
-def test_a_cancelled_caller_does_not_affect_the_others() -> None:
+def test_a_cancelled_caller_does_not_affect_another_one() -> None:
     async def cancel() -> None:
         source = Source()
         cache = TTLCache(source, 60)

@@ -8,7 +8,7 @@ import pytest
 from kp_platform_tests.stack import ROOT
 
 # What neither may load: the site, the platform, and packages that only these need.
-OTHERS = ("web_emitter.site", "kp_platform", "starlette", "jinja2", "elasticsearch", "dagster")
+EXCLUDED = ("web_emitter.site", "kp_platform", "starlette", "jinja2", "elasticsearch", "dagster")
 LIBRARY = ("identity", "metrics", "middleware", "producer", "settings")
 
 
@@ -32,13 +32,13 @@ def loaded(*modules: str) -> set[str]:
     [
         (
             ["web_emitter.contract"],
-            (*OTHERS, "web_emitter.emitter", "confluent_kafka", "orjson", "prometheus_client"),
+            (*EXCLUDED, "web_emitter.emitter", "confluent_kafka", "orjson", "prometheus_client"),
         ),
-        ([f"web_emitter.emitter.{name}" for name in LIBRARY], OTHERS),
+        ([f"web_emitter.emitter.{name}" for name in LIBRARY], EXCLUDED),
     ],
     ids=["contract", "emitter library"],
 )
-def test_a_module_for_use_alone_loads_nothing_of_the_others(
+def test_a_module_for_use_alone_loads_nothing_else(
     modules: list[str], excluded: tuple[str, ...]
 ) -> None:
     assert loaded(*modules) & set(excluded) == set()

@@ -25,11 +25,11 @@ LOGGER = logging.getLogger("test")
 
 
 async def streaming(request: Request) -> Response:
-    async def parts() -> AsyncIterator[str]:
-        for part in ("a", "b", "c"):
-            yield part
+    async def chunks() -> AsyncIterator[str]:
+        for chunk in ("a", "b", "c"):
+            yield chunk
 
-    return StreamingResponse(parts())
+    return StreamingResponse(chunks())
 
 
 async def failing(request: Request) -> Response:

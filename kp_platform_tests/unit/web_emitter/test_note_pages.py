@@ -12,7 +12,7 @@ from kp_platform_tests.unit.web_emitter.fakes import FakeNotes, FakeSink
 from kp_platform_tests.unit.web_emitter.html import Tags
 from web_emitter.emitter.events import MAX_TEXT_LENGTH
 from web_emitter.site.notes.form import FORM_TYPE, MAX_BODY_BYTES
-from web_emitter.site.notes.search import Note, Part
+from web_emitter.site.notes.search import Note, Piece
 
 HOSTILE_TEXTS = [
     "<script>alert(1)</script></textarea></p><img src=x onerror=alert(2)>\"'",
@@ -41,7 +41,7 @@ def textarea(html: str) -> str:
     return field.removeprefix("\n")
 
 
-def note(text: str, *fragments: tuple[Part, ...]) -> Note:
+def note(text: str, *fragments: tuple[Piece, ...]) -> Note:
     return Note(
         registered_at="2026-03-01T10:20:30.456Z",
         uuid="0b1c6b1e-6f0f-4d3b-9a57-0d6f4d1f2a01",
@@ -267,7 +267,7 @@ def test_a_note_of_a_megabyte_is_truncated_on_the_page(
 
 @pytest.mark.parametrize("text", [*HOSTILE_TEXTS, CONTROLS])
 def test_hostile_notes_are_escaped(client: TestClient, notes: FakeNotes, text: str) -> None:
-    notes.notes = (note(text, (Part(text, is_hit=True),)),)
+    notes.notes = (note(text, (Piece(text, is_hit=True),)),)
     for path in ("/fulltext", f"/fulltext?{urlencode({'q': text[:300]})}"):
         page = Tags(client.get(path).text)
         for tag in ("script", "img", "b", "textarea"):

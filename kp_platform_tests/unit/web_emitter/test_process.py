@@ -176,8 +176,8 @@ def test_a_worker_adopts_the_spool_of_a_killed_one(start: Start, tmp_path: Path)
 
 
 def test_a_broker_that_never_answers_delays_no_request(start: Start, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        emitter = start(KP_KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{silent.getsockname()[1]}")
+    with socket.create_server(("127.0.0.1", 0)) as unresponsive:
+        emitter = start(KP_KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{unresponsive.getsockname()[1]}")
         for number in range(30):
             assert emitter.get(f"/{number}").status_code == 404
         emitter.wait_until(lambda: _is_stored(tmp_path, {f"/{number}" for number in range(30)}))

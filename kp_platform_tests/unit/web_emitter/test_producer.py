@@ -295,8 +295,8 @@ assert counts.spooled == counts.accepted == 2_000, counts
 def test_sending_does_nothing_that_could_wait(tmp_path: Path) -> None:
     """Python calls an audit hook for every file, socket, process and sleep. It is not called while
     2,000 events are published, neither without a broker nor with one that never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        for number, port in enumerate((1, silent.getsockname()[1])):
+    with socket.create_server(("127.0.0.1", 0)) as unresponsive:
+        for number, port in enumerate((1, unresponsive.getsockname()[1])):
             arguments = [f"127.0.0.1:{port}", str(tmp_path / str(number))]
             done = subprocess.run(
                 [sys.executable, "-c", PUBLISHES_UNDER_AUDIT, *arguments],

@@ -39,7 +39,8 @@ def test_a_cross_site_request_is_detected(headers: dict[str, str], is_rejected: 
 def test_the_security_headers_restrict_foreign_content() -> None:
     """Only own script files, no content sniffing, no caching, no framing."""
     policy = dict(
-        part.split(" ", 1) for part in SECURITY_HEADERS["Content-Security-Policy"].split("; ")
+        directive.split(" ", 1)
+        for directive in SECURITY_HEADERS["Content-Security-Policy"].split("; ")
     )
     assert policy["default-src"] == "'self'"
     assert not {"script-src", "style-src"} & policy.keys()  # default-src applies

@@ -36,20 +36,20 @@ class Top:
 
 
 async def overview(insights: Insights, logs: LogSearch) -> str:
-    """Ranking and hourly chart of all logs as the platform computed them; a part that is missing is
+    """Ranking and hourly chart of all logs as the platform computed them; a missing section is
     replaced by Elasticsearch's counts."""
     now, everything = datetime.now(UTC), LogQuery()
     ranking, hours = await asyncio.gather(
         optional(insights.ranking()), optional(insights.hours(now))
     )
-    parts = {
+    sections = {
         "top": ranking and _top_of_ranking(ranking, now),
         "chart": Chart.of_hours(hours, now) if hours else None,
     }
-    if not all(parts.values()):  # in the first minute nothing has been computed
+    if not all(sections.values()):  # in the first minute nothing has been computed
         counted = await _counted(logs, everything, now)
-        parts = {name: part or counted[name] for name, part in parts.items()}
-    return _rendered(everything, parts)
+        sections = {name: section or counted[name] for name, section in sections.items()}
+    return _rendered(everything, sections)
 
 
 async def filtered_overview(logs: LogSearch, query: LogQuery, now: datetime) -> str:
@@ -57,12 +57,12 @@ async def filtered_overview(logs: LogSearch, query: LogQuery, now: datetime) -> 
     return _rendered(query, await _counted(logs, query, now))
 
 
-async def optional(part: Awaitable[T]) -> T | None:
-    """A part of the page that is left out when it fails, so that the logs are still shown."""
+async def optional(section: Awaitable[T]) -> T | None:
+    """A section of the page that is left out when it fails, so that the logs are still shown."""
     try:
-        return await part
+        return await section
     except Exception as error:
-        _omitted.warning("a part of the analysis page is omitted: %r", error)
+        _omitted.warning("a section of the analysis page is omitted: %r", error)
         return None
 
 
@@ -76,11 +76,11 @@ async def _counted(logs: LogSearch, query: LogQuery, now: datetime) -> dict[str,
     }
 
 
-def _rendered(query: LogQuery, parts: Mapping[str, Any]) -> str:
+def _rendered(query: LogQuery, sections: Mapping[str, Any]) -> str:
     """HTML that does not depend on the request, so that it can be cached."""
-    if not any(parts.values()):
+    if not any(sections.values()):
         return ""
-    return templates.get_template("overview.html").render(query=query, **parts)
+    return templates.get_template("overview.html").render(query=query, **sections)
 
 
 def _top_of_ranking(ranking: Ranking, now: datetime) -> Top:

@@ -23,7 +23,7 @@ EXCERPT_LENGTH = 500
 
 _FRAGMENTS = 3
 _FRAGMENT_LENGTH = 300
-_FRAGMENT_PARTS = 20
+_FRAGMENT_PIECES = 20
 # Number of characters that are highlighted, the maximum that a page shows. Without this limit
 # Elasticsearch reports an error for a text over index.highlight.max_analyzed_offset.
 _MAX_ANALYZED_OFFSET = MAX_TEXT_LENGTH
@@ -50,18 +50,18 @@ class NoteQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Piece:
     """A piece of a stored text; `is_hit` when it matches the search."""
 
     text: str
     is_hit: bool = False
 
 
-def _near_hits(parts: Sequence[Part]) -> Iterator[Part]:
+def _near_hits(pieces: Sequence[Piece]) -> Iterator[Piece]:
     """Fragments end at word boundaries; very long words are cut to the text next to a hit."""
-    for index, part in enumerate(parts[:_FRAGMENT_PARTS]):
-        text = part.text[-_FRAGMENT_LENGTH:] if index == 0 else part.text[:_FRAGMENT_LENGTH]
-        yield Part(text, part.is_hit)
+    for index, piece in enumerate(pieces[:_FRAGMENT_PIECES]):
+        text = piece.text[-_FRAGMENT_LENGTH:] if index == 0 else piece.text[:_FRAGMENT_LENGTH]
+        yield Piece(text, piece.is_hit)
 
 
 class Highlighter:
@@ -72,10 +72,10 @@ class Highlighter:
         self.start, self.end = f"[{token}", f"{token}]"
         self._hit = re.compile(f"{re.escape(self.start)}(.*?){re.escape(self.end)}", re.DOTALL)
 
-    def parts(self, fragment: str) -> tuple[Part, ...]:
+    def pieces(self, fragment: str) -> tuple[Piece, ...]:
         """The pieces in order: every second one was between two tags."""
-        pieces = enumerate(self._hit.split(fragment))
-        return tuple(Part(piece, is_hit=index % 2 == 1) for index, piece in pieces if piece)
+        texts = enumerate(self._hit.split(fragment))
+        return tuple(Piece(text, is_hit=index % 2 == 1) for index, text in texts if text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ class Note:
     registered_at: str
     uuid: str
     text: str
-    fragments: tuple[tuple[Part, ...], ...] = ()
+    fragments: tuple[tuple[Piece, ...], ...] = ()
 
     @classmethod
     def from_hit(cls, hit: Mapping[str, Any], highlighter: Highlighter) -> Self:
@@ -95,17 +95,17 @@ class Note:
             registered_at=str(document.get("@timestamp", "")),
             uuid=document.get("uuid", ""),
             text=document.get("text", ""),
-            fragments=tuple(tuple(_near_hits(highlighter.parts(each))) for each in fragments),
+            fragments=tuple(tuple(_near_hits(highlighter.pieces(each))) for each in fragments),
         )
 
     @property
-    def excerpt(self) -> tuple[tuple[Part, ...], ...]:
+    def excerpt(self) -> tuple[tuple[Piece, ...], ...]:
         """The text around hits, or the beginning of the note when it has no highlighted hit."""
-        return self.fragments or ((Part(self.text[:EXCERPT_LENGTH]),),)
+        return self.fragments or ((Piece(self.text[:EXCERPT_LENGTH]),),)
 
     @property
     def excerpt_is_complete(self) -> bool:
-        return "".join(part.text for part in self.excerpt[0]).strip() == self.text.strip()
+        return "".join(piece.text for piece in self.excerpt[0]).strip() == self.text.strip()
 
 
 @dataclass(frozen=True, slots=True)

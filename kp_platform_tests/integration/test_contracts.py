@@ -18,6 +18,7 @@ from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.adapters.redis import RedisAdapter
 from kp_platform.adapters.reference_changes import ReferenceChange
 from kp_platform.adapters.trino import TrinoAdapter
+from kp_platform.analytics.kpi import MAPPING as KPI_MAPPING
 from kp_platform.analytics.ranking import SQL_PATH
 from kp_platform.engine.bulk import create, delete, put, send
 from kp_platform.engine.counting import HOUR, Extent, Where, Window, iso
@@ -142,9 +143,10 @@ class TestElasticsearch:
         else:
             real()
             store = ElasticsearchAdapter(Settings())
-        for name in ("kp.positions", "kp.dead", "kp.gaps", "log.index", "access.kpi"):
-            store.ensure_index(name)
-            store.ensure_index(name)  # again is safe
+        declared = {"log.index": ACCESS_LOG.mapping, "access.kpi": KPI_MAPPING}
+        for name in ("kp.positions", "kp.dead", "kp.gaps", *declared):
+            for _ in range(2):  # repeating it is safe
+                store.ensure_index(name, declared.get(name))
         return store
 
     def test_create_writes_only_a_free_id(self, store: Any) -> None:
@@ -208,7 +210,7 @@ class TestElasticsearch:
         send(store, [create(day, "old", named(old))])
         for round in range(2):
             new = f"log.index.{new_id()}-2020.02.03"
-            store.make_index(new, "log.index")
+            store.make_index(new, ACCESS_LOG.mapping)
             send(store, [create(new, "new", named(made))])
             store.refresh(new)
             store.refresh("log.index")
@@ -224,7 +226,7 @@ class TestElasticsearch:
             store.refresh("log.index")
             assert found(late) == 1
         for wrong in (None, "another"):
-            store.make_index(f"{new}-2", "log.index")
+            store.make_index(f"{new}-2", ACCESS_LOG.mapping)
             with pytest.raises(SliceError, match="another index"):
                 store.swap_alias(day, f"{new}-2", "log.index", wrong)
             assert found(late) == 1
@@ -236,7 +238,7 @@ class TestElasticsearch:
     def test_what_is_made_is_behind_no_alias_until_it_takes_its_place(self, store: Any) -> None:
         day, marker = "log.index-2020.02.07", new_id()
         new = f"log.index.{marker}-2020.02.07"
-        store.make_index(new, "log.index")
+        store.make_index(new, ACCESS_LOG.mapping)
         [(name, made_at)] = store.behind_no_alias(f"log.index.{marker}").items()
         assert name == new
         assert abs(datetime.now(UTC) - made_at) < timedelta(minutes=5)
@@ -391,7 +393,7 @@ class TestCounting:
         else:
             real()
             store = ElasticsearchAdapter(Settings())
-        store.ensure_index("log.index")
+        store.ensure_index("log.index", ACCESS_LOG.mapping)
         events = [
             (self.NOON, "/a", "presto", "complete", 7),
             (self.NOON + timedelta(milliseconds=1), "/a", "presto", "none", 7),
@@ -485,7 +487,7 @@ def test_one_document_against_the_mapping_does_not_keep_its_neighbours_out(
 ) -> None:
     """Of the real server only: the fake checks no mapping, it is told what to refuse."""
     store = ElasticsearchAdapter(Settings())
-    store.ensure_index("log.index")
+    store.ensure_index("log.index", ACCESS_LOG.mapping)
     lines = create("log.index-2020.01.01", new_id(), b'{"uuid": "a"}')
     lines += create("log.index-2020.01.01", new_id(), b'{"no such field": 1}')
     results = store.bulk(lines)

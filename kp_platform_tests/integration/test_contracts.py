@@ -19,6 +19,7 @@ from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.adapters.redis import RedisAdapter
 from kp_platform.adapters.reference_changes import ReferenceChange
 from kp_platform.adapters.trino import TrinoAdapter
+from kp_platform.analytics.kpi import MAPPING as KPI_MAPPING
 from kp_platform.analytics.ranking import SQL_PATH
 from kp_platform.engine.bulk import create, delete, put, send
 from kp_platform.engine.counting import HOUR, Extent, Where, Window, iso
@@ -230,7 +231,7 @@ class TestElasticsearch:
             store.refresh("log.index")
             assert found(late) == 1
         for wrong in (None, "another"):
-            store.make_index(f"{new}-2", "log.index")
+            store.make_index(f"{new}-2", ACCESS_LOG.mapping)
             with pytest.raises(SliceError, match="another index"):
                 store.swap_alias(day, f"{new}-2", "log.index", wrong)
             assert found(late) == 1
@@ -242,7 +243,7 @@ class TestElasticsearch:
     def test_a_new_index_is_behind_no_alias_until_the_swap(self, store: Any) -> None:
         day, marker = "log.index-2020.02.07", new_id()
         new = f"log.index.{marker}-2020.02.07"
-        store.make_index(new, "log.index")
+        store.make_index(new, ACCESS_LOG.mapping)
         [(name, made_at)] = store.behind_no_alias(f"log.index.{marker}").items()
         assert name == new
         assert abs(datetime.now(UTC) - made_at) < timedelta(minutes=5)
@@ -397,7 +398,7 @@ class TestCounting:
         else:
             real()
             store = ElasticsearchAdapter(Settings())
-        store.ensure_index("log.index")
+        store.ensure_index("log.index", ACCESS_LOG.mapping)
         events = [
             (self.NOON, "/a", "presto", "complete", 7),
             (self.NOON + timedelta(milliseconds=1), "/a", "presto", "none", 7),
@@ -491,7 +492,7 @@ def test_a_document_that_violates_the_mapping_is_refused_alone(
 ) -> None:
     """Real server only: the fake checks no mapping."""
     store = ElasticsearchAdapter(Settings())
-    store.ensure_index("log.index")
+    store.ensure_index("log.index", ACCESS_LOG.mapping)
     lines = create("log.index-2020.01.01", new_id(), b'{"uuid": "a"}')
     lines += create("log.index-2020.01.01", new_id(), b'{"no such field": 1}')
     results = store.bulk(lines)

@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
+from kp_platform.analytics.kpi import MAPPING as KPI_MAPPING
 from kp_platform.definitions import build_definitions
 from kp_platform.engine import index_registry
 from kp_platform.flows.builtin import ACCESS_LOG
@@ -51,7 +52,7 @@ def test_the_job_deletes_expired_kpis_only(
 ) -> None:
     monkeypatch.setenv("KP_KPI_RETENTION_DAYS", "30")
     store = ElasticsearchAdapter(Settings())
-    store.ensure_index("access.kpi")
+    store.ensure_index("access.kpi", KPI_MAPPING)
     client = store.client()
     hours = {"old": "2026-01-05T06:00:00.000Z", "young": "2099-01-01T00:00:00.000Z"}
     for name, hour in hours.items():

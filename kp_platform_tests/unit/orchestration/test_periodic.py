@@ -86,7 +86,7 @@ def test_a_run_that_a_user_started_on_the_asset_blocks_the_next(
     )
     assert [each.run_id for each in JOB.live_runs(instance, store, SETTINGS)] == [run.run_id]
     other = PeriodicJob(JOB.name, dg.AssetKey("other"))
-    assert other.live_runs(instance, store) == []
+    assert other.live_runs(instance, store, SETTINGS) == []
 
 
 def test_a_recent_failure_delays_the_next_run(

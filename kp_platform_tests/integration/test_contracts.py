@@ -19,7 +19,6 @@ from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.adapters.redis import RedisAdapter
 from kp_platform.adapters.reference_changes import ReferenceChange
 from kp_platform.adapters.trino import TrinoAdapter
-from kp_platform.analytics.kpi import MAPPING as KPI_MAPPING
 from kp_platform.analytics.ranking import SQL_PATH
 from kp_platform.engine.bulk import create, delete, put, send
 from kp_platform.engine.counting import HOUR, Extent, Where, Window, iso
@@ -149,9 +148,10 @@ class TestElasticsearch:
         else:
             real()
             store = ElasticsearchAdapter(Settings())
-        for name in ("kp.positions", "kp.dead", "kp.gaps", "log.index", "access.kpi"):
-            store.ensure_index(name)
-            store.ensure_index(name)  # repeatable
+        declared = {"log.index": ACCESS_LOG.mapping, "access.kpi": KPI_MAPPING}
+        for name in ("kp.positions", "kp.dead", "kp.gaps", *declared):
+            for _ in range(2):  # it can be repeated
+                store.ensure_index(name, declared.get(name))
         return store
 
     def test_create_writes_only_an_unused_id(self, store: Any) -> None:
@@ -215,7 +215,7 @@ class TestElasticsearch:
         send(store, [create(day, "old", named(old))])
         for round in range(2):
             new = f"log.index.{new_id()}-2020.02.03"
-            store.make_index(new, "log.index")
+            store.make_index(new, ACCESS_LOG.mapping)
             send(store, [create(new, "new", named(new_name))])
             store.refresh(new)
             store.refresh("log.index")

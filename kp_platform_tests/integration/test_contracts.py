@@ -19,6 +19,7 @@ from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.adapters.redis import RedisAdapter
 from kp_platform.adapters.reference_changes import ReferenceChange
 from kp_platform.adapters.trino import TrinoAdapter
+from kp_platform.analytics.kpi import MAPPING as KPI_MAPPING
 from kp_platform.analytics.ranking import SQL_PATH
 from kp_platform.engine.bulk import create, delete, put, send
 from kp_platform.engine.counting import HOUR, Extent, Where, Window, iso

@@ -28,7 +28,8 @@ from web_emitter.emitter.ledger import Counts
 from web_emitter.emitter.metrics import registry_of
 from web_emitter.emitter.middleware import AccessPublisher
 from web_emitter.emitter.redaction import Redaction
-from web_emitter.site.settings import SiteSettings as EmitterSettings
+from web_emitter.emitter.settings import EmitterSettings
+from web_emitter.site.settings import SiteSettings
 from web_emitter.site.status.freshness import FlowState, Freshness, Partition
 from web_emitter.site.status.metrics import IndexerCollector
 
@@ -126,6 +127,7 @@ SETTINGS: Mapping[str, type[BaseSettings]] = {
     "platform": Settings,
     "local stack": LocalSettings,
     "web emitter": EmitterSettings,
+    "site": SiteSettings,
 }
 """The settings classes, by the title of their section."""
 
@@ -151,7 +153,7 @@ def env_example() -> str:
 
 
 def settings_page() -> str:
-    read = {each.name for each in settings_of(EmitterSettings)}
+    read = {each.name for each in settings_of(SiteSettings)}
     shared = [f"`{each.name}`" for each in settings_of(LocalSettings) if each.name in read]
     page = _SETTINGS
     for group, settings in _groups().items():

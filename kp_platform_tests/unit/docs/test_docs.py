@@ -21,7 +21,7 @@ from kp_platform.settings import environment
 from kp_platform_tests.stack import ROOT
 from kp_platform_tests.tools.reference_docs import COLLECTORS, metric_name
 from web_emitter.site.app import create_app
-from web_emitter.site.settings import SiteSettings as EmitterSettings
+from web_emitter.site.settings import SiteSettings
 
 DOCS = {
     str(path.relative_to(ROOT)): path.read_text()
@@ -47,7 +47,7 @@ def code_of(page: str) -> list[str]:
 
 def settings_names() -> set[str]:
     """The settings of the platform and the emitter, and the variables in Trino's configuration."""
-    fields = [*LocalSettings.model_fields, *EmitterSettings.model_fields]
+    fields = [*LocalSettings.model_fields, *SiteSettings.model_fields]
     files = [path.read_text() for path in (ROOT / "presto_etc").glob("**/*.properties")]
     in_trino = re.findall(r"\$\{(?:ENV|env):(KP_\w+)\}", "\n".join(files))
     return {f"KP_{name.upper()}" for name in fields}.union(in_trino)
@@ -59,7 +59,7 @@ def test_every_setting_that_is_named_exists(name: str) -> None:
 
 
 def effective() -> object:
-    return environment(LocalSettings(), secrets=True), EmitterSettings()
+    return environment(LocalSettings(), secrets=True), SiteSettings()
 
 
 @every_page
@@ -146,7 +146,7 @@ def test_every_asset_check_job_and_sensor_that_is_named_exists(name: str) -> Non
 def is_a_page(path: str) -> bool:
     """Whether the emitter has a page at this path."""
     scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "headers": []}
-    routes = create_app(EmitterSettings()).routes
+    routes = create_app(SiteSettings()).routes
     return any(route.matches(scope)[0] != Match.NONE for route in routes)
 
 

@@ -9,7 +9,7 @@ from kp_platform.local.settings import LocalSettings
 from kp_platform.settings import environment
 from kp_platform_tests.stack import ROOT
 from kp_platform_tests.tools.reference_docs import PAGES, Setting, metric_row, settings_of
-from web_emitter.site.settings import SiteSettings as EmitterSettings
+from web_emitter.site.settings import SiteSettings
 
 
 class Odd(BaseSettings):
@@ -36,11 +36,11 @@ def test_neither_the_environment_nor_the_terminal_changes_a_page(
 
 
 def test_the_lines_of_env_example_set_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    defaults = environment(LocalSettings(), secrets=True), EmitterSettings()
+    defaults = environment(LocalSettings(), secrets=True), SiteSettings()
     lines = PAGES[".env.example"]().splitlines()
     for name, value in (line[1:].split("=", 1) for line in lines if line.startswith("#KP_")):
         monkeypatch.setenv(name, value)
-    assert (environment(LocalSettings(), secrets=True), EmitterSettings()) == defaults
+    assert (environment(LocalSettings(), secrets=True), SiteSettings()) == defaults
 
 
 def test_a_setting_is_shown_with_bounds_and_a_default_computed_from_another_setting() -> None:

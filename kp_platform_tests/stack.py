@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 # For a stack that lives for minutes: fast starts and short intervals. Runs stay from one test to
 # the next, since the start of a run takes five seconds.
 TEMPO: dict[str, Any] = {
+    "start_timeout_seconds": 600,
     "follow_idle_seconds": 20,
     "sensor_wait_seconds": 5,
     "stalled_run_seconds": 10,
@@ -107,7 +108,7 @@ def _command(*arguments: str) -> list[str]:
 def on_free_ports(
     offsets: Iterable[int], home: Path, *, is_cluster: bool = False, **settings: Any
 ) -> LocalSettings:
-    """LocalSettings with a block of free ports. Raises RuntimeError if no offset has one."""
+    """Settings with a block of free ports. Raises RuntimeError if no offset has one."""
     for offset in offsets:
         variables = cluster(offset) if is_cluster else {}
         values = {name.removeprefix("KP_").lower(): value for name, value in variables.items()}

@@ -67,8 +67,8 @@ def _start(
     artifacts.ensure((service.name for service in local), settings.cache, console)
     deadline = time.monotonic() + settings.start_timeout_seconds
     try:
-        for service in local:
-            service.prepare()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda service: service.prepare(), local))
         supervisord.start(supervisor.render(settings.home, members), stack_environment(settings))
         for stage in sorted({service.stage for service in members}):
             started = tuple(service for service in members if service.stage == stage)

@@ -75,7 +75,7 @@ def test_a_retry_indexes_a_message_that_has_become_valid(quiet_stack: Stack) -> 
     assert json.loads(done.stdout) == {"readable": [dead_letter_id], "unreadable": []}
     assert documents(event.uuid) == []
     done = quiet_stack.kp("dlq", "retry", dead_letter_id)
-    assert done.stdout == "1 indexed and removed, 0 still dead, 0 cannot be read\n"
+    assert done.stdout == ("1 indexed and removed, 0 still dead, 0 cannot be read\n")
     [document] = documents(event.uuid)
     assert (document["uri"], document["partition"], document["offset"]) == ("/second", *location)
     assert document["enrichment"] == {"state": "complete", "missing": []}
@@ -90,7 +90,7 @@ def test_a_retry_keeps_and_reports_a_message_that_is_still_rejected(quiet_stack:
     done = quiet_stack.kp("dlq", "retry", dead_letter_id, check=False)
     assert done.returncode == 1
     first, second = done.stdout.splitlines()
-    assert first == "0 indexed and removed, 1 still dead (1 not_json), 0 cannot be read"
+    assert first == ("0 indexed and removed, 1 still dead (1 not_json), 0 cannot be read")
     assert second.startswith(f"still a dead letter: {dead_letter_id}: not_json: ")
     assert done.stderr == "kp: 1 of 1 dead letters remain; see `kp dlq list`\n"
     report = json.loads(
@@ -176,10 +176,8 @@ def test_a_discarded_dead_letter_keeps_its_offset_and_loses_its_bytes(quiet_stac
     location, dead_letter_id = store_dead_letters(b"a-secret that is not json")
     refused = quiet_stack.kp("dlq", "discard", dead_letter_id, check=False)
     assert refused.stderr == "kp: would discard 1 dead letters: confirm with --yes\n"
-    assert (
-        quiet_stack.kp("dlq", "discard", dead_letter_id, "--yes").stdout
-        == "1 dead letters discarded\n"
-    )
+    done = quiet_stack.kp("dlq", "discard", dead_letter_id, "--yes")
+    assert done.stdout == "1 dead letters discarded\n"
     [dead_letter] = dead_letters(*location)
     assert (dead_letter["key"], dead_letter["value"], dead_letter["reason"]) == (
         None,

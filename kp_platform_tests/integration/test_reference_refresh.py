@@ -117,7 +117,7 @@ def test_a_published_change_is_a_plain_kafka_message(
 
 
 def test_an_unreachable_broker_is_an_error_with_a_remedy() -> None:
-    with pytest.raises(NotPublished, match="1 of 1 changes are not announced .* announce again"):
+    with pytest.raises(NotPublished, match="1 of 1 changes were not published .* publish again"):
         publish_changes("127.0.0.1:1", [ReferenceChange("mysql", "x")], timeout_seconds=0.5)
 
 

@@ -70,8 +70,8 @@ def test_a_day_is_reprocessed_by_the_command_line(
     assert "offsets of analyze.action to read" in printed.stdout
     assert logs(marker) == before
     done = json.loads(quiet_stack.kp("replay", *day, *options, "--json").stdout)
-    assert done["remade"] >= 40
-    assert (done["brought_back"], done["kept"], done["lost"]) == (0, 0, {})
+    assert done["reprocessed"] >= 40
+    assert (done["restored"], done["kept"], done["lost"]) == (0, 0, {})
     after = logs(marker)
     assert len(after) == 40
     for old, new in zip(before, after, strict=True):
@@ -123,9 +123,9 @@ def test_a_backfill_reprocesses_days_in_one_run(
             },
             run_config={"ops": {"replayed_access_log": {"config": {"new_indices": True}}}},
         )
-        [printed] = result.asset_materializations_for_node("replayed_access_log")
-    metadata: dict[str, Any] = {name: each.value for name, each in printed.metadata.items()}
-    assert printed.partition == key
+        [materialization] = result.asset_materializations_for_node("replayed_access_log")
+    metadata: dict[str, Any] = {name: each.value for name, each in materialization.metadata.items()}
+    assert materialization.partition == key
     assert metadata["reprocessed"] >= 40
     assert metadata["new indices"] == [f"log.index-{hour:%Y.%m.%d}"]
     assert {each["redis_value"] for each in logs(marker)} == {another_value}

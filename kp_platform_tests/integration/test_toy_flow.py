@@ -19,7 +19,7 @@ from kp_platform_tests.stack import ROOT, Stack
 ORDERS = load_flow(ROOT / "kp_platform_tests" / "toy_flow" / "orders")
 
 
-def test_a_declared_flow_is_joined_indexed_checked_and_watched(quiet_stack: Stack) -> None:
+def test_a_declared_flow_is_enriched_indexed_checked_and_watched(quiet_stack: Stack) -> None:
     """Nothing but the folder toy_flow/orders with its four files."""
     kafka, elasticsearch = KafkaAdapter(Settings()), ElasticsearchAdapter(Settings())
     KafkaAdmin(Settings()).create_topics({ORDERS.topic: 4})

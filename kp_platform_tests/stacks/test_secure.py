@@ -75,8 +75,8 @@ def secure(secure_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> LocalSetting
 
 def test_the_demo_prints_the_same_as_on_a_plain_stack(secure_stack: Stack) -> None:
     output = secure_stack.kp("demo").stdout
-    assert "Trino          joined each with the MySQL row and the Redis value of its name" in output
-    assert "200 requests, 200 documents, each its own; lag 0" in output
+    assert "Trino          joined each name with its MySQL row and its Redis value" in output
+    assert "200 requests, 200 documents, all correct; lag 0" in output
 
 
 def test_kp_finds_the_stack_and_masks_its_secrets(secure_stack: Stack) -> None:

@@ -152,7 +152,7 @@ class FakeTrino:
     fakes.
 
     `drop` are (partition, offset) that an answer leaves out; `failure` fails every query, `poison`
-    are those that fail each query that reads them, `suspects` do so without a known cause; a query
+    are those that fail each query that reads them, `suspect` do so without a known cause; a query
     of more rows than `most_rows`, or `most_reference_rows` of reference data, is too large;
     `before_answer` and `after_answer` are called once, before and after the rows are read.
     """
@@ -171,7 +171,7 @@ class FakeTrino:
         self.kafka, self.mysql, self.redis = kafka, mysql, redis
         self.drop: set[tuple[int, int]] = set()
         self.poison: set[tuple[int, int]] = set()
-        self.suspects: set[tuple[int, int]] = set()
+        self.suspect: set[tuple[int, int]] = set()
         self.most_rows: int | None = None
         self.most_reference_rows: int | None = None
         self.before_answer: Callable[[], object] | None = None
@@ -213,7 +213,7 @@ class FakeTrino:
             raise QueryTooLarge("EXCEEDED_LOCAL_MEMORY_LIMIT")
         if self.poison.intersection(read):
             raise UndecodableMessage("Document nesting depth (1001) exceeds the maximum")
-        if self.suspects.intersection(read):
+        if self.suspect.intersection(read):
             raise SuspectMessage("GENERIC_INTERNAL_ERROR: cause unknown")
 
     def _joined(
@@ -232,7 +232,7 @@ class FakeTrino:
             keys = {row[key_at] for row in rows if row[key_at] is not None}
             return distinct.groups(), [(key,) for key in keys], 0
         if "IS NOT NULL" in sql:
-            return columns, rows, len(self.mysql.rows) + len(self.redis.held)
+            return columns, rows, len(self.mysql.rows) + len(self.redis.stored)
         listed = {each for each in parameters if isinstance(each, str)}
         at = key_at + 1
         without = [(*row[:at], *[None] * 5, *row[at + 5 :]) for row in rows]
@@ -256,7 +256,7 @@ class FakeTrino:
                 for field in ("kind", "rank", "key", "accesses", "computed_at")
             )
             name = key if kind == "name" else ""
-            test_id, value = self.mysql.rows.get(name), self.redis.held.get(name)
+            test_id, value = self.mysql.rows.get(name), self.redis.stored.get(name)
             created_at = test_id and f"{_EPOCH_DAY}T00:00:00Z"
             reference = test_id, test_id and name, created_at, value
             at, uri, uuid = latest.get((kind, key), (None, None, None))
@@ -277,7 +277,7 @@ class FakeTrino:
         value = message.value if message else None
         event = _lenient(value)
         name = event.get("name") or event.get("key") or ""
-        test_id, url = self.mysql.rows.get(name), self.redis.held.get(name)
+        test_id, url = self.mysql.rows.get(name), self.redis.stored.get(name)
         return (
             _time(offset, " "),
             *(event.get(field) for field in columns[1 : columns.index("redis_key")]),
@@ -378,18 +378,18 @@ class FakeElasticsearch:
         )
 
     def counts(self, index: str, conditions: Sequence[Where]) -> list[int]:
-        with self.snapshot(index) as held:
-            return [held.extent(condition).count for condition in conditions]
+        with self.snapshot(index) as stored:
+            return [stored.extent(condition).count for condition in conditions]
 
     def hours(self, index: str, field: str, where: Where) -> list[datetime]:
-        with self.snapshot(index) as held:
-            found = {datetime.fromisoformat(source[field]) for source in held.matching(where)}
+        with self.snapshot(index) as stored:
+            found = {datetime.fromisoformat(source[field]) for source in stored.matching(where)}
         return sorted({each.replace(minute=0, second=0, microsecond=0) for each in found})
 
     def index_ids(self, index: str) -> dict[str, str]:
         known = {concrete: name for name, concrete in self.names.items()}
-        held = {*self.created, *(concrete for concrete, _ in self.documents)}
-        names = {concrete for concrete in held if self._belongs(concrete, index)}
+        stored = {*self.created, *(concrete for concrete, _ in self.documents)}
+        names = {concrete for concrete in stored if self._belongs(concrete, index)}
         return {known.get(name, name): f"{name}-{self.deletions[name]}" for name in names}
 
     def make_index(self, name: str, template: Path) -> None:
@@ -410,8 +410,10 @@ class FakeElasticsearch:
     def written_since(
         self, index: str, checkpoints: Mapping[int, int], size: int
     ) -> Iterator[list[Hit]]:
-        with self.snapshot(index) as held:
-            found = [hit for hit in held.hits if hit.stored.version.seq_no > checkpoints.get(0, -1)]
+        with self.snapshot(index) as stored:
+            found = [
+                hit for hit in stored.hits if hit.stored.version.seq_no > checkpoints.get(0, -1)
+            ]
         for at in range(0, len(found), size):
             yield found[at : at + size]
 
@@ -460,12 +462,12 @@ class FakeElasticsearch:
             return ItemResult(403, "cluster_block_exception", "index blocked")
         if refused := self.refuse.get(key[1]):
             return refused.pop(0)
-        held = self.documents.get(key)
-        if (verb == "create" and held) or not _version_fits(target, held):
+        stored = self.documents.get(key)
+        if (verb == "create" and stored) or not _version_fits(target, stored):
             return ItemResult(409, "version_conflict_engine_exception", "conflict")
         self._sequence += 1
         self.documents[key] = Stored(source, Version(self._sequence, 1))
-        return ItemResult(200 if held else 201)
+        return ItemResult(200 if stored else 201)
 
 
 @dataclass
@@ -505,9 +507,9 @@ class FakeSnapshot:
         for source in self.matching(where):
             found.setdefault(source["partition"], []).append(source["offset"])
         return {
-            part: Reach(min(at), max(at), sum(each < below[part] for each in at))
-            for part, at in found.items()
-            if part in below
+            partition: Reach(min(at), max(at), sum(offset < below[partition] for offset in at))
+            for partition, at in found.items()
+            if partition in below
         }
 
     def extent(self, where: Where) -> Extent:
@@ -547,15 +549,15 @@ class FakeRedis:
     """String keys, sorted sets and hashes in memory."""
 
     def __init__(self) -> None:
-        self.held: dict[str, str] = {}
+        self.stored: dict[str, str] = {}
         self.sorted_sets: dict[str, dict[str, int]] = {}
         self.hashes: dict[str, dict[str, str]] = {}
 
     def set_values(self, values: Mapping[str, str]) -> None:
-        self.held.update(values)
+        self.stored.update(values)
 
     def values(self, keys: Sequence[str]) -> dict[str, str]:
-        return {key: self.held[key] for key in keys if key in self.held}
+        return {key: self.stored[key] for key in keys if key in self.stored}
 
     def replace(
         self,
@@ -605,11 +607,11 @@ def _value(source: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _version_fits(target: Mapping[str, Any], held: Stored | None) -> bool:
+def _version_fits(target: Mapping[str, Any], stored: Stored | None) -> bool:
     if "if_seq_no" not in target:
         return True
     asked = Version(target["if_seq_no"], target["if_primary_term"])
-    return held is not None and held.version == asked
+    return stored is not None and stored.version == asked
 
 
 def _triples(parameters: Sequence[object]) -> Iterator[tuple[int, int, int]]:

@@ -384,23 +384,23 @@ class ElasticsearchSnapshot:
             query=_query(where),
             track_total_hits=False,
             aggs={
-                str(part): {
-                    "filter": {"term": {"partition": part}},
+                str(partition): {
+                    "filter": {"term": {"partition": partition}},
                     "aggs": {
                         "first": {"min": {"field": "offset"}},
                         "last": {"max": {"field": "offset"}},
                         "below": {"filter": {"range": {"offset": {"lt": offset}}}},
                     },
                 }
-                for part, offset in below.items()
+                for partition, offset in below.items()
             },
         )
         found = answer.get("aggregations", {})
         return {
-            int(part): Reach(
+            int(partition): Reach(
                 int(each["first"]["value"]), int(each["last"]["value"]), each["below"]["doc_count"]
             )
-            for part, each in found.items()
+            for partition, each in found.items()
             if each["doc_count"]
         }
 

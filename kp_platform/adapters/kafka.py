@@ -30,10 +30,11 @@ from kp_platform.adapters.kafka_client import (
     is_transient,
     shared_client,
 )
-from kp_platform.adapters.reference_changes import NotPublished, ReferenceChange, publish_changes
+from kp_platform.adapters.reference_changes import NotPublished, publish_changes
 from kp_platform.engine.errors import SliceError
 from kp_platform.engine.offsets import OffsetRange, TopicState
 from kp_platform.engine.ports import RawMessage
+from kp_platform.engine.reference_change import ReferenceChange
 from kp_platform.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -1,31 +1,22 @@
 """Publishing changes of reference data, for applications that change them.
 
-Belongs here: the message of topic `reference.changed` and its production. Needs only
-confluent-kafka, orjson and `web_emitter.contract`, so an application can import it alone. Does not
-belong here: the reference data (`operations/reference_data.py`) and the re-enrichment that a
-message causes (`engine/reference_refresh.py`).
+Belongs here: producing to topic `reference.changed`. Needs only confluent-kafka, orjson and
+`web_emitter.contract`, so an application can import it alone. Does not belong here: the message
+(`engine/reference_change.py`) and the reference data (`operations/reference_data.py`).
 
     connection.commit()  # commit the change of the row or key before publishing it
     publish_changes("127.0.0.1:18092", [ReferenceChange("mysql", "presto")])
-
-A message carries only the key to look up, no data. It may therefore arrive twice, late or in any
-order.
 """
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from uuid import UUID, uuid4
 
-import orjson
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from kp_platform.engine.reference_change import ReferenceChange
 from web_emitter import contract
 
 TOPIC = contract.REFERENCE_CHANGES_TOPIC
-SOURCES = ("mysql", "redis")
-EVENT_TYPE = "kp.reference.v1"
-EVENT_SOURCE = "/kp_platform/changes"
 DELIVERY_SECONDS = 10.0
 _PRODUCER_OPTIONS: dict[str, str | int | bool] = {
     "enable.idempotence": True,
@@ -35,30 +26,6 @@ _PRODUCER_OPTIONS: dict[str, str | int | bool] = {
 
 class NotPublished(Exception):
     """Kafka did not acknowledge a change; publishing it again is safe."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReferenceChange:
-    """The row or value of `key` in `source` (mysql or redis) was set, changed or deleted."""
-
-    source: str
-    key: str
-    id: UUID = field(default_factory=uuid4)
-
-    def __post_init__(self) -> None:
-        if self.source not in SOURCES:
-            raise ValueError(f"source {self.source!r} is none of {', '.join(SOURCES)}")
-        if not self.key:
-            raise ValueError("a change needs a key")
-        self.key.encode()  # UnicodeEncodeError, a ValueError, for a lone surrogate
-
-    def body(self) -> bytes:
-        return orjson.dumps({"source": self.source, "key": self.key})
-
-    def headers(self, now_ms: int) -> list[contract.Header]:
-        """CloudEvents attributes, as the emitter's events have them."""
-        event_id = str(self.id).encode()
-        return contract.cloudevents_headers(event_id, EVENT_SOURCE, EVENT_TYPE, now_ms)
 
 
 def publish_changes(

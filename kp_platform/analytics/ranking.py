@@ -207,11 +207,11 @@ class Ranking:
 
         They start after the last message that Trino cannot decode: it would fail the query.
         """
-        state, held = positions.read_consistent(self.log, self.store, self.flow)
+        state, current = positions.read_consistent(self.log, self.store, self.flow)
         undecodable = self._undecodable(state.topic_id)
         ranges = []
         for partition, watermarks in sorted(state.partitions.items()):
-            position = held.get(partition, Position(watermarks.low))
+            position = current.get(partition, Position(watermarks.low))
             end = min(position.offset, watermarks.high)
             start = max(
                 watermarks.low, end - self.recent_offsets, undecodable.get(partition, -1) + 1

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Inspect, retry and discard dead letters: messages that cannot be indexed.")
 
 Ids = Annotated[list[str] | None, typer.Argument(help="Ids from `kp dlq list`.")]
-OfFlow = Annotated[str, typer.Option("--flow", help="Dead letters of this flow, e.g. access_log.")]
-OfReason = Annotated[str, typer.Option("--reason", help="Dead letters with this reason.")]
+OfFlow = Annotated[str, typer.Option("--flow", help="Select by flow, e.g. access_log.")]
+OfReason = Annotated[str, typer.Option("--reason", help="Select by reason, e.g. conflict.")]
 SHOWN_BYTES = 4_000
 
 
@@ -34,11 +34,15 @@ SHOWN_BYTES = 4_000
 def list_dead_letters(
     flow: OfFlow = "",
     reason: OfReason = "",
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number shown.")] = 50,
-    everything: Annotated[bool, typer.Option("--all", help="Include discarded ones.")] = False,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Maximum number of dead letters to show.")
+    ] = 50,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Include discarded dead letters.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List dead letters, the latest first, and count them by reason."""
+    """List dead letters, newest first, and count them by reason."""
     from kp_platform.engine import dead_letters
 
     store = _store(Settings())
@@ -63,11 +67,11 @@ def list_dead_letters(
 def show_dead_letter(
     identity: Annotated[str, typer.Argument(metavar="ID", help="Id from `kp dlq list`.")],
     raw: Annotated[
-        bool, typer.Option("--raw", help="Write the message's exact bytes to a pipe or a file.")
+        bool, typer.Option("--raw", help="Write the exact bytes of the message to a pipe or file.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show all fields of a dead letter, its message as text or else in hex."""
+    """Show all fields of a dead letter, with its message as text, or in hex if it is not text."""
     from kp_platform.engine import dead_letters
 
     found = dead_letters.by_id(_store(Settings()), identity)
@@ -89,11 +93,11 @@ def retry_dead_letters(
     flow: OfFlow = "",
     reason: OfReason = "",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print which messages can be read.")
+        bool, typer.Option("--dry-run", help="Only print which messages can be read.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Process the messages of dead letters again; indexed ones are removed from the queue."""
+    """Process dead letters again, and remove those that are indexed from the queue."""
     from kp_platform.engine import dead_letters
     from kp_platform.operations import dead_letter_retry
     from kp_platform.wiring import builtin_indexers
@@ -118,9 +122,11 @@ def discard_dead_letters(
     ids: Ids = None,
     flow: OfFlow = "",
     reason: OfReason = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Confirm; without it only count.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Confirm; without this option, only count.")
+    ] = False,
 ) -> None:
-    """Delete the bytes of dead letters for good; their offsets and reasons are kept."""
+    """Delete the bytes of dead letters permanently, but keep their offsets and reasons."""
     from kp_platform.engine import dead_letters
     from kp_platform.engine.clock import utc_now
 

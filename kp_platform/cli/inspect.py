@@ -16,7 +16,7 @@ from kp_platform.settings import Settings, environment
 
 
 def lag(as_json: AsJson = False) -> None:
-    """Show for each partition how many events are not indexed yet."""
+    """Show the number of events in each partition that are not indexed yet."""
     from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
     from kp_platform.adapters.kafka import KafkaAdapter
     from kp_platform.engine.lag import partition_lags
@@ -54,18 +54,18 @@ def sizing(
     peak: Annotated[float, typer.Argument(min=0.001, help="Events per second at the peak.")],
     average: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Events per second, daily average; default: PEAK / 3."),
+        typer.Option(min=0.001, help="Daily average of events per second; default: PEAK / 3."),
     ] = None,
     catch_up: Annotated[
-        float, typer.Option(min=1, help="Capacity as a multiple of the peak, for backlogs.")
+        float, typer.Option(min=1, help="Capacity to process a backlog, as a multiple of the peak.")
     ] = 2.0,
-    cores: Annotated[int, typer.Option(min=1, help="Cores of each server's machine.")] = 4,
+    cores: Annotated[int, typer.Option(min=1, help="CPU cores of each machine.")] = 4,
     keep_days: Annotated[int, typer.Option(min=1, help="Retention of documents in days.")] = 30,
-    topic_days: Annotated[int, typer.Option(min=1, help="Retention of Kafka in days.")] = 7,
+    topic_days: Annotated[int, typer.Option(min=1, help="Retention of topics in days.")] = 7,
     as_json: AsJson = False,
 ) -> None:
-    """Estimate partitions, runs, Trino workers, shards, memory and disk for a rate of events, from
-    the benchmarks (docs/performance.md)."""
+    """Estimate partitions, runs, Trino workers, shards, memory and disk for a rate of events, based
+    on the benchmarks (docs/performance.md)."""
     from kp_platform.operations.sizing import Load, needs
 
     load = Load(

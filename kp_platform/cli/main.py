@@ -100,7 +100,7 @@ def _is_expected(error: Exception) -> bool:
 def _wrong_setting(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     message = first["msg"].removeprefix("Value error, ")
-    name = "_".join(str(part) for part in first["loc"]).upper()
+    name = "_".join(str(each) for each in first["loc"]).upper()
     return f"KP_{name}: {message}" if name else message
 
 

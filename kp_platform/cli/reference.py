@@ -16,7 +16,7 @@ app = typer.Typer(help="Change reference data; indexed documents are refreshed."
 
 
 def seed(as_json: AsJson = False) -> None:
-    """Load the reference rows into MySQL and the reference keys into Redis; repeatable."""
+    """Load the reference rows into MySQL and the reference keys into Redis. Can be repeated."""
     from kp_platform.adapters.kafka import KafkaAdapter
     from kp_platform.adapters.mysql import MySQLAdapter
     from kp_platform.adapters.redis import RedisAdapter
@@ -34,10 +34,10 @@ def seed(as_json: AsJson = False) -> None:
 
 @app.command("set")
 def set_reference(
-    name: Annotated[str, typer.Argument(help="The name in the events.")],
-    url: Annotated[str, typer.Argument(help="Its value in Redis.")],
+    name: Annotated[str, typer.Argument(help="The name, as in the events.")],
+    url: Annotated[str, typer.Argument(help="The new value in Redis.")],
 ) -> None:
-    """Set a name's row in MySQL and its value in Redis, and publish the change."""
+    """Set the MySQL row and the Redis value of a name, and publish the change."""
     from kp_platform.adapters.kafka import KafkaAdapter
     from kp_platform.adapters.mysql import MySQLAdapter
     from kp_platform.adapters.redis import RedisAdapter

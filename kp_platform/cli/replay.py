@@ -23,22 +23,29 @@ if TYPE_CHECKING:
 
 def replay(
     start: Annotated[
-        str, typer.Option("--from", help="Time in UTC, e.g. 2026-11-25 or 2026-11-25T10:30.")
+        str, typer.Option("--from", help="Start in UTC, e.g. 2026-11-25 or 2026-11-25T10:30.")
     ] = "",
-    end: Annotated[str, typer.Option("--to", help="Time in UTC; default: the end of today.")] = "",
+    end: Annotated[str, typer.Option("--to", help="End in UTC; default: the end of today.")] = "",
     offsets: Annotated[
-        str, typer.Option(help="Offsets instead, as in a run's tag: '0:[120,131) 3:[7,9)'.")
+        str,
+        typer.Option(
+            help="Offset ranges, instead of times, as in the run tag kp/offsets: "
+            "'0:[120,131) 3:[7,9)'."
+        ),
     ] = "",
-    flow: Annotated[str, typer.Option(help="The flow, e.g. full_text.")] = "access_log",
+    flow: Annotated[str, typer.Option(help="Flow to replay, e.g. full_text.")] = "access_log",
     new_indices: Annotated[
         bool,
-        typer.Option("--new-indices", help="Write whole days to new indices and swap them in."),
+        typer.Option(
+            "--new-indices",
+            help="Write whole days to new indices, which then replace the old ones.",
+        ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the range only.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the range.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Reprocess retained messages with current reference data. Positions do not move. Repeatable:
-    documents that are up to date stay unchanged."""
+    """Reprocess retained messages with current reference data. Positions do not move. A replay can
+    be repeated: documents that are already up to date stay unchanged."""
     from kp_platform.operations import replay
     from kp_platform.wiring import builtin_indexers
 

@@ -17,7 +17,7 @@ from kp_platform.local.settings import LocalSettings
 
 def retention(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be deleted.")
+        bool, typer.Option("--dry-run", help="Only print what would be deleted.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

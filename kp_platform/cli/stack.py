@@ -33,15 +33,16 @@ def up(
         bool,
         typer.Option(
             "--cluster",
-            help="Give a new KP_HOME three Kafka brokers, two Trino workers and 12 partitions.",
+            help="Set up a new KP_HOME with three Kafka brokers, two Trino workers and 12 "
+            "partitions per topic.",
         ),
     ] = False,
     secure: Annotated[
         bool,
-        typer.Option("--secure", help="Give a new KP_HOME TLS, and users with passwords."),
+        typer.Option("--secure", help="Set up a new KP_HOME with TLS, users and passwords."),
     ] = False,
 ) -> None:
-    """Start all services and wait until each of them is ready."""
+    """Start all services and wait until they are ready."""
     from kp_platform.local import stack, state
 
     if cluster and secure:
@@ -92,10 +93,17 @@ def status(as_json: AsJson = False) -> None:
 
 def logs(
     service: Annotated[
-        str, typer.Argument(help=f"One of: {', '.join(SERVICES)}; or another one of `kp status`.")
+        str,
+        typer.Argument(
+            help=f"One of: {', '.join(SERVICES)}; or another service that `kp status` lists."
+        ),
     ],
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Number of last lines.")] = 50,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Print new lines too.")] = False,
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", min=0, help="Number of most recent lines to print.")
+    ] = 50,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Continue to print new lines.")
+    ] = False,
 ) -> None:
     """Show the log of one service."""
     from kp_platform.local.servers import services
@@ -136,7 +144,7 @@ def demo(
     requests: Annotated[int, typer.Option(min=1, max=5000, help="Number of requests.")] = 200,
     as_json: AsJson = False,
 ) -> None:
-    """Send requests to the emitter and wait until each of them is searchable."""
+    """Send requests to the emitter and wait until their events are searchable."""
     from kp_platform.local import demo
 
     settings, screen = LocalSettings(), console()

@@ -99,7 +99,7 @@ def send(
 def _in_parts(
     store: Documents, operations: Sequence[bytes], error: RequestTooLarge
 ) -> Sequence[ItemResult]:
-    """The results of a request that was too large, sent in halves, down to a single document."""
+    """The results of a request that was too large, split in two down to a single document."""
     if len(operations) == 1:
         return [ItemResult(413, REQUEST_TOO_LARGE, str(error))]
     middle = len(operations) // 2

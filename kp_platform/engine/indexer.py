@@ -188,7 +188,7 @@ class Indexer:
     def _poll(
         self, state: TopicState, stored: dict[int, Position]
     ) -> tuple[TopicState, dict[int, Position]]:
-        """The current topic; positions are read again only if its topic id has changed."""
+        """The current topic; positions are reread only if its topic id has changed."""
         now = self.servers.log.topic_state(self.flow.topic).of(self.assignment)
         return (now, stored) if now.topic_id == state.topic_id else self.read_positions()
 

@@ -61,7 +61,7 @@ def missing_indices(
     day = min(index_registry.first_moment(flow, name) for name in names)
     first = log.offsets_at(flow.topic, day)
     report = _report(
-        f"{', '.join(names)} was deleted; {flow.topic} is read again from {day:%Y-%m-%d}, "
+        f"{', '.join(names)} was deleted; {flow.topic} is reprocessed from {day:%Y-%m-%d}, "
         "as far as retention has kept it"
     )
     moves = {

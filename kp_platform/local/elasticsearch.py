@@ -95,11 +95,11 @@ def _prepare(settings: LocalSettings) -> None:
 
 
 def _prerequisites(settings: LocalSettings) -> Iterator[Finding]:
-    place = settings.elasticsearch_java_home or JAVA_FOLDER
+    searched = settings.elasticsearch_java_home or JAVA_FOLDER
     yield Finding.present(
         "java for elasticsearch",
         java_home(settings),
-        f"no Java 17 or newer with all modules at {place}",
+        f"no Java 17 or newer with all modules at {searched}",
         "apt-get install -y default-jre-headless, or set KP_ELASTICSEARCH_JAVA_HOME",
     )
     if os.geteuid() == 0:

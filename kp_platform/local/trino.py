@@ -79,7 +79,7 @@ def _node(
         "-jvm-dir", str(machine.JAVA_HOME),
         "-etc-dir", str(settings.presto_folder),
         "-data-dir", str(settings.home / name),
-        *(part for name, value in options.items() for part in ("-D", f"{name}={value}")),
+        *(argument for name, value in options.items() for argument in ("-D", f"{name}={value}")),
         "run",
     )  # fmt: skip
     return {"ports": (port,), "command": command, "environment": _environment(settings, port)}

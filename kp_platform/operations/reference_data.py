@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from kp_platform.adapters.reference_changes import ReferenceChange
+from kp_platform.engine.reference_change import ReferenceChange
 
 REFERENCE_VALUES = {
     "presto": "https://prestodb.io/",

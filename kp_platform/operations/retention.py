@@ -93,20 +93,20 @@ class _Retention:
         return expired
 
     def documents(
-        self, index: str, where: Where, is_held: Callable[[dict[str, Any]], bool]
+        self, index: str, where: Where, is_needed: Callable[[dict[str, Any]], bool]
     ) -> Expired:
         """Documents of an index that is not daily."""
-        expired, held = Expired(index), 0
+        expired, needed = Expired(index), 0
         self.store.refresh(index)
         with self.store.snapshot(index) as snapshot:
             for hits in snapshot.latest(where, _PAGE, without=("key", "value")):
-                old = [hit for hit in hits if not is_held(hit.stored.source)]
-                held += len(hits) - len(old)
+                old = [hit for hit in hits if not is_needed(hit.stored.source)]
+                needed += len(hits) - len(old)
                 expired.documents += len(old)
                 if old and not self.dry_run:
                     send(self.store, [delete(hit.index, hit.id) for hit in old])
-        if held:
-            expired.kept.append(f"{held} whose messages the topic still holds")
+        if needed:
+            expired.kept.append(f"{needed} whose messages the topic still holds")
         return expired
 
     def _may_delete(self, state: TopicState, name: str) -> bool:
@@ -127,7 +127,9 @@ class _Retention:
             if not may_delete:
                 self.store.block_writes(name, False)
         if may_delete:
-            index_registry.unregister(self.store, flow, [name])  # else its events are read again
+            index_registry.unregister(
+                self.store, flow, [name]
+            )  # otherwise its events are reprocessed
             self.store.delete_index(name)
         return may_delete
 
@@ -155,7 +157,7 @@ def apply_retention(
         before = now - timedelta(days=policy.dead_letter_days)
         where = Where("@timestamp", Window(EVER.start, before))
         for index in (DEAD_INDEX, GAP_INDEX):
-            found.append(retention.documents(index, where, _held_by(states)))
+            found.append(retention.documents(index, where, _needed_by(states)))
     if policy.kpi_days:
         # Hours of the last week are counted again when they are missing.
         age = max(timedelta(days=policy.kpi_days), LOOK_BACK + timedelta(days=1))
@@ -164,10 +166,10 @@ def apply_retention(
     return found
 
 
-def _held_by(states: Mapping[str, TopicState]) -> Callable[[dict[str, Any]], bool]:
+def _needed_by(states: Mapping[str, TopicState]) -> Callable[[dict[str, Any]], bool]:
     """A function that checks whether the topic still holds an offset of a dead letter or a gap."""
 
-    def is_held(source: dict[str, Any]) -> bool:
+    def is_needed(source: dict[str, Any]) -> bool:
         state = states.get(source["flow"])
         if state is None:
             return True  # the flow may be declared again
@@ -177,4 +179,4 @@ def _held_by(states: Mapping[str, TopicState]) -> Callable[[dict[str, Any]], boo
             state.topic_id == source["topic_id"] and watermarks is not None and end > watermarks.low
         )
 
-    return is_held
+    return is_needed

@@ -51,7 +51,7 @@ def decide(
     `runs` are the latest runs of these partitions, newest first; only the newest can be live,
     because it was started when no other was. A run whose process ended with its code server stays
     STARTED for half an hour, so a run without a heartbeat counts as stalled. `deleted` are indices
-    whose events have to be read again.
+    whose events have to be reprocessed.
     """
     if _is_running(runs, settings, heartbeat_age):
         return Decision(False, f"{runs[0].status_sentence}; lag {todo.lag}")
@@ -100,12 +100,12 @@ class _Tick:
     deleted: Sequence[str]
 
     def runs_to_start(
-        self, state: TopicState, held: Mapping[int, Position]
+        self, state: TopicState, current: Mapping[int, Position]
     ) -> tuple[list[dg.RunRequest], list[str]]:
         """A run for each assignment that needs one, and the reasons of all decisions."""
         requests, reasons = [], []
         for assignment in state.assignments(self.settings.partitions_per_run):
-            todo = positions.plan_from(state.of(assignment), held, self.settings.slice_rows)
+            todo = positions.plan_from(state.of(assignment), current, self.settings.slice_rows)
             decision = self._decision(assignment, todo)
             text, tags = assignment_text(assignment), assignment_tags(assignment)
             reasons.append(f"{text}: {decision.reason}" if text else decision.reason)
@@ -153,18 +153,18 @@ def offset_sensor(flow: AnyFlow, job: AssetJob) -> dg.SensorDefinition:
     ) -> list[dg.RunRequest] | dg.SkipReason:
         deadline = time.monotonic() + settings.sensor_wait_seconds
         try:
-            state, held = positions.read_consistent(kafka, elasticsearch, flow)
+            state, current = positions.read_consistent(kafka, elasticsearch, flow)
             deleted = index_registry.missing(elasticsearch, flow)
             tick = _Tick(flow, settings, context.instance, elasticsearch, deleted)
             while True:
-                requests, reasons = tick.runs_to_start(state, held)
+                requests, reasons = tick.runs_to_start(state, current)
                 if requests:
                     context.log.info("%s: %s", flow.topic, "; ".join(reasons))
                     return requests
                 if time.monotonic() >= deadline:
                     return dg.SkipReason(f"{flow.topic}: {'; '.join(reasons)}")
                 _wait_for_events(kafka, state)
-                state, held = positions.read_consistent(kafka, elasticsearch, flow)
+                state, current = positions.read_consistent(kafka, elasticsearch, flow)
         except (ServerDown, TopicMissing) as error:
             return dg.SkipReason(str(error))
 

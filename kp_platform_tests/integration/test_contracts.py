@@ -17,7 +17,6 @@ from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.kafka_admin import KafkaAdmin
 from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.adapters.redis import RedisAdapter
-from kp_platform.adapters.reference_changes import ReferenceChange
 from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.analytics.kpi import MAPPING as KPI_MAPPING
 from kp_platform.analytics.ranking import SQL_PATH
@@ -26,6 +25,7 @@ from kp_platform.engine.counting import HOUR, Extent, Where, Window, iso
 from kp_platform.engine.errors import SliceError
 from kp_platform.engine.offsets import OffsetRange, Slice, Watermarks
 from kp_platform.engine.ports import Reach, Stored
+from kp_platform.engine.reference_change import ReferenceChange
 from kp_platform.engine.sql import keys_query, ranges_query, slice_query
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.operations.reference_data import REFERENCE_VALUES, seed, set_reference
@@ -602,43 +602,43 @@ class TestReferenceData:
         assert redis.values([name, new_id()]) == {name: ""}
 
 
-class TestBoard:
-    """`Board`: sorted sets and hashes in Redis."""
+class TestRankingStore:
+    """`RankingStore`: sorted sets and hashes in Redis."""
 
     @pytest.fixture(params=["fake", "real"])
-    def board(self, request: pytest.FixtureRequest, real: Callable[[], Stack]) -> Any:
+    def ranking_store(self, request: pytest.FixtureRequest, real: Callable[[], Stack]) -> Any:
         if request.param == "fake":
             return FakeRedis()
         real()
         return RedisAdapter(Settings())
 
     def test_members_with_equal_scores_are_sorted_by_their_bytes_descending(
-        self, board: Any
+        self, ranking_store: Any
     ) -> None:
         key = f"contract-{new_id()}"
         scores = {"a": 1, "": 1, "b": 2, "é": 1, "😀": 1, "/" * 8_000: 3, "Z": 1}
-        board.replace(key, {key: scores}, {})
+        ranking_store.replace(key, {key: scores}, {})
         expected = [("/" * 8_000, 3), ("b", 2), ("😀", 1), ("é", 1), ("a", 1), ("Z", 1), ("", 1)]
-        assert board.highest(key, 10) == expected
-        assert board.highest(key, 2) == expected[:2]
-        board.replace(key, {key: {}}, {})
+        assert ranking_store.highest(key, 10) == expected
+        assert ranking_store.highest(key, 2) == expected[:2]
+        ranking_store.replace(key, {key: {}}, {})
 
-    def test_replace_leaves_nothing_of_the_previous_value(self, board: Any) -> None:
+    def test_replace_leaves_nothing_of_the_previous_value(self, ranking_store: Any) -> None:
         listing, first, second = (f"contract-{new_id()}" for _ in range(3))
         hashes = {first: {"key": "x", "old": "1"}, second: {"key": "y"}}
-        board.replace(listing, {listing: {first: 1, second: 2}}, hashes)
-        board.replace(listing, {listing: {first: 1}}, {first: {"key": "z"}})
-        assert board.hash(first) == {"key": "z"}
-        assert board.hash(second) == {}
-        assert board.highest(listing, 10) == [(first, 1)]
-        board.replace(listing, {listing: {}}, {})
-        assert (board.hash(first), board.highest(listing, 10)) == ({}, [])
+        ranking_store.replace(listing, {listing: {first: 1, second: 2}}, hashes)
+        ranking_store.replace(listing, {listing: {first: 1}}, {first: {"key": "z"}})
+        assert ranking_store.hash(first) == {"key": "z"}
+        assert ranking_store.hash(second) == {}
+        assert ranking_store.highest(listing, 10) == [(first, 1)]
+        ranking_store.replace(listing, {listing: {}}, {})
+        assert (ranking_store.hash(first), ranking_store.highest(listing, 10)) == ({}, [])
 
-    def test_a_hash_is_replaced_completely(self, board: Any) -> None:
+    def test_a_hash_is_replaced_completely(self, ranking_store: Any) -> None:
         key = f"contract-{new_id()}"
-        board.set_hash(key, {"a": "1", "b": ""})
-        board.set_hash(key, {"b": ""})
-        assert board.hash(key) == {"b": ""}
+        ranking_store.set_hash(key, {"a": "1", "b": ""})
+        ranking_store.set_hash(key, {"b": ""})
+        assert ranking_store.hash(key) == {"b": ""}
 
 
 def test_the_table_equals_that_of_the_example(quiet_stack: Stack) -> None:
@@ -750,7 +750,7 @@ class TestTrino:
         self, harness: tuple[Any, Any]
     ) -> None:
         trino, send = harness
-        board = trino.redis if isinstance(trino, FakeTrino) else RedisAdapter(Settings())
+        ranking_store = trino.redis if isinstance(trino, FakeTrino) else RedisAdapter(Settings())
         unknown, presto = Event(name=f"nobody-{new_id()}"), Event(name="presto")
         [(_, first), (_, last)] = send(unknown.value, presto.value)
         uri = f"/{presto.uuid}"
@@ -766,14 +766,14 @@ class TestTrino:
             for rank, (kind, key) in enumerate(ranked, start=1)
         }
         listing = {key: order for order, key in enumerate(hashes)}
-        board.replace("ranking:entries", {"ranking:entries": listing}, hashes)
+        ranking_store.replace("ranking:entries", {"ranking:entries": listing}, hashes)
         sql, parameters = ranges_query(
             SQL_PATH.read_text(), Slice((OffsetRange(3, first, last + 1),))
         )
         with trino.query(sql, parameters) as answer:
             rows = [row for batch in answer.batches(2) for row in batch]
             found = [dict(zip(answer.columns, row, strict=True)) for row in rows]
-        board.replace("ranking:entries", {"ranking:entries": {}}, {})
+        ranking_store.replace("ranking:entries", {"ranking:entries": {}}, {})
         assert [(row["kind"], row["key"]) for row in found] == ranked
         assert [(row["rank"], row["accesses"]) for row in found] == [(n, 5) for n in (1, 2, 3, 4)]
         assert [row["redis_value"] for row in found] == [

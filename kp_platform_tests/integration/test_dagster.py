@@ -126,8 +126,8 @@ def test_runs_of_different_partitions_are_started_independently(
         status=dg.DagsterRunStatus.STARTED,
     )
     assert [each.tags["kp/assignment"] for each in started(instance)] == ["2-3"]
-    for request, part in zip(requests, parts, strict=True):
-        [done] = run(instance, request.tags, **part).asset_materializations_for_node(
+    for request, each in zip(requests, parts, strict=True):
+        [done] = run(instance, request.tags, **each).asset_materializations_for_node(
             "enriched_access_log"
         )
         assert done.metadata["rows"].value == 4

@@ -13,9 +13,10 @@ from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.adapters.redis import RedisAdapter
-from kp_platform.adapters.reference_changes import NotPublished, ReferenceChange, publish_changes
+from kp_platform.adapters.reference_changes import NotPublished, publish_changes
 from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.lag import partition_lags
+from kp_platform.engine.reference_change import ReferenceChange
 from kp_platform.engine.reports import SliceReport
 from kp_platform.flows.builtin import ACCESS_LOG, REFERENCE_CHANGES
 from kp_platform.flows.model import AnyFlow

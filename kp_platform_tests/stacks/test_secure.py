@@ -30,8 +30,8 @@ from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.mysql import MySQLAdapter
 from kp_platform.adapters.redis import RedisAdapter
 from kp_platform.adapters.reference_changes import TOPIC as CHANGES
-from kp_platform.adapters.reference_changes import ReferenceChange
 from kp_platform.adapters.trino import TrinoAdapter
+from kp_platform.engine.reference_change import ReferenceChange
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.local import supervisor
 from kp_platform.local.redis import catalog_environment

@@ -107,7 +107,7 @@ ORDINARY: Mapping[str, str] = {
     r"</?\w[^>]*>?": "tags of HTML, such as span",
 }
 ALLOWED: Mapping[str, str] = {
-    "beat_at": "a field of index kp.heartbeats",
+    "replay_in_place": "as in an update in place",
     "pytestmark": "the name that pytest defines",
     "silent": "a server that accepts connections and sends nothing",
 }

@@ -75,7 +75,7 @@ class Cursor:
 
     @classmethod
     def of_page(cls, hits: Sequence[Mapping[str, Any]]) -> tuple[Self, Self]:
-        """The cursors of the first and the last hit of a page. A neighbouring page may span ten
+        """The cursors of the first and the last hit of a page. A neighbouring page may cover ten
         times the range of this one."""
         (newest, *first), (oldest, *last) = hits[0]["sort"], hits[-1]["sort"]
         reach = min(10 * (newest - oldest) + 50, _MAX_REACH)

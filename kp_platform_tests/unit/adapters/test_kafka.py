@@ -6,7 +6,7 @@ from confluent_kafka import KafkaError, KafkaException
 from kp_platform.adapters.errors import ServerDown, TopicMissing
 from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.kafka_client import is_electing, is_not_visible_yet, is_transient
-from kp_platform.adapters.reference_changes import ReferenceChange
+from kp_platform.engine.reference_change import ReferenceChange
 from kp_platform.settings import Settings
 
 

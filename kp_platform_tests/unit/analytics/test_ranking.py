@@ -82,7 +82,7 @@ def test_the_order_of_ranked_keys(
 
 def test_the_ranking_is_stored_in_redis_and_in_the_index(harness: Harness) -> None:
     harness.mysql.rows["presto"] = 7
-    harness.redis.held["presto"] = "https://prestodb.io/"
+    harness.redis.stored["presto"] = "https://prestodb.io/"
     harness.accessed("presto", "kafka", "presto", "a", "b")
     report = harness.ranking.compute(NOON)
     assert (report.events, report.ranked) == (5, {"name": 3, "uri": 3})

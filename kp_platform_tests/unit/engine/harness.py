@@ -8,11 +8,11 @@ import json
 import uuid
 from collections.abc import Sequence
 
-from kp_platform.adapters.reference_changes import ReferenceChange
 from kp_platform.engine.clock import SYSTEM_CLOCK, Clock
 from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.lag import partition_lags
 from kp_platform.engine.ports import Servers, Stored
+from kp_platform.engine.reference_change import ReferenceChange
 from kp_platform.engine.reports import SliceReport
 from kp_platform.flows.builtin import ACCESS_LOG, REFERENCE_CHANGES
 from kp_platform.flows.model import AnyFlow

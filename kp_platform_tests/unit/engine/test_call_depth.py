@@ -9,11 +9,12 @@ from types import FrameType
 import dagster as dg
 import pytest
 
-from kp_platform.adapters.reference_changes import ReferenceChange
 from kp_platform.engine.ports import ItemResult
+from kp_platform.engine.reference_change import ReferenceChange
 from kp_platform.flows.builtin import ACCESS_LOG, REFERENCE_CHANGES
 from kp_platform.flows.model import AnyFlow
 from kp_platform.orchestration.flow_assets import flow_asset
+from kp_platform.settings import Settings
 from kp_platform_tests.fakes import FakeAnswer, FakeElasticsearch, FakeTrino
 from kp_platform_tests.unit.engine.harness import Harness
 
@@ -86,7 +87,12 @@ def stacks_of(harness: Harness, flow: AnyFlow) -> Stacks:
     store = RecordingElasticsearch()
     store.documents, store.searchable = harness.store.documents, harness.store.searchable
     trino.stacks = store.stacks = stacks = Stacks()
-    resources = {"kafka": harness.kafka, "trino": trino, "elasticsearch": store}
+    resources = {
+        "settings": Settings(_env_file=None),
+        "kafka": harness.kafka,
+        "trino": trino,
+        "elasticsearch": store,
+    }
     config = {"ops": {flow.asset: {"config": {"follow_idle_seconds": 0}}}}
     assert dg.materialize([flow_asset(flow)], resources=resources, run_config=config).success
     return stacks

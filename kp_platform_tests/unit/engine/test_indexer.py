@@ -190,7 +190,7 @@ def test_a_suspect_message_is_found_when_others_can_be_read(
     harness: Harness,
 ) -> None:
     harness.access(30)
-    harness.trino.suspects = {(1, 4), (1, 5)}
+    harness.trino.suspect = {(1, 4), (1, 5)}
     harness.run()
     assert len(harness.stored("log.index")) == 28
     assert {each.source["offset"] for each in harness.stored(DEAD_INDEX).values()} == {4, 5}
@@ -202,7 +202,7 @@ def test_when_trino_fails_for_every_message_none_is_a_dead_letter(
     harness: Harness, events: int
 ) -> None:
     harness.access(events)
-    harness.trino.suspects = {(partition, at) for partition in range(3) for at in range(100)}
+    harness.trino.suspect = {(partition, at) for partition in range(3) for at in range(100)}
     with pytest.raises(SuspectMessage, match="cause unknown"):
         harness.run()
     assert len(harness.trino.queries) <= MOST_FAILURES
@@ -246,8 +246,8 @@ def test_a_deleted_index_is_restored_from_the_topic(harness: Harness) -> None:
     harness.store.delete_index(day)
     recovered, indexed = harness.run()
     assert recovered.gaps == (
-        f"{day} was deleted; analyze.action is read again from 2026-03-01, as far as retention has "
-        "kept it",
+        f"{day} was deleted; analyze.action is reprocessed from 2026-03-01, as far as retention "
+        "has kept it",
     )
     assert indexed.outcome.indexed == 20
     assert harness.stored("log.index").keys() == before.keys()

@@ -17,9 +17,9 @@ from kp_platform.engine.offsets import (
 )
 
 
-def topic(**marks: tuple[int, int]) -> TopicState:
+def topic(**watermarks: tuple[int, int]) -> TopicState:
     """`topic(p0=(low, high))`."""
-    return TopicState("t", "id", {int(k[1:]): Watermarks(*v) for k, v in marks.items()})
+    return TopicState("t", "id", {int(k[1:]): Watermarks(*v) for k, v in watermarks.items()})
 
 
 @pytest.mark.parametrize(
@@ -85,31 +85,31 @@ def test_the_unused_share_of_a_short_partition_goes_to_the_long_ones() -> None:
         ([(0, 4, 6)], [(0, 4, 5)], [(0, 5, 6)]),
     ],
 )
-def test_a_slice_is_its_halves(
+def test_a_slice_is_split_in_two(
     ranges: list[tuple[int, int, int]],
     first: list[tuple[int, int, int]],
     second: list[tuple[int, int, int]],
 ) -> None:
     whole, left, right = (
-        Slice(tuple(OffsetRange(*each) for each in part)) for part in (ranges, first, second)
+        Slice(tuple(OffsetRange(*each) for each in group)) for group in (ranges, first, second)
     )
     assert whole.halves() == (left, right)
 
 
-def test_a_single_offset_has_no_halves() -> None:
+def test_a_single_offset_is_not_split() -> None:
     with pytest.raises(ValueError, match="not a range"):
         Slice((OffsetRange(0, 4, 5),)).halves()
 
 
 @st.composite
 def topics(draw: st.DrawFn) -> tuple[TopicState, dict[int, int]]:
-    marks, positions = {}, {}
+    watermarks, positions = {}, {}
     for partition in draw(st.sets(st.integers(0, 20), max_size=8)):
         low = draw(st.integers(0, 1000))
-        marks[partition] = Watermarks(low, low + draw(st.integers(0, 1000)))
+        watermarks[partition] = Watermarks(low, low + draw(st.integers(0, 1000)))
         if draw(st.booleans()):
             positions[partition] = draw(st.integers(0, 2500))
-    return TopicState("t", "id", marks), positions
+    return TopicState("t", "id", watermarks), positions
 
 
 @given(topics(), st.integers(1, 3000))
@@ -118,11 +118,13 @@ def test_a_slice_starts_at_positions_and_stays_within_watermarks_and_limit(
 ) -> None:
     state, positions = drawn
     result = plan(state, positions, max_rows)
-    for part in result.slice.ranges if result.slice else ():
-        marks = state.partitions[part.partition]
-        position = positions.get(part.partition, marks.low)
-        assert part.start == (position if marks.low <= position <= marks.high else marks.low)
-        assert marks.low <= part.start < part.end <= marks.high
+    for each in result.slice.ranges if result.slice else ():
+        watermarks = state.partitions[each.partition]
+        position = positions.get(each.partition, watermarks.low)
+        assert each.start == (
+            position if watermarks.low <= position <= watermarks.high else watermarks.low
+        )
+        assert watermarks.low <= each.start < each.end <= watermarks.high
     rows = len(result.slice) if result.slice else 0
     assert rows <= max_rows
     assert rows == min(max_rows, result.lag) or max_rows < len(state.partitions)
@@ -135,22 +137,22 @@ def test_executing_plans_reaches_the_end_and_skips_only_recorded_gaps(
 ) -> None:
     state, positions = drawn
     read: dict[int, list[int]] = {partition: [] for partition in state.partitions}
-    held = dict(positions)
+    stored = dict(positions)
     for _ in range(20_000):
-        result = plan(state, held, max_rows)
+        result = plan(state, stored, max_rows)
         for gap in result.gaps:
-            held[gap.partition] = gap.end
+            stored[gap.partition] = gap.end
         for lost in result.truncated:
-            held[lost.partition] = state.partitions[lost.partition].low
+            stored[lost.partition] = state.partitions[lost.partition].low
         if result.slice is None:
             break
-        for part in result.slice.ranges:
-            read[part.partition] += range(part.start, part.end)
-            held[part.partition] = part.end
-    for partition, marks in state.partitions.items():
-        position = positions.get(partition, marks.low)
-        first = position if marks.low <= position <= marks.high else marks.low
-        assert read[partition] == list(range(first, marks.high))
+        for each in result.slice.ranges:
+            read[each.partition] += range(each.start, each.end)
+            stored[each.partition] = each.end
+    for partition, watermarks in state.partitions.items():
+        position = positions.get(partition, watermarks.low)
+        first = position if watermarks.low <= position <= watermarks.high else watermarks.low
+        assert read[partition] == list(range(first, watermarks.high))
 
 
 @given(topics(), st.integers(0, 10))
@@ -159,17 +161,17 @@ def test_each_partition_is_assigned_to_one_run(
 ) -> None:
     state, _ = drawn
     parts = [state.of(each).partitions for each in state.assignments(partitions_per_run)]
-    assert sorted(number for part in parts for number in part) == sorted(state.partitions)
-    assert all(len(part) <= (partitions_per_run or len(state.partitions)) for part in parts)
+    assert sorted(number for each in parts for number in each) == sorted(state.partitions)
+    assert all(len(each) <= (partitions_per_run or len(state.partitions)) for each in parts)
 
 
 def test_a_partition_that_is_added_changes_no_other_assignment() -> None:
-    def said(count: int) -> list[str]:
+    def text(count: int) -> list[str]:
         state = TopicState("t", "id", dict.fromkeys(range(count), Watermarks(0, 0)))
         return [assignment_text(each) for each in state.assignments(4)]
 
-    assert said(12) == ["0-3", "4-7", "8-11"]
-    assert said(13) == ["0-3", "4-7", "8-11", "12-15"]
+    assert text(12) == ["0-3", "4-7", "8-11"]
+    assert text(13) == ["0-3", "4-7", "8-11", "12-15"]
 
 
 @pytest.mark.parametrize("assignment", [ALL_PARTITIONS, range(1), range(6, 12)])

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from kp_platform.adapters.reference_changes import ReferenceChange
 from kp_platform.engine.dead_letters import DEAD_INDEX
 from kp_platform.engine.errors import QueryFailed, SliceError
 from kp_platform.engine.ports import ItemResult
+from kp_platform.engine.reference_change import ReferenceChange
 from kp_platform.flows.builtin import REFERENCE_CHANGES
 from kp_platform.operations.reference_data import set_reference
 from kp_platform_tests.conftest import wait_for
@@ -77,7 +77,7 @@ def test_a_deleted_row_is_removed_from_the_documents_and_listed_as_missing(
 ) -> None:
     [identity] = harness.access(1, "kafka")
     harness.run()
-    del harness.redis.held["kafka"]
+    del harness.redis.stored["kafka"]
     harness.publish_changes([ReferenceChange("redis", "kafka")])
     harness.refresh_references()
     source = harness.stored("log.index")[identity].source

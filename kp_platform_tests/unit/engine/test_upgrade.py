@@ -11,7 +11,7 @@ from kp_platform.engine.upgrade import upgrade
 from kp_platform_tests.fakes import FakeElasticsearch
 
 MOMENT = "2026-03-02T00:00:00.000Z"
-LETTER = {
+DEAD_LETTER = {
     "@timestamp": "2026-03-01T00:00:00.000Z",
     "flow": "access_log",
     "topic": "analyze.action",
@@ -32,7 +32,7 @@ def store() -> FakeElasticsearch:
         "both": {"replayed_at": MOMENT, "dropped_at": MOMENT, "key": None, "value": None},
     }
     for identity, members in old.items():
-        body = json.dumps({**LETTER, **members}).encode()
+        body = json.dumps({**DEAD_LETTER, **members}).encode()
         send(store, [put(DEAD_INDEX, identity, body), put("kp.leases", identity, b"{}")])
     return store
 
@@ -46,10 +46,10 @@ def test_dead_letters_get_the_new_names_of_their_fields_and_keep_all_else(
         for (index, identity), each in store.documents.items()
         if index == DEAD_INDEX
     }
-    without_bytes = {**LETTER, "key": None, "value": None}
+    without_bytes = {**DEAD_LETTER, "key": None, "value": None}
     assert found == {
-        "open": LETTER,
-        "retried": {**LETTER, "retried_at": MOMENT},
+        "open": DEAD_LETTER,
+        "retried": {**DEAD_LETTER, "retried_at": MOMENT},
         "discarded": {**without_bytes, "discarded_at": MOMENT},
         "both": {**without_bytes, "retried_at": MOMENT, "discarded_at": MOMENT},
     }

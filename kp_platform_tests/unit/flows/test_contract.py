@@ -8,8 +8,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # comes with dagster, without stubs
 from jsonschema import Draft202012Validator
 
-from kp_platform.adapters.reference_changes import ReferenceChange
 from kp_platform.engine.documents import BadMessage, parse_message
+from kp_platform.engine.reference_change import ReferenceChange
 from kp_platform.flows.builtin import ACCESS_LOG, FLOWS, FULL_TEXT, REFERENCE_CHANGES
 from kp_platform.flows.model import AnyFlow
 from kp_platform_tests.stack import ROOT

@@ -74,7 +74,7 @@ def test_the_sql_reads_the_flows_own_table(flow: AnyFlow) -> None:
     described = table_file(flow)
     name = ["kafka_tests", described["schemaName"], described["tableName"]]
     tables = sql(flow).find_all(expressions.Table)
-    assert name in [[part.name for part in table.parts] for table in tables]
+    assert name in [[each.name for each in table.parts] for table in tables]
 
 
 @pytest.mark.parametrize("flow", FLOWS, ids=FLOW_IDS)

@@ -35,14 +35,14 @@ def rejected(harness: Harness, count: int, partition: int = 0) -> list[str]:
     return ids[1::3]
 
 
-def stored_letters(harness: Harness, selection: Selection = OPEN) -> list[DeadLetter]:
+def stored_dead_letters(harness: Harness, selection: Selection = OPEN) -> list[DeadLetter]:
     harness.store.refresh(DEAD_INDEX)
     return dead_letters.read(harness.store, selection)
 
 
 def retried(harness: Harness, chosen: list[DeadLetter] | None = None) -> RetryReport:
     indexers = {flow.name: harness.indexer_of(flow) for flow in (ACCESS_LOG, REFERENCE_CHANGES)}
-    return retry(indexers, stored_letters(harness) if chosen is None else chosen)
+    return retry(indexers, stored_dead_letters(harness) if chosen is None else chosen)
 
 
 def offsets(harness: Harness) -> list[tuple[int, int]]:
@@ -68,11 +68,11 @@ def test_a_message_that_is_still_rejected_keeps_its_dead_letter_with_the_current
     harness: Harness,
 ) -> None:
     [identity] = rejected(harness, 1)
-    [before] = stored_letters(harness)
+    [before] = stored_dead_letters(harness)
     harness.store.refuse[identity] = [ItemResult(400, "illegal_argument_exception", "too long")]
     report = retried(harness)
     assert [found.reason for _, found in report.still_dead] == ["illegal_argument_exception"]
-    [after] = stored_letters(harness)
+    [after] = stored_dead_letters(harness)
     source = dead_letters.by_id(harness.store, after.id).source
     assert (source["reason"], source["detail"]) == ("illegal_argument_exception", "too long")
     assert source["@timestamp"] == before.source["@timestamp"] <= source["retried_at"]
@@ -86,11 +86,11 @@ def test_a_message_that_is_still_rejected_keeps_its_dead_letter_with_the_current
 
 def test_the_json_report_lists_dead_letters_by_id(harness: Harness) -> None:
     _, second, _ = rejected(harness, 3)
-    at = {dead_letter.partition_offset: dead_letter for dead_letter in stored_letters(harness)}
+    at = {dead_letter.partition_offset: dead_letter for dead_letter in stored_dead_letters(harness)}
     good, bad, discarded = at[0, 1], at[0, 4], at[0, 7]
     harness.store.refuse[second] = [ItemResult(400, REJECTED, "still")]
     dead_letters.discard(harness.store, [discarded], "2026-03-02T00:00:00.000Z")
-    report = retried(harness, stored_letters(harness, Selection(with_discarded=True)))
+    report = retried(harness, stored_dead_letters(harness, Selection(with_discarded=True)))
     assert report.as_json() == {
         "removed": [good.id],
         "still_dead": [{"id": bad.id, "reason": REJECTED, "detail": "still"}],
@@ -102,11 +102,11 @@ def test_the_json_report_lists_dead_letters_by_id(harness: Harness) -> None:
 
 def test_only_the_selected_dead_letters_are_read(harness: Harness) -> None:
     rejected(harness, 3)
-    [chosen, *remaining] = stored_letters(harness)
+    [chosen, *remaining] = stored_dead_letters(harness)
     harness.trino.queries.clear()
     retried(harness, [chosen])
     assert harness.trino.queries == [[*chosen.partition_offset, chosen.partition_offset[1] + 1]]
-    assert {each.id for each in stored_letters(harness)} == {each.id for each in remaining}
+    assert {each.id for each in stored_dead_letters(harness)} == {each.id for each in remaining}
 
 
 @pytest.mark.parametrize("kept", range(4))
@@ -115,7 +115,7 @@ def test_after_a_killed_retry_each_offset_has_a_document_or_a_dead_letter(
 ) -> None:
     """Killed before the documents, or between these and the removal of the dead letters."""
     rejected(harness, 2)
-    chosen = stored_letters(harness)
+    chosen = stored_dead_letters(harness)
     harness.store.dies_after = harness.store.requests + kept
     with pytest.raises(ConnectionError):
         retried(harness, chosen)
@@ -131,7 +131,7 @@ def test_a_failed_query_removes_no_dead_letter(harness: Harness) -> None:
     harness.trino.failure = "MySQL is down"
     with pytest.raises(QueryFailed, match="MySQL is down"):
         retried(harness)
-    assert len(stored_letters(harness)) == 2
+    assert len(stored_dead_letters(harness)) == 2
 
 
 def test_a_discarded_dead_letter_is_not_retried_not_even_between_others(harness: Harness) -> None:
@@ -141,11 +141,11 @@ def test_a_discarded_dead_letter_is_not_retried_not_even_between_others(harness:
     harness.run()
     middle = next(
         dead_letter
-        for dead_letter in stored_letters(harness)
+        for dead_letter in stored_dead_letters(harness)
         if dead_letter.partition_offset == (0, 1)
     )
     dead_letters.discard(harness.store, [middle], "2026-03-02T00:00:00.000Z")
-    report = retried(harness, stored_letters(harness, Selection(with_discarded=True)))
+    report = retried(harness, stored_dead_letters(harness, Selection(with_discarded=True)))
     assert len(report.removed) == 2
     [(dead_letter, cause)] = report.unreadable
     assert (dead_letter.id, cause) == (middle.id, "it was discarded at 2026-03-02T00:00:00.000Z")
@@ -162,10 +162,10 @@ def test_a_message_that_retention_deleted_keeps_its_dead_letter_with_the_cause(
     [(dead_letter, cause)] = report.unreadable
     assert dead_letter.partition_offset == (0, 1)
     assert cause == "retention deleted analyze.action partition 0 below 3"
-    assert [each.id for each in stored_letters(harness)] == [dead_letter.id]
+    assert [each.id for each in stored_dead_letters(harness)] == [dead_letter.id]
 
 
-def test_messages_of_a_recreated_topic_are_not_taken_for_those_of_dead_stored_letters(
+def test_messages_of_a_recreated_topic_are_not_taken_for_those_of_dead_letters(
     harness: Harness,
 ) -> None:
     rejected(harness, 1)
@@ -176,12 +176,12 @@ def test_messages_of_a_recreated_topic_are_not_taken_for_those_of_dead_stored_le
     [(_, cause)] = retried(harness).unreadable
     new = harness.kafka.topic_state(TOPIC).topic_id
     assert cause == f"topic analyze.action was recreated: its id is {new}, not {old}"
-    assert len(stored_letters(harness)) == 1
+    assert len(stored_dead_letters(harness)) == 1
 
 
 def test_a_topic_recreated_during_the_retry_removes_no_dead_letter(harness: Harness) -> None:
     rejected(harness, 1)
-    chosen = stored_letters(harness)
+    chosen = stored_dead_letters(harness)
 
     def recreate() -> None:
         harness.kafka.delete_topic(TOPIC)
@@ -190,14 +190,14 @@ def test_a_topic_recreated_during_the_retry_removes_no_dead_letter(harness: Harn
     harness.trino.after_answer = recreate
     with pytest.raises(SliceError, match="recreated during the read"):
         retried(harness, chosen)
-    assert len(stored_letters(harness)) == 1
+    assert len(stored_dead_letters(harness)) == 1
 
 
 def test_a_missing_offset_and_an_unknown_flow_are_reported_as_causes(
     harness: Harness,
 ) -> None:
     rejected(harness, 1)
-    [dead_letter] = stored_letters(harness)
+    [dead_letter] = stored_dead_letters(harness)
     beyond = replace(dead_letter, source=dead_letter.source | {"offset": 99})
     foreign = replace(dead_letter, source=dead_letter.source | {"flow": FULL_TEXT.name})
     causes = [cause for _, cause in retried(harness, [beyond, foreign]).unreadable]
@@ -218,7 +218,7 @@ def test_a_duplicate_of_an_event_indexed_since_is_removed(
     assert harness.stored("log.index")[identity].source["partition"] == 1
 
 
-def test_a_conflict_and_an_undecodable_message_stay_dead_stored_letters(
+def test_a_conflict_and_an_undecodable_message_stay_dead_letters(
     harness: Harness,
 ) -> None:
     identity = str(uuid.uuid4())
@@ -231,14 +231,14 @@ def test_a_conflict_and_an_undecodable_message_stay_dead_stored_letters(
     report = retried(harness)
     assert sorted(found.reason for _, found in report.still_dead) == ["conflict", "unreadable"]
     assert "2 still dead (1 conflict, 1 unreadable)" in str(report)
-    assert len(stored_letters(harness)) == 2
+    assert len(stored_dead_letters(harness)) == 2
 
 
 def test_a_suspect_message_does_not_block_the_retry_of_others(
     harness: Harness,
 ) -> None:
     rejected(harness, 2)
-    harness.trino.suspects = {(0, 1)}
+    harness.trino.suspect = {(0, 1)}
     report = retried(harness)
     assert [dead_letter.partition_offset for dead_letter in report.removed] == [(0, 4)]
     [(dead_letter, cause)] = report.unreadable
@@ -246,7 +246,7 @@ def test_a_suspect_message_does_not_block_the_retry_of_others(
         (0, 1),
         "GENERIC_INTERNAL_ERROR: cause unknown",
     )
-    assert [each.id for each in stored_letters(harness)] == [dead_letter.id]
+    assert [each.id for each in stored_dead_letters(harness)] == [dead_letter.id]
 
 
 def test_a_dead_letter_of_a_reference_refresh_is_applied(harness: Harness) -> None:
@@ -267,12 +267,12 @@ def test_a_dead_letter_of_a_reference_refresh_is_applied(harness: Harness) -> No
     )
     assert len(retried(harness).removed) == 1
     assert harness.stored("log.index")[identity].source["test_name"] == "nobody"
-    assert stored_letters(harness) == []
+    assert stored_dead_letters(harness) == []
 
 
 def test_slices_hold_exactly_the_given_offsets_in_one_range_per_partition() -> None:
-    places = [(0, 1), (0, 2), (0, 5), (2, 7), *((3, offset) for offset in range(MOST_OFFSETS + 1))]
-    first, second = slices(places)
+    offsets = [(0, 1), (0, 2), (0, 5), (2, 7), *((3, offset) for offset in range(MOST_OFFSETS + 1))]
+    first, second = slices(offsets)
     assert first == Slice(
         (OffsetRange(0, 1, 3), OffsetRange(2, 7, 8), OffsetRange(3, 0, MOST_OFFSETS))
     )

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from kp_platform.adapters.reference_changes import ReferenceChange
 from kp_platform.engine import dead_letters, index_registry, positions
 from kp_platform.engine.bulk import create, send
 from kp_platform.engine.counting import Window
@@ -16,6 +15,7 @@ from kp_platform.engine.errors import QueryFailed, SliceError
 from kp_platform.engine.indexer import Indexer
 from kp_platform.engine.offsets import OffsetRange, Slice
 from kp_platform.engine.ports import ItemResult
+from kp_platform.engine.reference_change import ReferenceChange
 from kp_platform.flows.builtin import ACCESS_LOG, REFERENCE_CHANGES
 from kp_platform.operations.index_swap import SwapUnknown
 from kp_platform.operations.replay import (

@@ -137,8 +137,8 @@ def test_a_gap_is_kept_while_its_end_is_in_the_topic(harness: Harness) -> None:
 
 
 def test_dead_letters_of_an_undeclared_flow_are_kept(harness: Harness) -> None:
-    letter = {"flow": "gone", "topic_id": "x", "partition": 0, "offset": 0}
-    body = orjson.dumps(letter | {"@timestamp": "2026-03-01T00:00:00.000Z"})
+    dead_letter = {"flow": "gone", "topic_id": "x", "partition": 0, "offset": 0}
+    body = orjson.dumps(dead_letter | {"@timestamp": "2026-03-01T00:00:00.000Z"})
     send(harness.store, [put("kp.dead", "letter", body)])
     retained(harness, RetentionPolicy(dead_letter_days=7))
     assert len(harness.stored("kp.dead")) == 1

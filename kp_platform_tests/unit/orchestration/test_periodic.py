@@ -36,8 +36,8 @@ def store() -> FakeElasticsearch:
 
 
 def send_heartbeat(store: FakeElasticsearch, run_id: str, age_seconds: float) -> None:
-    beat_at = datetime.now(UTC) - timedelta(seconds=age_seconds)
-    body = orjson.dumps({"run_id": run_id, "beat_at": beat_at})
+    sent_at = datetime.now(UTC) - timedelta(seconds=age_seconds)
+    body = orjson.dumps({"run_id": run_id, "sent_at": sent_at})
     store.bulk(put(heartbeat.INDEX, JOB.name, body))
 
 

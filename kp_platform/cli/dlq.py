@@ -123,7 +123,10 @@ def discard_dead_letters(
     flow: OfFlow = "",
     reason: OfReason = "",
     yes: Annotated[
-        bool, typer.Option("--yes", help="Confirm; without this option, only count.")
+        bool,
+        typer.Option(
+            "--yes", help="Confirm the deletion; without this option, only count dead letters."
+        ),
     ] = False,
 ) -> None:
     """Delete the bytes of dead letters permanently, but keep their offsets and reasons."""

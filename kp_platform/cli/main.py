@@ -19,7 +19,7 @@ from kp_platform.cli.output import Failure
 
 app = typer.Typer(
     name="kp",
-    help="Index access logs from Kafka in Elasticsearch, enriched by Trino.",
+    help="Index Kafka events in Elasticsearch, enriched with MySQL and Redis data by Trino.",
     epilog="Exit codes: 0 success, 1 failure, 2 wrong usage or setting, 128 + signal when "
     "interrupted.",
     add_completion=False,

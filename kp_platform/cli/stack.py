@@ -42,7 +42,7 @@ def up(
         typer.Option("--secure", help="Set up a new KP_HOME with TLS, users and passwords."),
     ] = False,
 ) -> None:
-    """Start all services and wait until they are ready."""
+    """Start all services of the local stack and wait until they are ready."""
     from kp_platform.local import stack, state
 
     if cluster and secure:
@@ -64,9 +64,11 @@ def up(
 
 
 def down(
-    purge: Annotated[bool, typer.Option("--purge", help="Remove KP_HOME with all data.")] = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Also remove KP_HOME, with all data.")
+    ] = False,
 ) -> None:
-    """Stop all services of KP_HOME and wait until their processes have ended."""
+    """Stop all services of the local stack and wait until their processes have ended."""
     from kp_platform.local import stack
 
     stack.down(LocalSettings(), console(), purge=purge)

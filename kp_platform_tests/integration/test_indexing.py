@@ -34,7 +34,6 @@ from kp_platform_tests.integration.events import (
 )
 from kp_platform_tests.stack import Stack
 
-KEPT = ElasticsearchAdapter(Settings())
 LIMITS = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=300)
 
 
@@ -64,7 +63,8 @@ def dimension_rows() -> int:
 
 
 def lag(indexer: Indexer) -> int:
-    return sum(each.lag for each in partition_lags(ACCESS_LOG, indexer.servers.log, KEPT))
+    kafka, store = indexer.servers.log, indexer.servers.store
+    return sum(each.lag for each in partition_lags(ACCESS_LOG, kafka, store))
 
 
 def test_events_of_one_name_keep_their_own_uri_and_uuid(indexer: Indexer) -> None:
@@ -169,10 +169,10 @@ def test_offsets_deleted_by_retention_are_a_recorded_gap(indexer: Indexer) -> No
     )
     assert indexed.outcome.indexed == 2
     assert lag(indexer) == 0
-    KEPT.refresh("kp.gaps")
+    indexer.servers.store.refresh("kp.gaps")
     gaps = [
         (each.source["start"], each.source["end"])
-        for each in KEPT.find("kp.gaps", "topic", ACCESS_LOG.topic)
+        for each in indexer.servers.store.find("kp.gaps", "topic", ACCESS_LOG.topic)
     ]
     assert (first, start) in gaps
 
@@ -279,7 +279,7 @@ def test_positions_reach_the_end_offsets_and_the_consumer_group_mirrors_them(
 ) -> None:
     publish(*(Event().value for _ in range(20)))
     indexed_by(indexer)
-    lags = partition_lags(ACCESS_LOG, indexer.servers.log, KEPT)
+    lags = partition_lags(ACCESS_LOG, indexer.servers.log, indexer.servers.store)
     assert [each.position for each in lags] == [each.high for each in lags]
     mirrored = KafkaAdapter(Settings()).committed(ACCESS_LOG.consumer_group, ACCESS_LOG.topic)
     assert mirrored == {each.partition: each.high for each in lags if each.high}

@@ -17,7 +17,7 @@ CHECK_BOM := from cyclonedx.schema import SchemaVersion; \
 	screenshots check audit update
 
 help:
-	@echo 'make demo    set up, start everything, follow 200 requests until they are searchable'
+	@echo 'make demo    set up, start everything, trace 200 requests until they are searchable'
 	@echo 'make up      set up and start all services'
 	@echo 'make down    stop all services; data stay in .kp (kp down --purge removes them)'
 	@echo 'make test    unit, integration and browser tests, on one shared stack'
@@ -90,7 +90,7 @@ $(AUDIT)/.installed: requirements-audit.txt | packages
 audit: setup $(AUDIT)/.installed
 	@$(VENV)/bin/python -m kp_platform_tests.tools.bom > bom.cdx.json
 	@$(AUDIT)/bin/python -c '$(CHECK_BOM)'
-	@echo 'bom.cdx.json: CycloneDX 1.6, as its schema wants it'
+	@echo 'bom.cdx.json: valid CycloneDX 1.6'
 	@$(AUDIT)/bin/pip-audit --strict --disable-pip --progress-spinner off \
 		-r requirements.txt -r requirements-dev.txt
 

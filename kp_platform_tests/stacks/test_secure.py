@@ -146,16 +146,16 @@ def test_a_wrong_setting_is_reported_within_seconds_by_name(
     secure: LocalSettings,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    make: Callable[[], Probed],
+    make: Callable[[LocalSettings], Probed],
     setting: str,
     value: str | Callable[[LocalSettings], str] | None,
     sentence: str,
 ) -> None:
-    make().probe()
+    make(LocalSettings()).probe()
     given = value(secure) if callable(value) else value
     monkeypatch.setenv(setting, given or other_authority(tmp_path))
     with pytest.raises(ServerDown, match=sentence) as refused:
-        make().probe()
+        make(LocalSettings()).probe()
     assert "see docs/how-to/security.md" in str(refused.value)
     assert not [name for name, secret in secrets_of(secure) if secret in str(refused.value)]
 

@@ -1,4 +1,4 @@
-"""The dead-dead_letter queue, and the gaps: offsets that were never read.
+"""The dead-letter queue, and the gaps: offsets that were never read.
 
 Belongs here: dead letters (`kp.dead`) with their bytes and a reason: storing, reading, discarding
 and removing them; gaps (`kp.gaps`) with exact offsets. Does not belong here: rejecting a message

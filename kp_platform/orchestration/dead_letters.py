@@ -26,7 +26,7 @@ from kp_platform.flows.model import AnyFlow
 from kp_platform.operations import dead_letter_retry
 from kp_platform.operations.dead_letter_retry import RetryReport
 from kp_platform.orchestration.asset_keys import GROUP, flow_key
-from kp_platform.orchestration.jobs import RUN_TAGS
+from kp_platform.orchestration.jobs import op_job
 from kp_platform.orchestration.reporting import preview
 from kp_platform.settings import Settings
 
@@ -148,19 +148,12 @@ def retry_job(flows: Sequence[AnyFlow]) -> dg.JobDefinition:
             context.log.warning("%s: %s", dead_letter.id, cause)
         context.add_output_metadata(retry_metadata(report))
 
-    @dg.job(
-        name=JOB_NAME,
-        description=(
-            "Retry dead letters: those whose messages now become documents are removed, the others "
-            "stay with their current reason. Config: ids, or a flow, or a reason."
-        ),
-        executor_def=dg.in_process_executor,
-        tags=RUN_TAGS,
+    return op_job(
+        JOB_NAME,
+        retry,
+        "Retry dead letters: those whose messages now become documents are removed, the others "
+        "stay with their current reason. Config: ids, or a flow, or a reason.",
     )
-    def retry_dead_letters() -> None:
-        retry()
-
-    return retry_dead_letters
 
 
 def numbers(counted: Tally, before: Mapping[str, int]) -> dict[str, int]:

@@ -1,7 +1,7 @@
-"""What the jobs of all features share: one process, and the tags of their runs.
+"""What the jobs of all features share, such as the tags of their runs.
 
-Belongs here: constants, and the declaration of a job on assets. Does not belong here: the jobs,
-which are declared beside their assets.
+Belongs here: constants, and the declaration of a job on assets or of one op. Does not belong here:
+the jobs, which are declared beside their assets and ops.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,20 @@ RUN_TAGS = {
 def asset_job(
     name: str, assets: Sequence[dg.AssetKey], description: str, tags: Mapping[str, str] = RUN_TAGS
 ) -> AssetJob:
-    """A job on assets that runs in one process: a process for each step would cost 2.5 s."""
+    """A job that materializes assets."""
     return dg.define_asset_job(
         name=name,
         selection=dg.AssetSelection.assets(*assets),
         description=description,
-        executor_def=dg.in_process_executor,
         tags=dict(tags),
     )
+
+
+def op_job(name: str, op: dg.OpDefinition, description: str) -> dg.JobDefinition:
+    """A job of one op."""
+
+    @dg.job(name=name, description=description, tags=RUN_TAGS)
+    def run_op() -> None:
+        op()
+
+    return run_op

@@ -20,7 +20,7 @@ from kp_platform.engine.ports import DocumentStore, Log
 from kp_platform.flows.model import AnyFlow
 from kp_platform.operations.retention import Expired, RetentionPolicy, apply_retention
 from kp_platform.orchestration import dagster_storage
-from kp_platform.orchestration.jobs import RUN_TAGS
+from kp_platform.orchestration.jobs import op_job
 from kp_platform.settings import Settings
 
 JOB_NAME = "retention"
@@ -67,20 +67,13 @@ def retention_job(flows: Sequence[AnyFlow]) -> dg.JobDefinition:
             context.log.info("%s", sentence(expired, config.dry_run))
         context.add_output_metadata(retention_metadata(found))
 
-    @dg.job(
-        name=JOB_NAME,
-        description=(
-            "Delete what is older than the KP_*_RETENTION_DAYS settings keep: daily indices, dead "
-            "letters, KPIs, runs of Dagster, and the indices of killed replays. Config: `dry_run`. "
-            "Nothing is deleted of which the topic still holds a message."
-        ),
-        executor_def=dg.in_process_executor,
-        tags=RUN_TAGS,
+    return op_job(
+        JOB_NAME,
+        delete_expired,
+        "Delete what is older than the KP_*_RETENTION_DAYS settings keep: daily indices, dead "
+        "letters, KPIs, runs of Dagster, and the indices of killed replays. Config: `dry_run`. "
+        "Nothing is deleted of which the topic still holds a message.",
     )
-    def retention() -> None:
-        delete_expired()
-
-    return retention
 
 
 def retention_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:

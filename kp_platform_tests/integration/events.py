@@ -14,6 +14,7 @@ from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
 from kp_platform.adapters.kafka import KafkaAdapter
 from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine.indexer import Indexer, Limits
+from kp_platform.engine.lag import partition_lags
 from kp_platform.engine.ports import Servers
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.settings import Settings
@@ -74,7 +75,11 @@ def transaction(commits: bool = True) -> Iterator[Producer]:
     producer = Producer({"bootstrap.servers": servers, "transactional.id": str(uuid.uuid4())})
     producer.init_transactions(60)
     producer.begin_transaction()
-    yield producer
+    try:
+        yield producer
+    except BaseException:
+        producer.abort_transaction(60)  # an open one would hide all later messages
+        raise
     if commits:
         producer.commit_transaction(60)
     else:
@@ -85,12 +90,10 @@ def transaction(commits: bool = True) -> Iterator[Producer]:
 def run_indexer() -> None:
     """Index everything published, as a run does."""
     limits = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=300)
-    store = ElasticsearchAdapter(Settings())
-    list(
-        Indexer(
-            ACCESS_LOG, Servers(KafkaAdapter(Settings()), TrinoAdapter(Settings()), store), limits
-        ).run()
-    )
+    log, store = KafkaAdapter(Settings()), ElasticsearchAdapter(Settings())
+    list(Indexer(ACCESS_LOG, Servers(log, TrinoAdapter(Settings()), store), limits).run())
+    lags = partition_lags(ACCESS_LOG, log, store)
+    assert not sum(each.lag for each in lags), f"the run has ended early: {lags}"
 
 
 def unused_hours(count: int) -> list[datetime]:

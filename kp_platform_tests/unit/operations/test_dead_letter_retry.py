@@ -1,4 +1,4 @@
-"""Dead-dead_letter retry: at every moment each offset has a document or a dead letter."""
+"""Dead-letter retry: at every moment each offset has a document or a dead letter."""
 
 import json
 import uuid

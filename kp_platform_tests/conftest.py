@@ -90,13 +90,16 @@ _SHARED = pytest.StashKey[SharedStack]()
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run unit tests first. Tests of the complete stack precede those that stop Dagster's daemon,
-    which so stops once. Tests with a stack of their own follow the end of the shared one."""
+    which so stops once. Those that publish many events come last, because replays would read these
+    events too. Tests with a stack of their own follow the end of the shared one."""
     items.sort(key=_order)
 
 
 def _order(item: pytest.Item) -> int:
     if not _uses_stack(item):
-        return 3 if _STACKS in item.path.parents else 0
+        return 4 if _STACKS in item.path.parents else 0
+    if item.get_closest_marker("many_events"):
+        return 3
     return 1 if "whole_stack" in _fixtures(item) else 2
 
 

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import httpx
-
 from kp_platform.local import supervisor
 from kp_platform.local.cluster import cluster
+from kp_platform.local.http import http_client
 from kp_platform.local.preflight import is_free
 from kp_platform.local.servers import services
 from kp_platform.local.settings import LocalSettings
@@ -84,12 +83,8 @@ class Stack:
 
     def graphql(self, query: str, **variables: Any) -> Any:
         """Dagster's answer to a query. Raises httpx.HTTPError."""
-        answer = httpx.post(
-            f"{self.settings.dagster_url}/graphql",
-            json={"query": query, "variables": variables},
-            timeout=30,
-            trust_env=False,
-        )
+        with http_client(self.settings.dagster_url, 30) as client:
+            answer = client.post("/graphql", json={"query": query, "variables": variables})
         return answer.raise_for_status().json()["data"]
 
     def enter(self) -> None:

@@ -80,7 +80,7 @@ def sizing(
     if as_json:
         print_json([asdict(each) for each in found])
         return
-    table = Table("what", "how much", "because", box=None, pad_edge=False)
+    table = Table("resource", "amount", "basis", box=None, pad_edge=False)
     for each in found:
-        table.add_row(each.what, each.amount, each.because)
+        table.add_row(each.resource, each.amount, each.basis)
     console().print(table)

@@ -7,6 +7,7 @@ later start needs no network.
 """
 
 import fcntl
+import functools
 import hashlib
 import shutil
 import subprocess
@@ -61,6 +62,7 @@ class Distribution:
         return cache / f"{self.name}-{self.version}{self.edition}"
 
 
+@functools.cache
 def manifest() -> dict[str, Distribution]:
     """Every server from Maven by its name."""
     servers = tomllib.loads(MANIFEST.read_text(encoding="utf-8"))

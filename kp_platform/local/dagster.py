@@ -14,6 +14,7 @@ from typing import Any
 from kp_platform.adapters.errors import ServerDown
 from kp_platform.local import state
 from kp_platform.local.errors import StackError
+from kp_platform.local.http import http_client
 from kp_platform.local.service import CODE, CONSUMERS, LOOPBACK, Finding, Port, Service, url_port
 from kp_platform.local.settings import LocalSettings
 from kp_platform.settings import without_password
@@ -203,9 +204,9 @@ def _daemon_ready(settings: LocalSettings) -> None:
 def _graphql(settings: LocalSettings, query: str) -> dict[str, Any]:
     import httpx
 
-    url = f"{settings.dagster_url}/graphql"
     try:
-        answer = httpx.post(url, json={"query": query}, timeout=15, trust_env=False)
+        with http_client(settings.dagster_url, 15) as client:
+            answer = client.post("/graphql", json={"query": query})
         data: dict[str, Any] = answer.raise_for_status().json()["data"]
     except (httpx.HTTPError, ValueError, KeyError) as error:
         raise _down(settings, error) from error

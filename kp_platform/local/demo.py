@@ -26,6 +26,7 @@ from kp_platform.adapters.redis import RedisAdapter
 from kp_platform.engine.lag import partition_lags
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.local.errors import StackError
+from kp_platform.local.http import http_client
 from kp_platform.local.settings import LocalSettings
 from kp_platform.operations.reference_data import REFERENCE_VALUES, seed
 
@@ -83,7 +84,7 @@ def _send(emitter_url: str, uris: Sequence[str], console: Console) -> dict[str, 
     """The time of each request, in seconds since the epoch."""
     sent, durations = {}, []
     try:
-        with httpx.Client(base_url=emitter_url, timeout=10, trust_env=False) as client:
+        with http_client(emitter_url, 10) as client:
             for uri in uris:
                 sent[uri] = time.time()
                 client.get(uri).raise_for_status()

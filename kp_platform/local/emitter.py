@@ -7,6 +7,7 @@ import sys
 from functools import partial
 
 from kp_platform.adapters.errors import ServerDown
+from kp_platform.local.http import http_client
 from kp_platform.local.service import CONSUMERS, Service, url_port
 from kp_platform.local.settings import LocalSettings
 
@@ -30,7 +31,8 @@ def _ready(settings: LocalSettings) -> None:
 
     down = partial(ServerDown, "emitter", settings.emitter_url, "KP_EMITTER_URL")
     try:
-        answer = httpx.get(f"{settings.emitter_url}/readyz", timeout=10, trust_env=False)
+        with http_client(settings.emitter_url, 10) as client:
+            answer = client.get("/readyz")
     except httpx.HTTPError as error:
         raise down(error) from error
     if answer.status_code != 200:

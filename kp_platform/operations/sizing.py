@@ -57,11 +57,11 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """An amount of something, and its derivation."""
+    """The amount of a resource, and what it was computed from."""
 
-    what: str
+    resource: str
     amount: str
-    because: str
+    basis: str
 
 
 def needs(load: Load) -> Iterator[Need]:

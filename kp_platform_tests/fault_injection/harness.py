@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import psutil
 
+from kp_platform.local.http import http_client
 from kp_platform.local.servers import services
 from kp_platform.local.service import Service
 from kp_platform.local.supervisor import Supervisor
@@ -174,8 +174,8 @@ class FaultHarness(Stack):
 
     def emitter_counts(self) -> dict[str, dict[str, Any]]:
         """The emitter's counts of events and notes, from `/readyz`."""
-        answer = httpx.get(f"{self.settings.emitter_url}/readyz", timeout=10, trust_env=False)
-        counts = answer.json()
+        with http_client(self.settings.emitter_url, 10) as client:
+            counts = client.get("/readyz").json()
         return {name: counts[name] for name in ("events", "notes")}
 
 

@@ -23,6 +23,7 @@ import psutil
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import NewPartitions, NewTopic
 
+from kp_platform.local.http import http_client
 from kp_platform.local.supervisor import log_file
 from kp_platform_tests.fault_injection.elasticsearch_stub import ElasticsearchStub
 from kp_platform_tests.fault_injection.harness import (
@@ -464,7 +465,9 @@ def queries_killed(context: FaultContext) -> Iterator[None]:
 
 def _trino(context: FaultContext) -> httpx.Client:
     url = context.harness.settings.trino_url
-    return httpx.Client(base_url=url, headers={"X-Trino-User": "faults"}, trust_env=False)
+    client = http_client(url, 5)
+    client.headers["X-Trino-User"] = "faults"
+    return client
 
 
 def _kill_queries(context: FaultContext, seconds: float = 4.0) -> int:

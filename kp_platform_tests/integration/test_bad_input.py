@@ -213,6 +213,7 @@ def test_a_message_above_the_size_limit_is_refused_by_kafka(quiet_stack: Stack) 
     assert errors == [KafkaError.MSG_SIZE_TOO_LARGE]
 
 
+@pytest.mark.many_events
 def test_a_burst_in_one_partition_is_indexed_completely(
     quiet_stack: Stack,
 ) -> None:

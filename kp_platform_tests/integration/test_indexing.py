@@ -285,6 +285,7 @@ def test_positions_reach_the_end_offsets_and_the_consumer_group_mirrors_them(
     assert mirrored == {each.partition: each.high for each in lags if each.high}
 
 
+@pytest.mark.many_events
 def test_a_hundred_thousand_events_become_a_hundred_thousand_documents(indexer: Indexer) -> None:
     marker = uuid.uuid4().hex
     names = [*REFERENCE_VALUES, "nobody"]

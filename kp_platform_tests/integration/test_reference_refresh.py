@@ -122,6 +122,7 @@ def test_an_unreachable_broker_is_an_error_with_a_remedy() -> None:
         publish_changes("127.0.0.1:1", [ReferenceChange("mysql", "x")], timeout_seconds=0.5)
 
 
+@pytest.mark.many_events
 def test_a_change_refreshes_the_documents_of_its_name_only(caught_up: None) -> None:
     name, other = (f"name-{uuid.uuid4()}" for _ in range(2))
     change(name, "https://old.example/")

@@ -43,11 +43,11 @@ def test_the_figures_are_those_of_the_newest_benchmarks() -> None:
 
 def amounts(**load: float) -> dict[str, str]:
     wanted = {"peak": 1_000.0, "average": 300.0, **load}
-    return {each.what: each.amount for each in needs(Load(**wanted))}  # type: ignore[arg-type]
+    return {each.resource: each.amount for each in needs(Load(**wanted))}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("load", "what", "amount"),
+    ("load", "resource", "amount"),
     [
         ({"peak": 1_000}, "runs of the flow", "1"),
         ({"peak": 1_000}, "KP_PARTITIONS_PER_RUN", "0"),
@@ -61,8 +61,8 @@ def amounts(**load: float) -> dict[str, str]:
         ({"average": 10}, "primary shards of a day", "1"),
     ],
 )
-def test_what_a_load_needs(load: dict[str, float], what: str, amount: str) -> None:
-    assert amounts(**load)[what] == amount
+def test_a_load_needs_this_amount(load: dict[str, float], resource: str, amount: str) -> None:
+    assert amounts(**load)[resource] == amount
 
 
 def test_disks_grow_with_the_retention() -> None:

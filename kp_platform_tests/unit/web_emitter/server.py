@@ -21,6 +21,7 @@ import httpx
 import orjson
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from kp_platform.local.http import http_client
 from kp_platform_tests.stack import ROOT
 
 NO_BROKER = "127.0.0.1:1"
@@ -77,7 +78,8 @@ class EmitterProcess:
             return False
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"http://127.0.0.1:{self.port}{path}", trust_env=False, timeout=30)
+        with http_client(f"http://127.0.0.1:{self.port}", 30) as client:
+            return client.get(path)
 
     def events(self) -> dict[str, Any]:
         """The counts of the access events."""

@@ -11,13 +11,11 @@ from typing import Any
 from confluent_kafka import Producer
 
 from kp_platform.adapters.elasticsearch import ElasticsearchAdapter
-from kp_platform.adapters.kafka import KafkaAdapter
-from kp_platform.adapters.trino import TrinoAdapter
 from kp_platform.engine.indexer import Indexer, Limits
 from kp_platform.engine.lag import partition_lags
-from kp_platform.engine.ports import Servers
 from kp_platform.flows.builtin import ACCESS_LOG
 from kp_platform.settings import Settings
+from kp_platform.wiring import servers
 from kp_platform_tests.producing import produce
 
 
@@ -71,8 +69,8 @@ def publish(
 @contextmanager
 def transaction(commits: bool = True) -> Iterator[Producer]:
     """A producer in a transaction that is committed at the end, or aborted."""
-    servers = Settings().kafka_bootstrap_servers
-    producer = Producer({"bootstrap.servers": servers, "transactional.id": str(uuid.uuid4())})
+    brokers = Settings().kafka_bootstrap_servers
+    producer = Producer({"bootstrap.servers": brokers, "transactional.id": str(uuid.uuid4())})
     producer.init_transactions(60)
     producer.begin_transaction()
     try:
@@ -90,9 +88,9 @@ def transaction(commits: bool = True) -> Iterator[Producer]:
 def run_indexer() -> None:
     """Index everything published, as a run does."""
     limits = Limits(slice_rows=50_000, bulk_rows=5_000, follow_idle_seconds=0, max_run_seconds=300)
-    log, store = KafkaAdapter(Settings()), ElasticsearchAdapter(Settings())
-    list(Indexer(ACCESS_LOG, Servers(log, TrinoAdapter(Settings()), store), limits).run())
-    lags = partition_lags(ACCESS_LOG, log, store)
+    own = servers(Settings())
+    list(Indexer(ACCESS_LOG, own, limits).run())
+    lags = partition_lags(ACCESS_LOG, own.log, own.store)
     assert not sum(each.lag for each in lags), f"the run has ended early: {lags}"
 
 

@@ -57,6 +57,11 @@ def test_the_lineage_leads_from_topic_table_and_keys_to_the_enriched_log() -> No
     assert graph.get(dg.AssetKey(["mysql", "testing.tests"])).is_executable
 
 
+def test_each_job_runs_in_one_process() -> None:
+    executors = {job.executor_def.name for job in build_definitions().resolve_all_job_defs()}
+    assert executors == {"in_process"}
+
+
 def test_ranking_and_kpis_depend_on_the_enriched_log() -> None:
     graph = build_definitions().resolve_asset_graph()
     assert graph.get(dg.AssetKey("access_ranking")).parent_keys == {

@@ -96,8 +96,8 @@ def listed(stack: Stack, *arguments: str) -> dict[tuple[int, int], dict[str, Any
 
 
 def read_again(before: Stack, location: tuple[int, int]) -> None:
-    """Have the previous release read an open dead letter again. It does not say so of one that is
-    stored anew meanwhile, as by the repetition of a slice."""
+    """Have the previous release read an open dead letter again. It loses `replayed_at` if it is
+    stored again at the same time, as by a repeated slice."""
     deadline = time.monotonic() + 180
     while "replayed_at" not in dead_letters()[location]:
         replay = ("dead", "replay", "--flow", "access_log", "--reason", "not_json")

@@ -26,7 +26,7 @@ from kp_platform_tests.stack import ROOT, Stack, temporary_stack
 FOLDER = ROOT / "docs" / "screenshots"
 OFFSETS = range(2_000, 3_000, 100)
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-WALL = {"width": 1700, "height": 1200}
+WALL = {"width": 1700, "height": 1500}
 DAY_SECONDS = 86_400
 # One of these names has no reference data.
 NAMES = ("presto", "kafka", "laravel", "elasticsearch", "guest")
@@ -54,19 +54,21 @@ def main() -> None:
         console.print(f"publishing {options.events:,} accesses of one day")
         publish_day(stack, options.events)
         wait_until_indexed(stack)
-        album.page("analysis-5-million", "/analysis?last=24h")
+        album.page("analysis-5-million", "/analysis?last=24h", shows="text=Most frequent")
         asset = "/assets/enriched_access_log?view="
         album.dagster(
             "asset-graph",
             "/locations/kp_platform/asset-groups/enriched_logs/lineage",
             size=WALL,
+            shows='[aria-label="zoom_out"]',
             click='[aria-label="zoom_out"]',
             times=5,
         )
-        album.dagster("asset", f"{asset}overview")
-        album.dagster("asset-plots", f"{asset}overview", click="text=Plots")
-        album.dagster("materialization", f"{asset}events")
-        album.dagster("sensor-ticks", "/locations/kp_platform/sensors/access_log_offsets")
+        album.dagster("asset", f"{asset}overview", shows="text=Row count")
+        album.dagster("asset-plots", f"{asset}overview", click="text=Plots", shows="canvas")
+        album.dagster("materialization", f"{asset}events", shows="text=offsets without a message")
+        sensor = "/locations/kp_platform/sensors/access_log_offsets"
+        album.dagster("sensor-ticks", sensor, shows="text=Timestamp")
 
 
 @contextmanager
@@ -82,18 +84,24 @@ class Album:
         self._browser, self._settings, self._console = browser, stack.settings, console
 
     def page(
-        self, name: str, path: str, *, size: dict[str, int] = DESKTOP, dark: bool = False
+        self,
+        name: str,
+        path: str,
+        *,
+        size: dict[str, int] = DESKTOP,
+        dark: bool = False,
+        shows: str = "h1",
     ) -> None:
         """A page of the emitter."""
         with self._open(f"{self._settings.emitter_url}{path}", size, dark) as page:
-            self._shoot(page, name)
+            self._shoot(page, name, shows)
 
     def document(self, name: str) -> None:
         """The page of the newest access."""
         with self._open(f"{self._settings.emitter_url}/analysis", DESKTOP) as page:
             page.locator("td.uuid a").first.click()
-            page.wait_for_load_state("networkidle")
-            self._shoot(page, name)
+            page.wait_for_url("**/analysis/*")
+            self._shoot(page, name, "h1")
 
     def dagster(
         self,
@@ -103,14 +111,14 @@ class Album:
         size: dict[str, int] = DESKTOP,
         click: str = "",
         times: int = 1,
+        shows: str,
     ) -> None:
-        """A page of the Dagster UI, which never stops loading."""
+        """A page of the Dagster UI, which never stops loading: `shows` selects what it needs."""
         with self._open(f"{self._settings.dagster_url}{path}", size) as page:
-            page.wait_for_timeout(5_000)
             for _ in range(times if click else 0):
                 page.locator(click).first.click()
                 page.wait_for_timeout(1_000)
-            self._shoot(page, name)
+            self._shoot(page, name, shows)
 
     @contextmanager
     def _open(self, url: str, size: dict[str, int], dark: bool = False) -> Iterator[Page]:
@@ -120,12 +128,15 @@ class Album:
             reduced_motion="reduce",
         )
         page = context.new_page()
+        page.set_default_timeout(120_000)
         page.goto(url)
         page.wait_for_load_state("load")
         yield page
         context.close()
 
-    def _shoot(self, page: Page, name: str) -> None:
+    def _shoot(self, page: Page, name: str, shows: str) -> None:
+        page.locator(shows).first.scroll_into_view_if_needed()
+        page.wait_for_timeout(3_000)  # the parts that the selector does not name
         path = FOLDER / f"{name}.png"
         page.screenshot(path=path)
         self._console.print(str(path.relative_to(ROOT)))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from confluent_kafka import Producer
@@ -44,26 +45,26 @@ def publish(
     at: datetime | None = None,
 ) -> list[tuple[int, int]]:
     """Write messages to a topic, by default that of the access log; returns their (partition,
-    offset) in the order of delivery. `at` is their timestamp, by default now."""
+    offset) in the order of the values, which may be delivered in another. `at` is their timestamp,
+    by default now."""
     producer = Producer({"bootstrap.servers": Settings().kafka_bootstrap_servers, "acks": "all"})
-    offsets: list[tuple[int, int]] = []
+    locations: dict[int, tuple[int, int]] = {}
 
-    def delivered(error: object, message: Any) -> None:
+    def delivered(number: int, error: object, message: Any) -> None:
         assert error is None, error
-        offsets.append((message.partition(), message.offset()))
+        locations[number] = message.partition(), message.offset()
 
-    for value in values:
+    for number, value in enumerate(values):
         produce(
             producer,
             topic,
             value,
             partition=partition,
             timestamp=round(at.timestamp() * 1000) if at else 0,
-            on_delivery=delivered,
+            on_delivery=partial(delivered, number),
         )
     assert producer.flush(60) == 0
-    assert len(offsets) == len(values)
-    return offsets
+    return [locations[number] for number in range(len(values))]
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def main() -> None:
             "asset-graph",
             "/locations/kp_platform/asset-groups/enriched_logs/lineage",
             size=WALL,
-            shows='[aria-label="zoom_out"]',
+            shows='text="Materialized"',
             click='[aria-label="zoom_out"]',
             times=5,
         )

@@ -1,5 +1,6 @@
 """A note written in a browser becomes searchable; hostile notes are shown as text."""
 
+import re
 import uuid
 from typing import Any
 from urllib.parse import parse_qs
@@ -25,13 +26,12 @@ HOSTILE = {
 
 
 def register(page: Page, url: str, text: str) -> Request:
-    """Submit a note; returns the request of the form."""
+    """Submit a note; returns the request of the form, which is answered."""
     page.goto(f"{url}/fulltext/form")
     page.get_by_label("Text").fill(text)
-    with page.expect_request("**/fulltext/register") as sent:
+    with page.expect_response("**/fulltext/register") as answered:
         page.get_by_role("button", name="Register").click()
-    page.wait_for_load_state()
-    return sent.value
+    return answered.value.request
 
 
 def submitted(request: Request) -> str:
@@ -53,9 +53,11 @@ def test_a_note_is_searchable_by_word_and_hits_are_highlighted(
     register(page, url, f"This note has the word {word.upper()} in it.")
     expect(page).to_have_url(f"{url}/fulltext/registered")
     page.get_by_role("link", name="Read the newest notes").click()
+    expect(page).to_have_url(f"{url}/fulltext")
     reload_until_shown(page, word.upper())
     page.get_by_label("All words").fill(word)
     page.get_by_role("button", name="Search").click()
+    expect(page).to_have_url(re.compile(f"q={word}"))
     reload_until_shown(page, "The best 1 of 1 notes")
     expect(page.locator("mark")).to_have_text([word.upper()])
     page.get_by_role("link", name="Clear").click()
